@@ -1,0 +1,102 @@
+//! Backends execute [`Plan`]s. They know operations, not RTMO.
+
+use crate::error::Result;
+use crate::plan::{Plan, View};
+use crate::vision::{Letterbox, Photo};
+use std::time::Duration;
+
+/// One photo and how it is laid into the network input.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    /// The photo.
+    pub photo: &'a Photo,
+    /// Sampling geometry.
+    pub letterbox: &'a Letterbox,
+}
+
+/// Which grids become people, see [`crate::plan::Op::Select`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SelectParams {
+    /// A grid is a candidate if its score is strictly above this.
+    pub score_thr: f32,
+    /// A candidate is suppressed if its IoU with a better one is strictly above this.
+    pub nms_thr: f32,
+    /// At most this many, best first; `None`: all.
+    pub max_people: Option<usize>,
+    /// For latency studies: the best `n` grids survive, whatever their scores and overlaps.
+    pub force: Option<usize>,
+}
+
+impl Default for SelectParams {
+    /// mmpose's test configuration: 0.1 and 0.65, no cap.
+    fn default() -> Self {
+        SelectParams { score_thr: 0.1, nms_thr: 0.65, max_people: None, force: None }
+    }
+}
+
+/// The people of one image, best first, in network-input pixels.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Survivors {
+    /// `sigmoid(cls)`.
+    pub scores: Vec<f32>,
+    /// `x1, y1, x2, y2`, not clamped.
+    pub boxes: Vec<[f32; 4]>,
+    /// Grid point `g` of each.
+    pub priors: Vec<[f32; 2]>,
+    /// `K` per person: x, y; never clamped.
+    pub keypoints: Vec<[f32; 2]>,
+    /// `K` per person: `sigmoid(out_kpt_vis)`.
+    pub visibility: Vec<f32>,
+    /// If asked for, `K * x bins` probabilities per person.
+    pub heatmaps_x: Vec<f32>,
+    /// If asked for, `K * y bins` probabilities per person.
+    pub heatmaps_y: Vec<f32>,
+}
+
+/// What a run is asked to do besides the network itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunOptions {
+    /// Selection thresholds.
+    pub select: SelectParams,
+    /// Return the 1-D heatmaps too.
+    pub heatmaps: bool,
+}
+
+/// How long one step took in one run.
+#[derive(Clone, Debug)]
+pub struct StepTime {
+    /// Index of the step in the plan.
+    pub step: usize,
+    /// Kernel that executed it, e.g. `winograd4 avx2`.
+    pub kernel: String,
+    /// Wall-clock or device time.
+    pub time: Duration,
+}
+
+/// A plan that a backend has prepared: weights packed, kernels chosen, memory allocated.
+pub trait Executor: Send {
+    /// Photos to people. One entry a frame, in order.
+    ///
+    /// # Errors
+    /// Device failures; never because of what the photos show.
+    fn run(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>>;
+
+    /// As [`Executor::run`] for one frame, with the time of each step. Slower in total than `run`.
+    ///
+    /// # Errors
+    /// As `run`.
+    fn run_timed(&mut self, frame: Frame<'_>, options: &RunOptions) -> Result<(Survivors, Vec<StepTime>)>;
+
+    /// Values of a map view after the last run, `[h, w, c]`, of image `image` of the batch. Only sensible for
+    /// executors prepared with all buffers kept.
+    ///
+    /// # Errors
+    /// If the view holds no map of this plan.
+    fn read(&mut self, view: View, image: usize) -> Result<Vec<f32>>;
+
+    /// The plan; its tensors' data may have been dropped.
+    fn plan(&self) -> &Plan;
+
+    /// One line for people: backend, ISA or device, threads, precision.
+    fn describe(&self) -> String;
+}

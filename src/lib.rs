@@ -1,0 +1,16 @@
+//! rtmo-engine: fast and faithful inference for RTMO, the one-stage real-time multi-person pose model
+//! (arXiv 2312.07526).
+//!
+//! ```text
+//! photo -> vision (decode, letterbox) -> [plan: backbone, neck, head] -> select (threshold, NMS)
+//!       -> [plan: DCC on survivors] -> people -> output (JSON, COCO, drawing)
+//! ```
+
+pub mod backend;
+pub mod error;
+pub mod model;
+pub mod plan;
+pub mod vision;
+pub mod weights;
+
+pub use error::{Error, Result};

@@ -1,0 +1,3 @@
+//! Command line of rtmo-engine.
+
+fn main() {}

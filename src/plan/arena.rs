@@ -1,0 +1,127 @@
+//! Where each buffer lives: lifetimes in step order, and offsets in one arena.
+
+use super::{BufferId, Extent, Plan};
+
+/// First and last step (inclusive) that touch a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// Step that first writes it.
+    pub first: usize,
+    /// Step that last writes or reads it.
+    pub last: usize,
+}
+
+impl Lifetime {
+    fn overlaps(self, other: Lifetime) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
+/// Offsets of all map buffers in one block of memory. Survivor rows are not part of it.
+#[derive(Clone, Debug)]
+pub struct Arena {
+    /// Per buffer, the offset in elements; `None` for survivor rows and for buffers that no step touches.
+    pub offsets: Vec<Option<usize>>,
+    /// Elements in all.
+    pub len: usize,
+}
+
+impl Plan {
+    /// Lifetime of every buffer; `None` if no step touches it.
+    pub fn lifetimes(&self) -> Vec<Option<Lifetime>> {
+        let mut lives: Vec<Option<Lifetime>> = vec![None; self.buffers.len()];
+        for (i, step) in self.steps.iter().enumerate() {
+            for view in step.op.reads().into_iter().chain(step.op.writes()) {
+                let life = lives[view.buffer.0].get_or_insert(Lifetime { first: i, last: i });
+                life.last = i;
+            }
+        }
+        lives
+    }
+
+    /// Places every map in one arena. Buffers whose lifetimes overlap never share memory; buffers are placed
+    /// largest first at the lowest free offset. Offsets are multiples of `align` elements; every map is followed by
+    /// at least `guard` unused elements. Buffers in `keep` (and all, if `keep_all`) stay intact until the end.
+    pub fn arena(&self, align: usize, guard: usize, keep_all: bool) -> Arena {
+        let lives = self.lifetimes();
+        let end = self.steps.len();
+        let mut order: Vec<(usize, Lifetime, usize)> = Vec::new();
+        for (i, buffer) in self.buffers.iter().enumerate() {
+            if let (Extent::Map { h, w }, Some(mut life)) = (buffer.extent, lives[i]) {
+                if keep_all {
+                    life = Lifetime { first: 0, last: end };
+                }
+                order.push((i, life, (h * w * buffer.c + guard).next_multiple_of(align)));
+            }
+        }
+        order.sort_by_key(|&(i, _, len)| (std::cmp::Reverse(len), i));
+        let mut offsets = vec![None; self.buffers.len()];
+        let mut placed: Vec<(usize, usize, Lifetime)> = Vec::new();
+        let mut total = 0;
+        for (i, life, len) in order {
+            let mut busy: Vec<(usize, usize)> =
+                placed.iter().filter(|p| p.2.overlaps(life)).map(|p| (p.0, p.1)).collect();
+            busy.sort_unstable();
+            let mut at = 0;
+            for (start, stop) in busy {
+                if at + len <= start {
+                    break;
+                }
+                at = at.max(stop);
+            }
+            placed.push((at, at + len, life));
+            offsets[i] = Some(at);
+            total = total.max(at + len);
+        }
+        Arena { offsets, len: total }
+    }
+
+    /// The offset of a map buffer.
+    ///
+    /// # Panics
+    /// If the buffer has no place in the arena.
+    pub fn offset(arena: &Arena, buffer: BufferId) -> usize {
+        arena.offsets[buffer.0].expect("buffer is a map that some step touches")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::plan::{Op, Plan};
+
+    #[test]
+    fn buffers_alive_together_never_share_memory() {
+        let mut plan = Plan::default();
+        let views: Vec<_> =
+            (0..12).map(|i| plan.map(format!("m{i}"), 4 + i % 3, 5, 8 + 8 * (i % 4))).collect();
+        for i in 0..11 {
+            plan.push("pool", Op::PoolPyramid { src: views[i], dst: views[i + 1], window: 5 });
+            if i >= 4 {
+                plan.push("late", Op::PoolPyramid { src: views[i - 4], dst: views[i + 1], window: 5 });
+            }
+        }
+        let lives = plan.lifetimes();
+        for keep_all in [false, true] {
+            let arena = plan.arena(16, 3, keep_all);
+            let span = |i: usize| {
+                let b = &plan.buffers[i];
+                let at = arena.offsets[i].unwrap();
+                (at, at + b.extent.pixels() * b.c + 3)
+            };
+            for i in 0..12 {
+                assert_eq!(span(i).0 % 16, 0);
+                assert!(span(i).1 <= arena.len);
+                for j in 0..i {
+                    let (a, b) = (lives[i].unwrap(), lives[j].unwrap());
+                    let together = keep_all || (a.first <= b.last && b.first <= a.last);
+                    let apart = span(i).1 <= span(j).0 || span(j).1 <= span(i).0;
+                    assert!(apart || !together, "m{i} {a:?} and m{j} {b:?} overlap in memory");
+                }
+            }
+            if !keep_all {
+                let sum: usize = (0..12).map(|i| span(i).1 - span(i).0).sum();
+                assert!(arena.len < sum, "nothing was shared");
+            }
+        }
+    }
+}
