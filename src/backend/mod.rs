@@ -1,6 +1,7 @@
 //! Backends execute [`Plan`]s. They know operations, not RTMO.
 
 pub mod cpu;
+pub mod reference;
 
 use crate::error::Result;
 use crate::plan::{Plan, View};

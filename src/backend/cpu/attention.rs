@@ -181,7 +181,12 @@ impl<S: Simd> Work for Attend<S> {
         unsafe {
             let results = scores.add(QUERIES * score_pitch);
             let packed = context.base.add(self.layout.packed + head * (k_len + v_len)).cast_const();
-            let product = |panels: &[Panel], mut weights: *const f32, depth: usize, row: &dyn Fn(usize) -> *const f32, out: *mut f32, pitch: usize| {
+            let product = |panels: &[Panel],
+                           mut weights: *const f32,
+                           depth: usize,
+                           row: &dyn Fn(usize) -> *const f32,
+                           out: *mut f32,
+                           pitch: usize| {
                 for panel in panels {
                     tiles(q1 - q0, max_rows::<S>(panel.vectors), |first, height| {
                         let mut rows = [std::ptr::null(); MAX_ROWS];
@@ -202,7 +207,8 @@ impl<S: Simd> Work for Attend<S> {
                     weights = weights.add(depth * panel.vectors * S::LANES);
                 }
             };
-            let query = |r: usize| context.base.add(qkv.offset + (q0 + r) * qkv.pitch + head * d).cast_const();
+            let query =
+                |r: usize| context.base.add(qkv.offset + (q0 + r) * qkv.pitch + head * d).cast_const();
             product(&self.keys, packed, d, &query, scores, score_pitch);
             let mut scale = [0.0; QUERIES];
             for (r, scale) in scale[..q1 - q0].iter_mut().enumerate() {

@@ -29,7 +29,15 @@ impl<S: Simd> Matrix<S> {
             block
         });
         let widest = panels.iter().map(|p| p.vectors).max().unwrap_or(0);
-        Matrix { depth, panels, starts, weights, bias, micros: Micros::new(simd, widest), simd: Default::default() }
+        Matrix {
+            depth,
+            panels,
+            starts,
+            weights,
+            bias,
+            micros: Micros::new(simd, widest),
+            simd: Default::default(),
+        }
     }
 
     /// Number of panels, the unit in which work can be shared out.

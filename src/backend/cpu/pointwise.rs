@@ -61,7 +61,10 @@ impl<T: Simd> Kernel for Normalise<'_, T> {
                 let scale = 1.0 / ((s.reduce_add(squares) + tail) / src.c as f32 + eps).sqrt();
                 for c in (0..whole).step_by(S::LANES) {
                     let d = s.mul(s.sub(s.load(x.add(c)), s.splat(mean)), s.splat(scale));
-                    s.store(y.add(c), s.mul_add(d, s.load(gamma.as_ptr().add(c)), s.load(beta.as_ptr().add(c))));
+                    s.store(
+                        y.add(c),
+                        s.mul_add(d, s.load(gamma.as_ptr().add(c)), s.load(beta.as_ptr().add(c))),
+                    );
                 }
                 for c in whole..src.c {
                     *y.add(c) = (*x.add(c) - mean) * scale * gamma[c] + beta[c];

@@ -6,6 +6,9 @@ use super::simd::Simd;
 use super::work::{Context, Scratch, Work};
 use crate::vision::select::{LevelMaps, select};
 
+/// Most head levels of a plan.
+pub const MAX_LEVELS: usize = 4;
+
 /// A head level, resolved.
 pub struct Level {
     /// Class logits.
@@ -30,27 +33,26 @@ impl Work for Select {
     unsafe fn run(&self, _: usize, context: &Context<'_>, _: &mut Scratch) {
         // SAFETY: selection is a single item of its own phase, so nobody else looks at the state.
         let state = unsafe { &mut *context.state.get() };
-        let levels: [Option<LevelMaps<'_>>; 4] = std::array::from_fn(|i| {
-            self.levels.get(i).map(|level| {
-                // SAFETY: the slice covers the map's pixels, up to the last one's channels.
-                let values = |m: &Map| unsafe {
-                    let len = (m.pixels() - 1) * m.pitch + m.c;
-                    std::slice::from_raw_parts(context.base.add(m.offset).cast_const(), len)
-                };
-                LevelMaps {
-                    cls: values(&level.cls),
-                    bbox: values(&level.bbox),
-                    cls_pitch: level.cls.pitch,
-                    bbox_pitch: level.bbox.pitch,
-                    h: level.cls.h,
-                    w: level.cls.w,
-                    stride: level.stride,
-                }
-            })
+        // SAFETY: the slice covers the map's pixels, up to the last one's channels.
+        let values = |m: &Map| unsafe {
+            let len = (m.pixels() - 1) * m.pitch + m.c;
+            std::slice::from_raw_parts(context.base.add(m.offset).cast_const(), len)
+        };
+        let levels: [LevelMaps<'_>; MAX_LEVELS] = std::array::from_fn(|i| {
+            // Unused places of the array repeat the last level; the slice below leaves them out.
+            let level = &self.levels[i.min(self.levels.len() - 1)];
+            LevelMaps {
+                cls: values(&level.cls),
+                bbox: values(&level.bbox),
+                cls_pitch: level.cls.pitch,
+                bbox_pitch: level.bbox.pitch,
+                h: level.cls.h,
+                w: level.cls.w,
+                stride: level.stride,
+            }
         });
-        state.survivors.clear();
-        let levels: smallvec::SmallVec<[LevelMaps<'_>; 4]> = levels.into_iter().flatten().collect();
-        select(&levels, &context.options.select, &mut state.selection, &mut state.survivors);
+        let levels = &levels[..self.levels.len()];
+        select(levels, &context.options.select, &mut state.selection, &mut state.survivors);
         let n = state.survivors.len();
         for rows in &mut state.rows {
             rows.reserve(n);

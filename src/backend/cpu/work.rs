@@ -2,7 +2,7 @@
 
 use super::memory::Block;
 use crate::backend::{Frame, RunOptions};
-use crate::vision::select::Candidate;
+use crate::vision::select::{self, Candidate};
 use std::cell::UnsafeCell;
 
 /// Memory of one thread, reused by all steps.
@@ -51,7 +51,11 @@ pub struct Rows {
 impl Rows {
     /// Rows of `channels` values; none yet.
     pub fn new(channels: usize) -> Rows {
-        Rows { block: Block::default(), ptr: std::ptr::null_mut(), pitch: (channels + 16).next_multiple_of(16) }
+        Rows {
+            block: Block::default(),
+            ptr: std::ptr::null_mut(),
+            pitch: (channels + 16).next_multiple_of(16),
+        }
     }
 
     /// Makes room for `n` rows.
@@ -70,6 +74,8 @@ impl Rows {
 
 /// What selection fixes, and what later steps add to it.
 pub struct State {
+    /// Memory of selection.
+    pub selection: select::Scratch,
     /// The survivors, best first.
     pub survivors: Vec<Candidate>,
     /// By buffer of the plan; empty for maps.
