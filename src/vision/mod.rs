@@ -1,6 +1,6 @@
 //! Pictures in, pictures out: decoding, letterboxing, selection of people, drawing.
 
-mod letterbox;
+pub mod letterbox;
 pub mod select;
 
 pub use letterbox::Letterbox;
