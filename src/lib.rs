@@ -6,6 +6,7 @@
 //!       -> [plan: DCC on survivors] -> people -> output (JSON, COCO, drawing)
 //! ```
 
+pub mod atomic_file;
 pub mod backend;
 pub mod error;
 pub mod model;
