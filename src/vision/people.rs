@@ -61,9 +61,9 @@ pub fn people(survivors: &Survivors, letterbox: &Letterbox) -> Vec<Person> {
     people
 }
 
-/// rtmlib's second selection: people above 0.7, greedy NMS at 0.45 on boxes whose far edges count as a pixel more.
-/// `people` come by falling score. (rtmlib returns a person of zeros when nobody is left; this returns nobody.)
-pub fn rtmlib_filter(people: &mut Vec<Person>) {
+/// rtmlib's second selection: greedy NMS (0.45 there) on boxes whose far edges count as a pixel more. `people` come by
+/// falling score. (rtmlib returns a person of zeros when nobody is left; this returns nobody.)
+pub fn rtmlib_nms(people: &mut Vec<Person>, thr: f32) {
     let iou = |a: &[f32; 4], b: &[f32; 4]| {
         let area = |r: &[f32; 4]| (r[2] - r[0] + 1.0) * (r[3] - r[1] + 1.0);
         let w = (a[2].min(b[2]) - a[0].max(b[0]) + 1.0).max(0.0);
@@ -72,7 +72,7 @@ pub fn rtmlib_filter(people: &mut Vec<Person>) {
     };
     let mut kept: Vec<[f32; 4]> = Vec::new();
     people.retain(|p| {
-        let keep = p.score > 0.7 && kept.iter().all(|better| iou(better, &p.bbox) <= 0.45);
+        let keep = kept.iter().all(|better| iou(better, &p.bbox) <= thr);
         if keep {
             kept.push(p.bbox);
         }
@@ -143,7 +143,8 @@ mod tests {
 
     #[test]
     fn rtmlib_counts_the_last_pixel() {
-        let boxes = [[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 4.0], [100.0, 0.0, 110.0, 10.0], [0.0, 0.0, 1.0, 1.0]];
+        let boxes =
+            [[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 4.0], [100.0, 0.0, 110.0, 10.0], [0.0, 0.0, 1.0, 1.0]];
         let scores = [0.9, 0.8, 0.75, 0.7];
         let mut all: Vec<Person> = scores.iter().zip(boxes).map(|(&s, b)| person(s, b, &[])).collect();
         rtmlib_filter(&mut all);

@@ -132,9 +132,15 @@ fn decode(map: &LevelMaps<'_>, level: usize, index: usize, score: f32) -> Option
     }
     let [x1, y1, x2, y2] = bbox;
     let (center, size) = ([(x1 + x2) * 0.5, (y1 + y2) * 0.5], [x2 - x1, y2 - y1]);
-    (center[0] + center[1] + size[0] + size[1])
-        .is_finite()
-        .then_some(Candidate { level, index, score, bbox, center, size, prior })
+    (center[0] + center[1] + size[0] + size[1]).is_finite().then_some(Candidate {
+        level,
+        index,
+        score,
+        bbox,
+        center,
+        size,
+        prior,
+    })
 }
 
 /// mmpose `bbox_overlaps`: no extra pixel, and a union of at least 1e-6.
@@ -187,13 +193,16 @@ mod tests {
         let exact = SelectParams { score_thr: 0.5, ..Default::default() };
         assert!(run(1, &[0.0], &boxes[..1], &exact).is_empty());
         for none in [1.0, 2.0, f32::NAN] {
-            assert!(run(1, &[f32::INFINITY], &boxes[..1], &SelectParams { score_thr: none, ..exact }).is_empty());
+            assert!(
+                run(1, &[f32::INFINITY], &boxes[..1], &SelectParams { score_thr: none, ..exact }).is_empty()
+            );
         }
     }
 
     #[test]
     fn boxes_follow_the_grid_point() {
-        let people = run(2, &[-9.0, -9.0, -9.0, 3.0], &[[0.25, -0.5, 2_f32.ln(), 4_f32.ln()]; 4], &Default::default());
+        let people =
+            run(2, &[-9.0, -9.0, -9.0, 3.0], &[[0.25, -0.5, 2_f32.ln(), 4_f32.ln()]; 4], &Default::default());
         let [c] = people[..] else { panic!("one person") };
         assert_eq!((c.index, c.prior), (3, [23.5, 23.5]));
         let want = [23.5 + 4.0 - 16.0, 23.5 - 8.0 - 32.0, 23.5 + 4.0 + 16.0, 23.5 - 8.0 + 32.0];
@@ -207,7 +216,8 @@ mod tests {
     fn nms_keeps_the_best_and_ties_go_in_grid_order() {
         // Equal boxes of equal score, moved onto each other: grid 1 lies a cell further right.
         let cls = [1.0, 1.0, 2.0, 0.5];
-        let same = [[0.0, 0.0, 3.0, 3.0], [-1.0, 0.0, 3.0, 3.0], [100.0, 0.0, 0.0, 0.0], [200.0, 0.0, 0.0, 0.0]];
+        let same =
+            [[0.0, 0.0, 3.0, 3.0], [-1.0, 0.0, 3.0, 3.0], [100.0, 0.0, 0.0, 0.0], [200.0, 0.0, 0.0, 0.0]];
         assert_eq!(indices(&run(4, &cls, &same, &Default::default())), [2, 0, 3]);
         let all = SelectParams { nms_thr: 1.0, ..Default::default() };
         assert_eq!(indices(&run(4, &cls, &same, &all)), [2, 0, 1, 3]);
@@ -223,7 +233,8 @@ mod tests {
         let boxes = vec![[0.0, 0.0, 5.0, 5.0]; 100];
         for n in [0, 1, 7, 100, 1000] {
             let people = run(10, &cls, &boxes, &SelectParams { force: Some(n), ..Default::default() });
-            let want: Vec<usize> = (0..n.min(100)).map(|rank| (0..100).find(|i| i * 37 % 100 == rank).unwrap()).collect();
+            let want: Vec<usize> =
+                (0..n.min(100)).map(|rank| (0..100).find(|i| i * 37 % 100 == rank).unwrap()).collect();
             assert_eq!(indices(&people), want);
         }
     }
