@@ -365,11 +365,16 @@ fn elements(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |count, &extent| count.checked_mul(extent))
 }
 
+/// The beginning of some text from a file, fit for a message.
+fn show(text: &[u8]) -> String {
+    text[..text.len().min(80)].escape_ascii().to_string()
+}
+
 /// A tensor name as text that can be shown.
 fn check_name(name: &[u8]) -> Parsed<&str> {
     match std::str::from_utf8(name) {
         Ok(text) if name.len() <= 512 && !text.contains(char::is_control) => Ok(text),
-        _ => Err(format!("a tensor name is not plain text: '{}'", name[..name.len().min(80)].escape_ascii())),
+        _ => Err(format!("a tensor name is not plain text: '{}'", show(name))),
     }
 }
 

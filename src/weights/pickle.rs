@@ -8,7 +8,7 @@
 //!
 //! Opcodes of protocols 2 to 5, as CPython's `Lib/pickle.py` defines them.
 
-use super::{Dtype, Parsed};
+use super::{Dtype, Parsed, show};
 use std::collections::HashMap;
 use std::fmt;
 
@@ -42,8 +42,7 @@ pub(super) struct Name<'a> {
 
 impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head = |text: &'_ [u8]| text[..text.len().min(80)].escape_ascii().to_string();
-        write!(f, "{}.{}", head(self.module), head(self.name))
+        write!(f, "{}.{}", show(self.module), show(self.name))
     }
 }
 

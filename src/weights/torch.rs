@@ -8,7 +8,7 @@
 
 use super::pickle::{self, Object, Pickle, Tensor, Value};
 use super::zip::Zip;
-use super::{Contents, Data, Entry, Format, Parsed, check_name, elements};
+use super::{Contents, Data, Entry, Format, Parsed, check_name, elements, show};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
@@ -35,13 +35,13 @@ pub(super) fn read_zip(file: &[u8]) -> Parsed<Contents> {
     let big_endian = match record(b"byteorder")?.map(|at| &file[at]) {
         None | Some(b"little") => false,
         Some(b"big") => true,
-        Some(other) => return Err(format!("unknown byte order '{}'", other.escape_ascii())),
+        Some(other) => return Err(format!("unknown byte order '{}'", show(other))),
     };
     let data = record(b"data.pkl")?.expect("found above");
     let pickle = pickle::read(&file[data])?;
     let mut taken: BTreeMap<usize, usize> = BTreeMap::new();
     let mut locate = |key: &[u8]| {
-        let shown = key.escape_ascii();
+        let shown = show(key);
         let at =
             record(&[b"data/", key].concat())?.ok_or_else(|| format!("record 'data/{shown}' is missing"))?;
         let before = taken.range(..at.end).next_back();
@@ -79,7 +79,7 @@ pub(super) fn read_legacy(file: &[u8]) -> Parsed<Contents> {
     }
     match next()?.0.root {
         Value::Int(LEGACY_VERSION) => {}
-        other => return Err(format!("unknown version {other:?} of torch's old format")),
+        _ => return Err("an unknown version of torch's old format".into()),
     }
     next()?;
     let (pickle, _) = next()?;
@@ -92,7 +92,7 @@ pub(super) fn read_legacy(file: &[u8]) -> Parsed<Contents> {
     let mut places = HashMap::new();
     for key in list {
         let Value::Text(key) = *key else { return Err("a storage key that is not text".into()) };
-        let shown = key.escape_ascii();
+        let shown = show(key);
         let class = classes.get(key).ok_or_else(|| format!("storage '{shown}' belongs to no tensor"))?;
         let dtype = pickle::storage_dtype(*class);
         let item = dtype.size().ok_or_else(|| format!("storage '{shown}' of unsupported type {dtype}"))?;
@@ -107,9 +107,8 @@ pub(super) fn read_legacy(file: &[u8]) -> Parsed<Contents> {
         places.insert(key, at + 8..at + 8 + size);
         at += 8 + size;
     }
-    let mut locate = |key: &[u8]| {
-        places.get(key).cloned().ok_or_else(|| format!("storage '{}' is missing", key.escape_ascii()))
-    };
+    let mut locate =
+        |key: &[u8]| places.get(key).cloned().ok_or_else(|| format!("storage '{}' is missing", show(key)));
     collect(&pickle, file.len(), false, Format::TorchLegacy, &mut locate)
 }
 
@@ -131,13 +130,8 @@ fn collect(
         });
     }
     let averaged = || pickle.get(root, "ema_state_dict");
-    let (state, prefix_of) = match pickle.get(root, "state_dict").or_else(averaged) {
-        Some(state) => (state, "state_dict"),
-        None => (root, "checkpoint"),
-    };
-    let Some(items) = pickle.dict(state) else {
-        return Err(format!("its {prefix_of} is not a dictionary"));
-    };
+    let state = pickle.get(root, "state_dict").or_else(averaged).unwrap_or(root);
+    let items = pickle.dict(state).ok_or("its state_dict is not a dictionary")?;
 
     let mut storages: HashMap<&[u8], Range<usize>> = HashMap::new();
     let mut contents = Contents { format, tensors: BTreeMap::new(), metadata: metadata(pickle) };

@@ -3,7 +3,7 @@
 //! Compressed entries are never inflated, so nothing can be larger than the file. Layout of the records: PKWARE
 //! APPNOTE, sections 4.3.7 (local header), 4.3.12 (central directory), 4.3.14 (zip64), 4.3.16 (end of directory).
 
-use super::Parsed;
+use super::{Parsed, show};
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -113,7 +113,7 @@ impl<'a> Zip<'a> {
             let (flags, method) = (u16_at(rest, 8)?, u16_at(rest, 10)?);
             let stored = method == 0 && flags & 1 == 0 && packed == size;
             if entries.insert(name, Entry { header, size, stored }).is_some() {
-                return Err(format!("zip: two entries are named '{}'", name.escape_ascii()));
+                return Err(format!("zip: two entries are named '{}'", show(name)));
             }
             rest = rest.get(next..).ok_or("zip: truncated directory")?;
         }
@@ -128,7 +128,7 @@ impl<'a> Zip<'a> {
     /// Bytes of the archive that hold the entry `name`, `None` if there is no such entry.
     pub fn find(&self, name: &[u8]) -> Parsed<Option<Range<usize>>> {
         let Some(entry) = self.entries.get(name) else { return Ok(None) };
-        let shown = name.escape_ascii();
+        let shown = show(name);
         if !entry.stored {
             return Err(format!(
                 "zip: entry '{shown}' is compressed or encrypted; torch writes stored entries"

@@ -4,12 +4,12 @@ use crate::memory::peak;
 use crate::writer::*;
 use proptest::prelude::*;
 use rtmo_engine::weights::Checkpoint;
-use std::path::Path;
 
 /// Opens a file and reads all that it claims to hold. What it takes is bounded by the file's size: a small file may not
 /// ask for more than the fixed overheads (64 kB) and a small multiple of itself.
-fn digest(path: &Path, file: &[u8]) {
-    std::fs::write(path, file).unwrap();
+fn digest(file: &[u8]) {
+    thread_local!(static FOLDER: Folder = Folder::new());
+    let path = &FOLDER.with(|folder| folder.write("w", file));
     let ((), memory) = peak(|| {
         let Ok(checkpoint) = Checkpoint::open(path) else { return };
         for name in checkpoint.names() {
@@ -170,9 +170,8 @@ proptest! {
 
     #[test]
     fn random_bytes(body in prop::collection::vec(any::<u8>(), 1..600), head in 0usize..5) {
-        let folder = Folder::new();
         let heads: [&[u8]; 5] = [b"", b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", b"\x40\0\0\0\0\0\0\0{", b"\x80\x02"];
-        digest(&folder.path("w"), &[heads[head], &body[..]].concat());
+        digest(&[heads[head], &body[..]].concat());
     }
 
     #[test]
@@ -183,18 +182,16 @@ proptest! {
                 apply(&mut file, damage);
             }
         }
-        let folder = Folder::new();
-        digest(&folder.path("w"), &file);
+        digest(&file);
     }
 
     #[test]
     fn random_pickles(fragments in prop::collection::vec(fragment(), 0..60), protocol in 2u8..6) {
         let body = fragments.concat();
-        let folder = Folder::new();
         let data: &[(&str, &[u8])] = &[("0", &[0; 8])];
-        digest(&folder.path("w"), &pth(&Pickle::new(protocol).op(&body).stop(), data));
+        digest(&pth(&Pickle::new(protocol).op(&body).stop(), data));
         // As the contents of a state_dict, where more of it is looked at.
         let inside = Pickle::new(protocol).op(b"}").text("state_dict").op(b"}").text("a").op(&body).op(b"ss").stop();
-        digest(&folder.path("w"), &pth(&inside, data));
+        digest(&pth(&inside, data));
     }
 }
