@@ -9,6 +9,8 @@
 pub mod backend;
 pub mod error;
 pub mod model;
+#[doc(hidden)]
+pub mod parity;
 pub mod plan;
 pub mod vision;
 pub mod weights;
