@@ -28,7 +28,7 @@ macro_rules! avx512_arithmetic {
     () => {
         type V = __m512;
         const LANES: usize = 16;
-        const ACCUMULATORS: usize = 24;
+        const REGISTERS: usize = 32;
         const PANEL: usize = 4;
 
         #[inline(always)]

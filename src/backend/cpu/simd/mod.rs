@@ -27,8 +27,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     type V: Copy;
     /// f32 values a vector.
     const LANES: usize;
-    /// Accumulators that fit the register file beside a kernel's other operands.
-    const ACCUMULATORS: usize;
+    /// Vector registers.
+    const REGISTERS: usize;
     /// Widest panel, in vectors, of the matrix kernels.
     const PANEL: usize;
 
