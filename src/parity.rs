@@ -253,6 +253,20 @@ impl Tolerance {
     };
 }
 
+impl Tolerance {
+    /// For bf16: people may come and go within 0.02 of the threshold. Generated weights, which are random, amplify the
+    /// rounding of each layer tenfold on the way to the last maps and turn that into pixels of people a hundred wide.
+    pub const BF16: Tolerance = Tolerance {
+        map: 5e-2,
+        score: 4e-2,
+        undecided: 2e-2,
+        keypoint_mean: 1.5,
+        keypoint: 20.0,
+        bbox: 4.0,
+        heatmap: 0.3,
+    };
+}
+
 impl Report {
     /// Everything that is beyond the tolerance, one line each.
     ///

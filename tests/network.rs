@@ -5,7 +5,7 @@ mod common;
 use common::{Report, Rng, difference, wide};
 use rtmo_engine::backend::cpu::{CpuExecutor, CpuOptions, Isa};
 use rtmo_engine::backend::reference::Reference;
-use rtmo_engine::backend::{Executor, Frame, RunOptions, SelectParams, Survivors};
+use rtmo_engine::backend::{Executor, Frame, Precision, RunOptions, SelectParams, Survivors};
 use rtmo_engine::model::{self, Variant};
 use rtmo_engine::plan::{Extent, Op, Plan, View};
 use rtmo_engine::vision::{Letterbox, Photo};
@@ -90,7 +90,7 @@ fn compare_network(variant: Variant, size: (usize, usize), keypoints: usize, lev
     let expected = reference.run(&input, &options);
     for &isa in isas {
         let name = format!("rtmo-{} {}x{}, {}", variant.letter(), size.0, size.1, isa.name());
-        let cpu = CpuOptions { threads: 2, isa, keep_maps: true };
+        let cpu = CpuOptions { threads: 2, isa, precision: Precision::Fp32, keep_maps: true };
         let mut cpu = CpuExecutor::new(plan.clone(), cpu).expect("an available instruction set");
         cpu.fill_scratch(f32::NAN);
         cpu.write_input(&input);
@@ -151,7 +151,7 @@ fn results_depend_on_the_input_only() {
     for isa in Isa::all() {
         let mut first: Option<Survivors> = None;
         for (threads, keep_maps) in [(1, true), (1, false), (2, false), (3, false), (8, false)] {
-            let cpu = CpuOptions { threads, isa, keep_maps };
+            let cpu = CpuOptions { threads, isa, precision: Precision::Fp32, keep_maps };
             let mut cpu = CpuExecutor::new(plan.clone(), cpu).expect("an available instruction set");
             let name = format!("{} x{threads}, maps kept: {keep_maps}", isa.name());
             let got = run(&mut cpu, &input, &options);
@@ -184,7 +184,7 @@ fn a_frame_gives_what_its_network_input_gives() {
         input.extend(row.iter().map(|&v| f32::from(v)));
     }
     for isa in Isa::all() {
-        let cpu = CpuOptions { threads: 2, isa, keep_maps: true };
+        let cpu = CpuOptions { threads: 2, isa, precision: Precision::Fp32, keep_maps: true };
         let mut cpu = CpuExecutor::new(plan.clone(), cpu).expect("an available instruction set");
         let runs = cpu.run(&[frame, frame], &options).expect("a run");
         let Op::Letterbox { dst } = plan.steps[0].op else { panic!("a network starts with its input") };

@@ -46,7 +46,7 @@ impl fmt::Display for Device {
     }
 }
 
-/// Arithmetic of the network's convolutions; what is sensitive stays in f32.
+/// Arithmetic of the network's large convolutions; what is sensitive stays in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// IEEE 754 binary32.
@@ -122,12 +122,8 @@ impl Placement {
             }
             options.threads = threads;
         }
-        let executor: Box<dyn Executor> = match self.precision {
-            Precision::Fp32 => Box::new(CpuExecutor::new(plan, options)?),
-            other @ (Precision::Bf16 | Precision::Fp16) => {
-                return Err(Error::Device(format!("the CPU computes in fp32 only, not in {other}")));
-            }
-        };
+        options.precision = self.precision;
+        let executor = Box::new(CpuExecutor::new(plan, options)?);
         let threads = Some(options.threads);
         Ok((executor, Placement { device: Device::Cpu, precision: self.precision, threads }))
     }

@@ -2,9 +2,9 @@
 
 #![allow(dead_code)] // each test binary and benchmark uses its part
 
-use rtmo_engine::backend::RunOptions;
 use rtmo_engine::backend::cpu::{CpuExecutor, CpuOptions, Isa};
 use rtmo_engine::backend::reference::{Person, Reference};
+use rtmo_engine::backend::{Precision, RunOptions};
 use rtmo_engine::plan::{Act, Extent, Op, Plan, PreAdd, Step, Tensor, View};
 use std::collections::HashMap;
 use std::fmt;
@@ -58,6 +58,8 @@ pub struct Case {
     pub rows: Vec<(View, Vec<f32>)>,
     /// Selection.
     pub options: RunOptions,
+    /// Arithmetic.
+    pub precision: Precision,
 }
 
 /// What the reference makes of a [`Case`].
@@ -71,7 +73,8 @@ impl Case {
     /// The only step of a plan, on maps.
     pub fn new(name: impl Into<String>, plan: Plan, maps: Vec<(View, Vec<f32>)>) -> Case {
         let step = plan.steps.len() - 1;
-        Case { name: name.into(), plan, step, maps, rows: vec![], options: RunOptions::default() }
+        let (options, precision) = (RunOptions::default(), Precision::default());
+        Case { name: name.into(), plan, step, maps, rows: vec![], options, precision }
     }
 
     fn op(&self) -> &Op {
@@ -96,7 +99,7 @@ impl Case {
 
     /// An executor with all maps kept.
     pub fn prepare(&self, isa: Isa, threads: usize) -> CpuExecutor {
-        let options = CpuOptions { threads, isa, keep_maps: true };
+        let options = CpuOptions { threads, isa, precision: self.precision, keep_maps: true };
         CpuExecutor::new(self.plan.clone(), options).expect("an available instruction set")
     }
 

@@ -1,14 +1,17 @@
 //! Convolution without intermediate storage: every tap is a segment of the micro-kernel's sum (implicit GEMM).
 //!
 //! Serves 1x1 layers, strided and grouped 3x3 layers, and the 6x6 stem. The work is cut into blocks of output pixels
-//! and ranges of output channels. A block's row pointers are computed once and used for all its panels.
+//! and ranges of output channels. A block's row pointers are computed once and used for all its panels. Where the factors
+//! are bf16, the block's input is converted first, once for all its taps and panels.
 
 use super::epilogue::{Epilogue, Region};
+use super::factor::Factor;
 use super::memory::{Block, Map};
 use super::micro::{MAX_ROWS, Micros, Tile, max_rows};
 use super::pack::{Panel, pack, panels, tiles};
 use super::simd::{Kernel, Simd};
 use super::work::{Context, Scratch, ScratchSize, Work};
+use std::ops::Range;
 
 /// Shape of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,11 +51,13 @@ struct Column {
     bias: usize,
 }
 
-/// A direct convolution, packed for instruction set `S`.
-pub struct Direct<S> {
+/// A direct convolution of factors `T`, packed for instruction set `S`.
+pub struct Direct<S, T> {
     simd: S,
     src: Map,
     shape: Shape,
+    /// Columns of the output.
+    across: usize,
     segments: Vec<Segment>,
     depth: usize,
     columns: Vec<Column>,
@@ -61,24 +66,50 @@ pub struct Direct<S> {
     zeros: Block,
     epilogue: Epilogue,
     cut: Cut,
-    micro: Micros,
+    micro: Micros<T>,
+    /// Values from a converted pixel to the next, and values of the largest block's converted input.
+    converted: (usize, usize),
 }
 
-impl<S: Simd> Direct<S> {
+/// Input pixels that a block reads.
+struct Window {
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+/// Where a block's input lies.
+struct Source<T> {
+    /// Pixel of the first row and column of a window.
+    first: *const T,
+    /// That row and column.
+    at: (usize, usize),
+    /// Values from a row to the next.
+    row: usize,
+    /// Values from a pixel to the next.
+    pixel: usize,
+}
+
+impl<S: Simd, T: Factor> Direct<S, T> {
     /// Packs `weight`, `[cout][kernel][kernel][cin / groups]`, and `bias`, `[cout]`.
     pub fn new(
         simd: S,
-        src: Map,
+        mut src: Map,
         shape: Shape,
         weight: &[f32],
         bias: &[f32],
         epilogue: Epilogue,
         cut: Cut,
-    ) -> Direct<S> {
+    ) -> Direct<S, T> {
         let Shape { kernel, groups, .. } = shape;
         let (cin, cout) = (src.c / groups, bias.len() / groups);
         let total = kernel * kernel * cin;
         assert_eq!(weight.len(), bias.len() * total, "weights of a {shape:?} convolution");
+        let mut across = epilogue.dst.w;
+        if shape == (Shape { kernel: 1, stride: 1, pad: 0, groups }) {
+            // Rows do not matter: a block is then one run of pixels.
+            across = src.pixels();
+            src = Map { h: 1, w: src.pixels(), ..src };
+        }
         // Taps of a row are contiguous where pixels are, as in the stem's three-channel input; there the padding is
         // part of the input (see `memory`), else each tap may fall outside on its own.
         let whole_rows = groups == 1 && kernel > 1 && src.pitch == src.c && shape.pad == 0;
@@ -92,88 +123,180 @@ impl<S: Simd> Direct<S> {
             }
         }
         let depth = if whole_rows { kernel * cin } else { cin };
-        let (mut columns, mut blocks, mut biases) = (Vec::new(), Vec::new(), Vec::new());
-        let mut len = 0;
-        for group in 0..groups {
-            let cut = panels::<S>(cout);
-            let out0 = group * cout;
-            let (block, starts) = pack::<S>(&cut, total, |j, k| weight[(out0 + j) * total + k]);
-            for (panel, start) in cut.into_iter().zip(starts) {
-                let shift = group * cin;
-                let column = Column {
-                    panel: Panel { c0: out0 + panel.c0, ..panel },
-                    shift,
-                    weights: len + start,
-                    bias: biases.len(),
-                };
-                biases.extend(
-                    (0..panel.vectors * S::LANES)
-                        .map(|j| if j < panel.c { bias[out0 + panel.c0 + j] } else { 0.0 }),
-                );
-                columns.push(column);
-            }
-            len += block.len();
-            blocks.push(block);
+        let outputs: Vec<Panel> = (0..groups)
+            .flat_map(|group| {
+                panels::<S>(cout).into_iter().map(move |p| Panel { c0: group * cout + p.c0, ..p })
+            })
+            .collect();
+        let (weights, starts) =
+            pack::<S, T>(&outputs, (segments.len(), depth), |out, k| weight[out * total + k]);
+        let (mut columns, mut biases) = (Vec::new(), Vec::new());
+        for (panel, weights) in outputs.into_iter().zip(starts) {
+            let shift = panel.c0 / cout * cin;
+            columns.push(Column { panel, shift, weights, bias: biases.len() });
+            let of = |j: usize| if j < panel.c { bias[panel.c0 + j] } else { 0.0 };
+            biases.extend((0..panel.vectors * S::LANES).map(of));
         }
-        let mut weights = Block::zeroed(len);
-        let mut at = 0;
-        for block in blocks {
-            weights[at..at + block.len()].copy_from_slice(&block);
-            at += block.len();
-        }
-        let mut packed_bias = Block::zeroed(biases.len());
-        packed_bias.copy_from_slice(&biases);
         let widest = columns.iter().map(|c| c.panel.vectors).max().unwrap_or(0);
-        let micro = Micros::new(simd, widest);
-        let zeros = Block::zeroed(src.c.max(depth) + S::LANES);
-        Direct {
+        // A zero behind each pixel for the last group of an odd depth; taps that are one segment leave no room for it.
+        let pixel = if whole_rows { cin } else { src.c + depth % T::GROUP };
+        let mut direct = Direct {
             simd,
             src,
             shape,
+            across,
             segments,
             depth,
             columns,
             weights,
-            bias: packed_bias,
-            zeros,
+            bias: Block::from_slice(&biases),
+            zeros: Block::zeroed_of::<T>(src.c.max(depth) + S::LANES),
             epilogue,
             cut,
-            micro,
+            micro: Micros::new(simd, widest),
+            converted: (pixel, 0),
+        };
+        if !T::IN_PLACE {
+            let window = |block| {
+                let Range { start, end } = direct.block(block);
+                let window = direct.window(start, end);
+                window.rows.len() * window.columns.len()
+            };
+            let largest = (0..direct.blocks()).map(window).max().unwrap_or(0);
+            direct.converted.1 = largest * pixel + T::GROUP;
+        }
+        direct
+    }
+
+    fn blocks(&self) -> usize {
+        self.epilogue.dst.pixels().div_ceil(self.cut.pixels)
+    }
+
+    /// Output pixels of a block.
+    fn block(&self, index: usize) -> Range<usize> {
+        let (pixels, blocks) = (self.epilogue.dst.pixels(), self.blocks());
+        pixels * index / blocks..pixels * (index + 1) / blocks
+    }
+
+    /// What the output pixels `p0 .. p1` read.
+    fn window(&self, p0: usize, p1: usize) -> Window {
+        let Shape { kernel, stride, pad, .. } = self.shape;
+        let (first, last) = (p0 / self.across, (p1 - 1) / self.across);
+        let within =
+            if first == last { (p0 % self.across, (p1 - 1) % self.across) } else { (0, self.across - 1) };
+        let reach = |first: usize, last: usize, len: usize| {
+            (first * stride).saturating_sub(pad).min(len)
+                ..(last * stride + kernel).saturating_sub(pad).min(len)
+        };
+        Window { rows: reach(first, last, self.src.h), columns: reach(within.0, within.1, self.src.w) }
+    }
+
+    /// The input of the output pixels `p0 .. p1` as factors; `room` is for those that maps do not hold.
+    ///
+    /// # Safety
+    /// `base` must be the arena of `src`, and `room` as large as `scratch` says.
+    unsafe fn source(&self, base: *const f32, p0: usize, p1: usize, room: *mut T) -> Source<T> {
+        let src = &self.src;
+        let (row, pixel) = (src.w * src.pitch, src.pitch);
+        // SAFETY: windows lie inside the map.
+        unsafe {
+            if T::IN_PLACE {
+                return Source { first: base.add(src.offset).cast(), at: (0, 0), row, pixel };
+            }
+            let Window { rows, columns } = self.window(p0, p1);
+            self.simd.vectorize(Convert {
+                src: base.add(src.offset + rows.start * row + columns.start * pixel),
+                row,
+                pixel,
+                rows: rows.len(),
+                columns: columns.len(),
+                c: src.c,
+                out: room,
+                pitch: self.converted.0,
+            });
+            let at = (rows.start, columns.start);
+            Source { first: room, at, row: columns.len() * self.converted.0, pixel: self.converted.0 }
         }
     }
 
     /// Row pointers of the tiles of pixels `p0 .. p1`: `[tile][segment][row]`.
     ///
     /// # Safety
-    /// `base` must be the arena of `src`.
-    unsafe fn row_pointers(
-        &self,
-        base: *const f32,
-        p0: usize,
-        p1: usize,
-        max: usize,
-        rows: &mut [*const f32],
-    ) {
+    /// `source` must be the input of these pixels, and `rows` writable for one pointer a pixel and segment.
+    unsafe fn row_pointers(&self, source: &Source<T>, p0: usize, p1: usize, max: usize, rows: *mut *const T) {
         let (src, stride) = (&self.src, self.shape.stride as isize);
-        let out_w = self.epilogue.dst.w;
         let mut at = 0;
         tiles(p1 - p0, max, |first, height| {
             for r in 0..height {
                 let pixel = p0 + first + r;
-                let (y, x) = ((pixel / out_w) as isize * stride, (pixel % out_w) as isize * stride);
+                let (y, x) =
+                    ((pixel / self.across) as isize * stride, (pixel % self.across) as isize * stride);
                 for (t, segment) in self.segments.iter().enumerate() {
                     let (iy, ix) = (y + segment.dy, x + segment.dx);
                     let inside = (0..src.h as isize).contains(&iy) && (0..src.w as isize).contains(&ix);
-                    rows[at + t * height + r] = if inside {
-                        // SAFETY: the pixel lies inside the map.
-                        unsafe { base.add(src.offset + (iy as usize * src.w + ix as usize) * src.pitch) }
-                    } else {
-                        self.zeros.as_ptr()
-                    };
+                    // SAFETY: the pixel lies inside the map, and so inside the window; `rows` by contract.
+                    unsafe {
+                        *rows.add(at + t * height + r) = if inside {
+                            let (y, x) = (iy as usize - source.at.0, ix as usize - source.at.1);
+                            source.first.add(y * source.row + x * source.pixel)
+                        } else {
+                            self.zeros.as_ptr().cast()
+                        };
+                    }
                 }
             }
             at += height * self.segments.len();
         });
+    }
+}
+
+/// Part of a map as factors: pixels from `src` on, to `out`, `pitch` values apart.
+struct Convert<T> {
+    src: *const f32,
+    /// Values from a row of the map to the next.
+    row: usize,
+    /// Values from a pixel to the next.
+    pixel: usize,
+    rows: usize,
+    columns: usize,
+    c: usize,
+    out: *mut T,
+    pitch: usize,
+}
+
+impl<T: Factor> Kernel for Convert<T> {
+    type Output = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        let Convert { src, row, pixel, rows, mut columns, mut c, out, mut pitch } = self;
+        if pixel == c && pitch == c {
+            (columns, c, pitch) = (1, columns * c, columns * c);
+        }
+        let whole = c / S::LANES * S::LANES;
+        // SAFETY: made only by `Direct::source`: the pixels lie inside a map, `out` has room for them, with `pitch`
+        // values each and a group behind the last.
+        unsafe {
+            for y in 0..rows {
+                for x in 0..columns {
+                    let from = src.add(y * row + x * pixel);
+                    let to = out.add((y * columns + x) * pitch);
+                    for k in (0..whole).step_by(S::LANES) {
+                        T::store(s, to.add(k), s.load(from.add(k)), S::LANES);
+                    }
+                    if whole < c {
+                        let n = c - whole;
+                        T::store(s, to.add(whole), s.load_first(from.add(whole), n), n);
+                    }
+                    for k in c..pitch {
+                        *to.add(k) = T::zeroed();
+                    }
+                }
+            }
+            let end = out.add(rows * columns * pitch);
+            for k in 0..T::GROUP {
+                *end.add(k) = T::zeroed();
+            }
+        }
     }
 }
 
@@ -192,55 +315,62 @@ impl Kernel for Finish<'_> {
     }
 }
 
-impl<S: Simd> Work for Direct<S> {
+impl<S: Simd, T: Factor> Direct<S, T> {
+    /// Sums of the largest tile.
+    const TILE: usize = MAX_ROWS * 8 * S::LANES;
+}
+
+impl<S: Simd, T: Factor> Work for Direct<S, T> {
     fn items(&self, _: &Context<'_>) -> usize {
-        self.epilogue.dst.pixels().div_ceil(self.cut.pixels) * self.cut.ranges
+        self.blocks() * self.cut.ranges
     }
 
     fn scratch(&self) -> ScratchSize {
-        ScratchSize { values: MAX_ROWS * 8 * S::LANES, rows: self.cut.pixels * self.segments.len() }
+        let converted = (self.converted.1 * size_of::<T>()).div_ceil(size_of::<f32>());
+        ScratchSize { values: Self::TILE + converted, rows: self.cut.pixels * self.segments.len() }
     }
 
     unsafe fn run(&self, item: usize, context: &Context<'_>, scratch: &mut Scratch) {
         let (block, range) = (item / self.cut.ranges, item % self.cut.ranges);
-        let pixels = self.epilogue.dst.pixels();
-        let blocks = pixels.div_ceil(self.cut.pixels);
-        let (p0, p1) = (pixels * block / blocks, pixels * (block + 1) / blocks);
+        let Range { start: p0, end: p1 } = self.block(block);
         let columns = self.columns.len();
         let (c0, c1) = (columns * range / self.cut.ranges, columns * (range + 1) / self.cut.ranges);
+        let tile = scratch.values.as_mut_ptr();
+        // SAFETY: contract of `run`; the scratch holds a tile, then what is converted.
+        let source = unsafe { self.source(context.base, p0, p1, tile.add(Self::TILE).cast()) };
+        let pointers: *mut *const T = scratch.rows.as_mut_ptr().cast();
         let mut pointed = 0;
         for column in &self.columns[c0..c1] {
             let vectors = column.panel.vectors;
             let max = max_rows::<S>(vectors);
             if pointed != max {
-                // SAFETY: contract of `run`.
-                unsafe { self.row_pointers(context.base, p0, p1, max, &mut scratch.rows) };
+                // SAFETY: the source of these pixels; the scratch has room for their pointers.
+                unsafe { self.row_pointers(&source, p0, p1, max, pointers) };
                 pointed = max;
             }
-            let mut rows = scratch.rows.as_ptr();
+            let mut rows = pointers.cast_const();
             tiles(p1 - p0, max, |first, height| {
-                let tile = Tile {
-                    rows,
-                    shift: column.shift,
-                    segments: self.segments.len(),
-                    depth: self.depth,
-                    // SAFETY: packed blocks hold every column's weights and bias.
-                    weights: unsafe { self.weights.as_ptr().add(column.weights) },
-                    // SAFETY: as above.
-                    init: unsafe { self.bias.as_ptr().add(column.bias) },
-                    out: scratch.values.as_mut_ptr(),
-                    pitch: vectors * S::LANES,
-                };
-                let micro = self.micro.get(height, vectors);
-                // SAFETY: rows hold `depth` values each (or are the page of zeros); `out` has room for the tile.
-                unsafe { micro(&tile) };
+                // SAFETY: packed blocks hold every column's weights and bias; rows hold `depth` values each (or are the
+                // page of zeros), and another one where that is odd; `tile` has room for all sums.
+                unsafe {
+                    self.micro.get(height, vectors)(&Tile {
+                        rows,
+                        shift: column.shift,
+                        segments: self.segments.len(),
+                        depth: self.depth,
+                        weights: self.weights.as_ptr().cast::<T>().add(column.weights),
+                        init: self.bias.as_ptr().add(column.bias),
+                        out: tile,
+                        pitch: vectors * S::LANES,
+                    });
+                }
                 let region = Region {
                     first: p0 + first,
                     rows: height,
                     c: column.panel.c0,
                     n: column.panel.c,
-                    tile: tile.out,
-                    pitch: tile.pitch,
+                    tile,
+                    pitch: vectors * S::LANES,
                 };
                 self.simd.vectorize(Finish { epilogue: &self.epilogue, base: context.base, region });
                 // SAFETY: stays within the pointers written above.

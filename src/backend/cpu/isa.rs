@@ -58,6 +58,11 @@ impl Isa {
         }
     }
 
+    /// Whether networks may run in bf16: with AVX512-BF16, or with what stands in for it in tests.
+    pub fn bf16(self) -> bool {
+        matches!(self, Isa::Avx512Bf16 | Isa::Portable16)
+    }
+
     /// Every instruction set that runs here, best first.
     pub fn all() -> impl Iterator<Item = Isa> {
         ALL.into_iter().filter(|isa| isa.available())

@@ -22,7 +22,7 @@ impl<S: Simd> Matrix<S> {
     pub fn new(simd: S, weight: &[f32], depth: usize, bias: Option<&[f32]>) -> Matrix<S> {
         let out = weight.len() / depth;
         let panels = panels::<S>(out);
-        let (weights, starts) = pack::<S>(&panels, depth, |j, k| weight[j * depth + k]);
+        let (weights, starts) = pack::<S, f32>(&panels, (1, depth), |j, k| weight[j * depth + k]);
         let bias = bias.map(|bias| {
             let mut block = Block::zeroed(out.next_multiple_of(S::LANES));
             block[..out].copy_from_slice(bias);

@@ -1,6 +1,7 @@
 //! Memory that kernels see: aligned blocks, resolved maps, per-thread scratch.
 
 use crate::plan::{Arena, Extent, Plan, View};
+use bytemuck::Pod;
 use memmap2::MmapMut;
 use std::ptr::NonNull;
 
@@ -41,6 +42,21 @@ impl Block {
             return Block { memory: Memory::Mapped(map), len };
         }
         Block { memory: Memory::Lines(vec![Line([0.0; 16]); len.div_ceil(16)]), len }
+    }
+
+    /// Room for `len` zeros of another type.
+    pub fn zeroed_of<T: Pod>(len: usize) -> Block {
+        Block::zeroed((len * size_of::<T>()).div_ceil(size_of::<f32>()))
+    }
+
+    /// As values of another type.
+    pub fn cast<T: Pod>(&self) -> &[T] {
+        bytemuck::cast_slice(self)
+    }
+
+    /// As values of another type, for writing.
+    pub fn cast_mut<T: Pod>(&mut self) -> &mut [T] {
+        bytemuck::cast_slice_mut(self)
     }
 
     /// A copy of `values`.

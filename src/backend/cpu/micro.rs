@@ -9,29 +9,30 @@
 //! Rows are pointers: a segment is one tap of a convolution (or a run of contiguous ones), and a row's pointer is
 //! the pixel it reads there, or a page of zeros outside the map. So nothing is ever copied into columns. Per `k` the
 //! kernel loads `NV` vectors of packed weights, broadcasts one value a row, and does `MR * NV` multiply-adds, all in
-//! registers.
+//! registers. Where the factors are bf16, `k` advances in pairs.
 
+use super::factor::Factor;
 use super::simd::{Kernel, Simd};
 
 /// Largest number of rows of a tile.
 pub const MAX_ROWS: usize = 6;
 
-/// Values of `k` an iteration: fewer branches to mispredict at the end of a short sum.
+/// Groups of `k` an iteration: fewer branches to mispredict at the end of a short sum.
 const UNROLL: usize = 4;
 
 /// Operands of one tile.
 #[derive(Clone, Copy)]
-pub struct Tile {
+pub struct Tile<T = f32> {
     /// `[segments][rows]` pointers to the first value of each row's segment.
-    pub rows: *const *const f32,
+    pub rows: *const *const T,
     /// Added to every row pointer (first channel of a group), in values.
     pub shift: usize,
     /// Number of segments.
     pub segments: usize,
-    /// Values a segment.
+    /// Values a segment. The last [`Factor::GROUP`] may reach behind them: what is there meets weights of zero.
     pub depth: usize,
-    /// Packed weights: `[segments][depth][NV * LANES]`.
-    pub weights: *const f32,
+    /// Packed weights: `[segments][depth / GROUP][NV * LANES][GROUP]`, see [`super::pack`].
+    pub weights: *const T,
     /// `[NV * LANES]` initial values (the bias), or null for zeros.
     pub init: *const f32,
     /// `[rows][pitch]` result.
@@ -45,11 +46,11 @@ pub struct Tile {
 /// # Safety
 /// All pointers of the [`Tile`] must be valid for the extents stated there, and the CPU must have the instruction set
 /// that the function was made for (see [`select`]).
-pub type Micro = unsafe fn(&Tile);
+pub type Micro<T = f32> = unsafe fn(&Tile<T>);
 
-struct Multiply<'a, const MR: usize, const NV: usize>(&'a Tile);
+struct Multiply<'a, T, const MR: usize, const NV: usize>(&'a Tile<T>);
 
-impl<const MR: usize, const NV: usize> Kernel for Multiply<'_, MR, NV> {
+impl<T: Factor, const MR: usize, const NV: usize> Kernel for Multiply<'_, T, MR, NV> {
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
@@ -65,22 +66,24 @@ impl<const MR: usize, const NV: usize> Kernel for Multiply<'_, MR, NV> {
                 }
             }
             let mut b = t.weights;
+            let vectors = NV * S::LANES * T::GROUP;
+            let groups = t.depth.div_ceil(T::GROUP);
             for segment in 0..t.segments {
                 let mut a = [std::ptr::null(); MR];
                 for (r, p) in a.iter_mut().enumerate() {
                     *p = (*t.rows.add(segment * MR + r)).add(t.shift);
                 }
                 let mut k = 0;
-                while k + UNROLL <= t.depth {
+                while k + UNROLL <= groups {
                     for u in 0..UNROLL {
-                        rank_one(s, &mut acc, &a, k + u, b.add(u * NV * S::LANES));
+                        T::rank(s, &mut acc, &a, (k + u) * T::GROUP, b.add(u * vectors));
                     }
-                    b = b.add(UNROLL * NV * S::LANES);
+                    b = b.add(UNROLL * vectors);
                     k += UNROLL;
                 }
-                while k < t.depth {
-                    rank_one(s, &mut acc, &a, k, b);
-                    b = b.add(NV * S::LANES);
+                while k < groups {
+                    T::rank(s, &mut acc, &a, k * T::GROUP, b);
+                    b = b.add(vectors);
                     k += 1;
                 }
             }
@@ -93,35 +96,11 @@ impl<const MR: usize, const NV: usize> Kernel for Multiply<'_, MR, NV> {
     }
 }
 
-/// `acc[r][j] += a[r][k] * b[j]`.
-///
-/// # Safety
-/// `a[r] + k` and `NV` vectors from `b` on must be readable.
-#[inline(always)]
-unsafe fn rank_one<S: Simd, const MR: usize, const NV: usize>(
-    s: S,
-    acc: &mut [[S::V; NV]; MR],
-    a: &[*const f32; MR],
-    k: usize,
-    b: *const f32,
-) {
-    // SAFETY: contract of this function.
-    unsafe {
-        let w: [S::V; NV] = std::array::from_fn(|j| s.load(b.add(j * S::LANES)));
-        for (row, a) in acc.iter_mut().zip(a) {
-            let x = s.splat(*a.add(k));
-            for (sum, w) in row.iter_mut().zip(&w) {
-                *sum = s.mul_add(x, *w, *sum);
-            }
-        }
-    }
-}
-
 /// Compiled entry of one tile shape; only handed out by [`select`], which had the token.
-unsafe fn entry<S: Simd, const MR: usize, const NV: usize>(tile: &Tile) {
+unsafe fn entry<S: Simd, T: Factor, const MR: usize, const NV: usize>(tile: &Tile<T>) {
     if MR <= max_rows::<S>(NV) {
         // SAFETY: `select` was shown a token, so the CPU has the instructions.
-        unsafe { S::assume() }.vectorize(Multiply::<MR, NV>(tile))
+        unsafe { S::assume() }.vectorize(Multiply::<T, MR, NV>(tile))
     }
 }
 
@@ -136,12 +115,12 @@ pub const fn max_rows<S: Simd>(vectors: usize) -> usize {
 ///
 /// # Panics
 /// If there is none of that shape.
-pub fn select<S: Simd>(_: S, rows: usize, vectors: usize) -> Micro {
+pub fn select<S: Simd, T: Factor>(_: S, rows: usize, vectors: usize) -> Micro<T> {
     assert!(rows <= max_rows::<S>(vectors), "a tile of {rows} by {vectors} does not fit the registers");
     macro_rules! table {
         ($($mr:literal: $($nv:literal)*;)*) => {
             match (rows, vectors) {
-                $($(($mr, $nv) => entry::<S, $mr, $nv>,)*)*
+                $($(($mr, $nv) => entry::<S, T, $mr, $nv>,)*)*
                 _ => panic!("no micro-kernel of {rows} rows by {vectors} vectors"),
             }
         };
@@ -157,11 +136,11 @@ pub fn select<S: Simd>(_: S, rows: usize, vectors: usize) -> Micro {
 }
 
 /// All micro-kernels up to a width, by `[vectors][rows]`.
-pub struct Micros(Vec<[Option<Micro>; MAX_ROWS + 1]>);
+pub struct Micros<T = f32>(Vec<[Option<Micro<T>>; MAX_ROWS + 1]>);
 
-impl Micros {
+impl<T: Factor> Micros<T> {
     /// Micro-kernels of 1 to `widest` vectors.
-    pub fn new<S: Simd>(simd: S, widest: usize) -> Micros {
+    pub fn new<S: Simd>(simd: S, widest: usize) -> Micros<T> {
         let shapes = |v: usize| {
             let rows = if v == 0 { 0 } else { max_rows::<S>(v) };
             std::array::from_fn(|r| (r > 0 && r <= rows).then(|| select(simd, r, v)))
@@ -174,7 +153,7 @@ impl Micros {
     /// # Panics
     /// If there is none.
     #[inline(always)]
-    pub fn get(&self, rows: usize, vectors: usize) -> Micro {
+    pub fn get(&self, rows: usize, vectors: usize) -> Micro<T> {
         self.0[vectors][rows].expect("a tile shape that the instruction set supports")
     }
 }

@@ -1,16 +1,18 @@
 //! The CPU backend: handwritten SIMD kernels, a thread pool, one arena.
 //!
 //! ```text
-//! plan -> prepare (choose kernels, pack weights) -> phases of items -> run: one parallel region, a barrier a phase
+//! plan -> prepare, choice (choose kernels, pack weights) -> phases of items -> run: one parallel region, a barrier a phase
 //!   direct, winograd, attention, survivors, gau, bins      operations
-//!     micro, matrix, pack, epilogue, math                  what they are made of
+//!     micro, factor, matrix, pack, epilogue, math          what they are made of
 //!       simd                                               what a vector is, per instruction set
 //! ```
 
 pub mod attention;
 pub mod bins;
+pub mod choice;
 pub mod direct;
 pub mod epilogue;
+pub mod factor;
 pub mod gau;
 pub mod isa;
 pub mod math;
@@ -30,7 +32,7 @@ pub mod work;
 
 pub use isa::Isa;
 
-use super::{Executor, Frame, RunOptions, StepTime, Survivors};
+use super::{Executor, Frame, Precision, RunOptions, StepTime, Survivors};
 use crate::error::{Error, Result};
 use crate::plan::{Extent, Op, Plan, View};
 use isa::with_isa;
@@ -51,18 +53,20 @@ pub struct CpuOptions {
     pub threads: usize,
     /// Instruction set.
     pub isa: Isa,
+    /// Arithmetic: fp32, or bf16 with an [`Isa`] that has it.
+    pub precision: Precision,
     /// Keep every map intact until the end of a run, so that [`Executor::read`] may look at it.
     pub keep_maps: bool,
 }
 
 impl CpuOptions {
-    /// As many threads as the process may use, the instruction set of [`Isa::choose`].
+    /// As many threads as the process may use, the instruction set of [`Isa::choose`], fp32.
     ///
     /// # Errors
     /// If `RTMO_ISA` asks for what this CPU lacks.
     pub fn detect() -> Result<CpuOptions> {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Ok(CpuOptions { threads, isa: Isa::choose()?, keep_maps: false })
+        Ok(CpuOptions { threads, isa: Isa::choose()?, precision: Precision::Fp32, keep_maps: false })
     }
 }
 
@@ -108,15 +112,23 @@ impl CpuExecutor {
     /// Prepares a plan; drops its weights as they are packed.
     ///
     /// # Errors
-    /// If this CPU lacks the instruction set.
+    /// If this CPU lacks the instruction set, or that the precision.
     pub fn new(mut plan: Plan, options: CpuOptions) -> Result<CpuExecutor> {
         if !options.isa.available() {
             return Err(Error::Device(format!("this CPU has no {}", options.isa.name())));
         }
+        match options.precision {
+            Precision::Fp32 => {}
+            Precision::Bf16 if options.isa.bf16() => {}
+            Precision::Bf16 => return Err(no_bf16(options.isa)),
+            Precision::Fp16 => {
+                return Err(Error::Device("the CPU computes in fp32 or bf16, not in fp16".into()));
+            }
+        }
         let threads = options.threads.max(1);
         let arena = plan.arena(16, GUARD, options.keep_maps);
         let Prepared { phases, arena_len, input } =
-            with_isa!(options.isa, simd => prepare(simd, &mut plan, &arena, threads));
+            with_isa!(options.isa, simd => prepare(simd, &mut plan, &arena, threads, options.precision));
         let maps = (0..plan.buffers.len())
             .map(|i| {
                 let (buffer, offset) = (&plan.buffers[i], arena.offsets[i]?);
@@ -232,6 +244,14 @@ impl CpuExecutor {
     }
 }
 
+/// Why bf16 cannot be had with an instruction set.
+fn no_bf16(isa: Isa) -> Error {
+    Error::Device(match Isa::Avx512Bf16.available() {
+        true => format!("bf16 needs AVX512-BF16, but RTMO_ISA asks for {}", isa.name()),
+        false => "this CPU has no AVX512-BF16, which bf16 needs; fp32 runs on every CPU".into(),
+    })
+}
+
 impl Executor for CpuExecutor {
     fn run(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
         let mut all = Vec::with_capacity(frames.len());
@@ -291,6 +311,7 @@ impl Executor for CpuExecutor {
     }
 
     fn describe(&self) -> String {
-        format!("CPU, {}, {} threads, fp32", self.options.isa.name(), self.pool.threads())
+        let CpuOptions { isa, precision, .. } = self.options;
+        format!("CPU, {}, {} threads, {precision}", isa.name(), self.pool.threads())
     }
 }

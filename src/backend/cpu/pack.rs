@@ -1,5 +1,6 @@
 //! Weights in the order in which the micro-kernel reads them.
 
+use super::factor::Factor;
 use super::memory::Block;
 use super::simd::Simd;
 
@@ -31,21 +32,36 @@ pub fn panels<S: Simd>(channels: usize) -> Vec<Panel> {
         .collect()
 }
 
-/// Packs `w(out, k)` for `panels` as `[panel][depth][vectors * LANES]`, padding with zeros. Returns the block and each
-/// panel's first value.
-pub fn pack<S: Simd>(panels: &[Panel], depth: usize, w: impl Fn(usize, usize) -> f32) -> (Block, Vec<usize>) {
+/// Where the weight of value `k` of a sum and lane `j` lies in packed weights of `width` lanes.
+#[inline(always)]
+pub fn place<T: Factor>(k: usize, j: usize, width: usize) -> usize {
+    (k / T::GROUP * width + j) * T::GROUP + k % T::GROUP
+}
+
+/// Packs `w(out, k)` for `panels` as `[panel][segment][depth / GROUP][vectors * LANES][GROUP]`, padding with zeros; `k`
+/// counts the `depth` values of all segments. Returns the block of `T` and each panel's first value.
+pub fn pack<S: Simd, T: Factor>(
+    panels: &[Panel],
+    (segments, depth): (usize, usize),
+    w: impl Fn(usize, usize) -> f32,
+) -> (Block, Vec<usize>) {
+    let padded = depth.next_multiple_of(T::GROUP);
     let mut starts = Vec::with_capacity(panels.len());
     let mut len = 0;
     for p in panels {
         starts.push(len);
-        len += depth * p.vectors * S::LANES;
+        len += segments * padded * p.vectors * S::LANES;
     }
-    let mut block = Block::zeroed(len);
+    let mut block = Block::zeroed_of::<T>(len);
+    let values = block.cast_mut::<T>();
     for (p, &start) in panels.iter().zip(&starts) {
         let width = p.vectors * S::LANES;
-        for k in 0..depth {
-            for j in 0..p.c {
-                block[start + k * width + j] = w(p.c0 + j, k);
+        for segment in 0..segments {
+            for k in 0..depth {
+                for j in 0..p.c {
+                    values[start + place::<T>(segment * padded + k, j, width)] =
+                        T::round(w(p.c0 + j, segment * depth + k));
+                }
             }
         }
     }

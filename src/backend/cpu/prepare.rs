@@ -2,18 +2,22 @@
 
 use super::attention;
 use super::bins::{self, BinDecode, block};
+use super::choice::{Algorithm, Layer};
 use super::direct::{self, Direct, Shape};
 use super::epilogue::{Addend, Epilogue};
+use super::factor::{Factor, round_keeping_sum};
 use super::gau::Gau;
 use super::matrix::Matrix;
 use super::memory::Map;
 use super::pointwise::{Input, LayerNorm, PoolPyramid};
 use super::simd::Simd;
 use super::survivors::{Level, MAX_LEVELS, Select, SurvivorLinear};
-use super::winograd::scheme::{F43, F43Stride2, Scheme};
+use super::winograd::scheme::{F23, F23Stride2, F43, F43Stride2, Scheme};
 use super::winograd::{self, Winograd};
 use super::work::Work;
-use crate::plan::{Arena, Conv, Op, Plan, PreAdd, TensorId, View};
+use crate::backend::Precision;
+use crate::plan::{Arena, BufferId, Conv, Op, Plan, PreAdd, TensorId, View};
+use half::bf16;
 
 /// A phase, and what the tables call its kernel.
 pub struct Phase {
@@ -39,9 +43,24 @@ pub struct Prepared {
 pub const GUARD: usize = 16;
 
 /// Chooses and packs kernels for every step. Weights are dropped from the plan as they are packed.
-pub fn prepare<S: Simd>(simd: S, plan: &mut Plan, arena: &Arena, threads: usize) -> Prepared {
-    let mut builder =
-        Builder { simd, arena, threads, arena_len: arena.len, input: None, uses: uses(plan), phases: vec![] };
+pub fn prepare<S: Simd>(
+    simd: S,
+    plan: &mut Plan,
+    arena: &Arena,
+    threads: usize,
+    precision: Precision,
+) -> Prepared {
+    let mut builder = Builder {
+        simd,
+        arena,
+        threads,
+        bf16: precision == Precision::Bf16,
+        arena_len: arena.len,
+        input: None,
+        uses: uses(plan),
+        selected: selected(plan),
+        phases: vec![],
+    };
     for step in 0..plan.steps.len() {
         builder.step(plan, step);
     }
@@ -59,13 +78,21 @@ fn uses(plan: &Plan) -> Vec<usize> {
     uses
 }
 
+/// Buffers that selection reads.
+fn selected(plan: &Plan) -> Vec<BufferId> {
+    let selections = plan.steps.iter().filter(|s| matches!(s.op, Op::Select { .. }));
+    selections.flat_map(|s| s.op.reads()).map(|view| view.buffer).collect()
+}
+
 struct Builder<'a, S> {
     simd: S,
     arena: &'a Arena,
     threads: usize,
+    bf16: bool,
     arena_len: usize,
     input: Option<(View, Map, usize)>,
     uses: Vec<usize>,
+    selected: Vec<BufferId>,
     phases: Vec<Phase>,
 }
 
@@ -187,7 +214,7 @@ impl<S: Simd> Builder<'_, S> {
     }
 
     fn conv(&mut self, plan: &mut Plan, step: usize, conv: &Conv) {
-        let (weight, bias) = (self.take(plan, conv.weight), self.take(plan, conv.bias));
+        let (mut weight, bias) = (self.take(plan, conv.weight), self.take(plan, conv.bias));
         let pre = match conv.pre_add {
             PreAdd::None => Addend::None,
             PreAdd::Same(view) => Addend::Same(self.map(plan, view)),
@@ -207,39 +234,71 @@ impl<S: Simd> Builder<'_, S> {
             }
             _ => self.map(plan, conv.src),
         };
-        let simd = self.simd;
-        let padded = Shape { kernel: 3, stride: shape.stride, pad: 1, groups: 1 };
-        // Patches that stick out of the map compute for nothing.
-        let covered = dst.h.next_multiple_of(4) * dst.w.next_multiple_of(4);
-        let waste = covered as f64 / dst.pixels() as f64;
-        if shape == padded && src.c.is_multiple_of(S::LANES) && shape.stride == 1 && waste < 2.5 {
-            let cut = self.winograd_cut::<F43>(&src, &dst);
-            self.push(step, F43::NAME, Winograd::<S, F43>::new(simd, src, &weight, &bias, epilogue, cut));
-        } else if shape == padded && src.c.is_multiple_of(S::LANES) && shape.stride == 2 && waste < 1.4 {
-            let cut = self.winograd_cut::<F43Stride2>(&src, &dst);
-            let conv = Winograd::<S, F43Stride2>::new(simd, src, &weight, &bias, epilogue, cut);
-            self.push(step, F43Stride2::NAME, conv);
-        } else {
-            let kernel = match (shape.kernel, shape.groups) {
-                (1, _) => "1x1",
-                (_, 1) => "direct",
-                _ => "grouped",
-            };
-            let cut = self.direct_cut(&dst, weight.len());
-            self.push(step, kernel, Direct::new(simd, src, shape, &weight, &bias, epilogue, cut));
+        let layer = Layer { src: &src, dst: &dst, shape, lanes: S::LANES };
+        // Scores and boxes decide who is found, at next to no cost: they stay in f32, as all that follows selection.
+        let algorithm = match self.bf16 && !self.selected.contains(&conv.dst.buffer) {
+            true => layer.bf16(),
+            false => None,
+        };
+        if algorithm.is_some() && self.input.is_some_and(|(input, ..)| input.buffer == conv.src.buffer) {
+            for filter in weight.chunks_exact_mut(shape.kernel * shape.kernel * src.c) {
+                for channel in 0..src.c {
+                    round_keeping_sum(
+                        &mut filter.iter_mut().skip(channel).step_by(src.c).collect::<Vec<_>>(),
+                    );
+                }
+            }
+        }
+        let packed = Unpacked { step, src, shape, weight: &weight, bias: &bias, epilogue };
+        // A constant, so that no bf16 kernel is compiled for the other instruction sets.
+        if S::BF16 {
+            match algorithm {
+                Some(Algorithm::F23) => {
+                    return self.winograd::<F23, bf16>(packed, "winograd 2 bf16");
+                }
+                Some(Algorithm::F23Stride2) => {
+                    return self.winograd::<F23Stride2, bf16>(packed, "winograd 2 s2 bf16");
+                }
+                Some(_) => return self.direct::<bf16>(packed, ["1x1 bf16", "direct bf16", "grouped bf16"]),
+                None => {}
+            }
+        }
+        match layer.f32() {
+            Algorithm::F43 => self.winograd::<F43, f32>(packed, "winograd"),
+            Algorithm::F43Stride2 => self.winograd::<F43Stride2, f32>(packed, "winograd s2"),
+            _ => self.direct::<f32>(packed, ["1x1", "direct", "grouped"]),
         }
     }
 
+    fn winograd<W: Scheme, T: Factor>(&mut self, layer: Unpacked<'_>, name: &'static str) {
+        let Unpacked { step, src, weight, bias, epilogue, .. } = layer;
+        let cut = self.winograd_cut::<W, T>(&src, &epilogue.dst);
+        self.push(step, name, Winograd::<S, W, T>::new(self.simd, src, weight, bias, epilogue, cut));
+    }
+
+    /// `names` of 1x1, other, and grouped layers.
+    fn direct<T: Factor>(&mut self, layer: Unpacked<'_>, names: [&'static str; 3]) {
+        let Unpacked { step, src, shape, weight, bias, epilogue } = layer;
+        let name = match (shape.kernel, shape.groups) {
+            (1, _) => names[0],
+            (_, 1) => names[1],
+            _ => names[2],
+        };
+        let cut = self.direct_cut(&epilogue.dst, weight.len() * size_of::<T>());
+        self.push(step, name, Direct::<S, T>::new(self.simd, src, shape, weight, bias, epilogue, cut));
+    }
+
     /// Blocks of patches whose transformed input leaves half of a core's second-level cache (512 KiB on the smallest
-    /// CPUs in question) to the weights that stream through it, an even share of blocks for each thread. Where the
-    /// weights outweigh that, larger blocks read them less often. Maps of few patches are cut by output channels, so
-    /// that each thread reads only its part of the weights.
-    fn winograd_cut<W: Scheme>(&self, src: &Map, dst: &Map) -> winograd::Cut {
+    /// CPUs in question, 1 MiB on those with bf16) to the weights that stream through it, an even share of blocks for
+    /// each thread. Where the weights outweigh that, larger blocks read them less often. Maps of few patches are cut by
+    /// output channels, so that each thread reads only its part of the weights.
+    fn winograd_cut<W: Scheme, T: Factor>(&self, src: &Map, dst: &Map) -> winograd::Cut {
         let patches = dst.h.div_ceil(W::OUT) * dst.w.div_ceil(W::OUT);
-        let patch_bytes = W::POINTS * W::POINTS * src.c * 4;
-        let weight_bytes = W::DISTINCT * W::DISTINCT * src.c * dst.c * 4;
-        let cached = 250 * 1024 / patch_bytes;
-        let block = if cached < 6 || weight_bytes > 12 << 20 { 25 } else { cached.min(W::BLOCK) };
+        let patch_bytes = W::POINTS * W::POINTS * src.c * size_of::<T>();
+        let weight_bytes = W::DISTINCT * W::DISTINCT * src.c * dst.c * size_of::<T>();
+        let (cache, heavy) = if T::IN_PLACE { (250 << 10, 12 << 20) } else { (500 << 10, 4 << 20) };
+        let cached = cache / patch_bytes;
+        let block = if cached < 6 || weight_bytes > heavy { W::BLOCK.max(25) } else { cached.min(W::BLOCK) };
         if patches <= 25 {
             return winograd::Cut { patches: block, ranges: self.threads.min(dst.c / 32).max(1) };
         }
@@ -247,11 +306,21 @@ impl<S: Simd> Builder<'_, S> {
         winograd::Cut { patches: patches.div_ceil(blocks), ranges: 1 }
     }
 
-    fn direct_cut(&self, dst: &Map, weights: usize) -> direct::Cut {
+    fn direct_cut(&self, dst: &Map, weight_bytes: usize) -> direct::Cut {
         let pixels = dst.pixels();
-        // Weights beyond a quarter of a mebivalue: each thread takes its own output channels.
-        let ranges = if weights > 1 << 18 { (2 * self.threads).min(dst.c / 32).max(1) } else { 1 };
+        // Weights beyond a mebibyte: each thread takes its own output channels.
+        let ranges = if weight_bytes > 1 << 20 { (2 * self.threads).min(dst.c / 32).max(1) } else { 1 };
         let blocks = pixels.div_ceil(96).next_multiple_of(self.threads);
         direct::Cut { pixels: pixels.div_ceil(blocks), ranges }
     }
+}
+
+/// A convolution before its weights are packed.
+struct Unpacked<'a> {
+    step: usize,
+    src: Map,
+    shape: Shape,
+    weight: &'a [f32],
+    bias: &'a [f32],
+    epilogue: Epilogue,
 }

@@ -178,6 +178,7 @@ fn with_bf16_features<K: Kernel>(token: Avx512Bf16, kernel: K) -> K::Output {
 
 impl Simd for Avx512Bf16 {
     avx512_arithmetic!();
+    const BF16: bool = true;
 
     unsafe fn assume() -> Self {
         Avx512Bf16(())

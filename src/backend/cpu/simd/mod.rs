@@ -31,6 +31,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     const REGISTERS: usize;
     /// Widest panel, in vectors, of the matrix kernels.
     const PANEL: usize;
+    /// Whether networks may be prepared in bf16: where [`Simd::dot_bf16`] is an instruction, or stands in for one.
+    const BF16: bool = false;
 
     /// The token, without asking the CPU.
     ///
@@ -123,7 +125,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     }
 
     /// `acc[j] += a0 * b0[j] + a1 * b1[j]` over bf16 pairs: `pair` holds `a0` (low half) and `a1`, `b` points at
-    /// `2 * LANES` bf16 values `b0[0], b1[0], b0[1], ...`. Rounds as `vdpbf16ps` does or better.
+    /// `2 * LANES` bf16 values `b0[0], b1[0], b0[1], ...`. As `vdpbf16ps` does, it adds the second product first, and
+    /// rounds each sum to the nearest f32 (products of two bf16 are exact); unlike it, it keeps denormals.
     ///
     /// # Safety
     /// `b .. b + 2 * LANES` must be readable.
@@ -139,8 +142,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
         let (a0, a1) = (f32::from_bits(pair << 16), f32::from_bits(pair & 0xffff_0000));
         // SAFETY: LANES <= 16.
         unsafe {
-            let acc = self.mul_add(self.splat(a0), self.load(lo.as_ptr()), acc);
-            self.mul_add(self.splat(a1), self.load(hi.as_ptr()), acc)
+            let acc = self.mul_add(self.splat(a1), self.load(hi.as_ptr()), acc);
+            self.mul_add(self.splat(a0), self.load(lo.as_ptr()), acc)
         }
     }
     /// `LANES` bf16 values, widened.

@@ -18,6 +18,7 @@ impl<const N: usize> Simd for Portable<N> {
     const LANES: usize = N;
     const REGISTERS: usize = if N == 16 { 32 } else { 16 };
     const PANEL: usize = if N == 16 { 4 } else { 2 };
+    const BF16: bool = N == 16;
 
     unsafe fn assume() -> Self {
         Portable

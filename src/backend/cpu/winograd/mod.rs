@@ -1,14 +1,14 @@
 //! 3x3 convolutions by Winograd's minimal filtering: fewer products, for additions in their stead.
 //!
-//! With `d` a patch of the input, `g` the 3x3 filter and `y` a 4x4 patch of the output,
+//! With `d` a patch of the input, `g` the 3x3 filter and `y` a patch of the output,
 //!
 //! ```text
 //! y = A^T [ (G g G^T) * (B^T d B) ] A
 //! ```
 //!
-//! where `*` is, for each position of the transformed patch, a matrix product over channels. With stride 1 there are 36
-//! positions where the plain sum has 144 products, with stride 2 there are 81 ([`scheme`]). The filters are transformed
-//! in f64 when the layer is packed.
+//! where `*` is, for each position of the transformed patch, a matrix product over channels. With stride 1 and patches of
+//! 4x4 there are 36 positions where the plain sum has 144 products, with stride 2 there are 81 ([`scheme`]). The filters
+//! are transformed in f64 when the layer is packed. Where the factors are bf16, both transforms are rounded to them.
 //!
 //! An item is a block of output patches: it transforms its input into thread-local scratch, and per panel of output
 //! channels runs the products of all positions and transforms their results, so that nothing but the layer's input and
@@ -17,16 +17,17 @@
 pub mod scheme;
 
 use super::epilogue::{Epilogue, Region};
+use super::factor::Factor;
 use super::memory::{Block, Map};
 use super::micro::{MAX_ROWS, Micros, Tile, max_rows};
-use super::pack::{Panel, panels, tiles};
+use super::pack::{Panel, panels, place, tiles};
 use super::simd::{Kernel, Simd};
 use super::work::{Context, Scratch, ScratchSize, Work};
 use scheme::{MAX, Scheme};
 use std::marker::PhantomData;
 
-/// Values between the matrices of two positions, so that they do not fall into the same cache sets.
-const GAP: usize = 16;
+/// Bytes between the matrices of two positions, so that they do not fall into the same cache sets.
+const GAP: usize = 64;
 
 /// `G g G^T` of a row-major 3x3 filter, `[DISTINCT][DISTINCT]`.
 fn transform_filter(matrix: &[[f64; 3]], g: &[f64; 9], out: &mut [f64]) {
@@ -50,8 +51,8 @@ pub struct Cut {
     pub ranges: usize,
 }
 
-/// A 3x3 convolution with one pixel of padding by scheme `W`, packed for instruction set `S`.
-pub struct Winograd<S, W> {
+/// A 3x3 convolution with one pixel of padding by scheme `W` with factors `T`, packed for instruction set `S`.
+pub struct Winograd<S, W, T> {
     simd: S,
     src: Map,
     columns: Vec<Column>,
@@ -60,7 +61,7 @@ pub struct Winograd<S, W> {
     zeros: Block,
     epilogue: Epilogue,
     cut: Cut,
-    micro: Micros,
+    micro: Micros<T>,
     /// Positions of the transformed patch and their weights, those of the same weights next to each other.
     products: Vec<(usize, usize)>,
     scheme: PhantomData<W>,
@@ -73,23 +74,24 @@ struct Column {
     bias: usize,
 }
 
-impl<S: Simd, W: Scheme> Winograd<S, W> {
+impl<S: Simd, W: Scheme, T: Factor> Winograd<S, W, T> {
     const POSITIONS: usize = W::POINTS * W::POINTS;
 
-    /// Transforms and packs `weight`, `[cout][3][3][cin]`, and `bias`, `[cout]`. `cin` must fill whole vectors.
+    /// Transforms and packs `weight`, `[cout][3][3][cin]`, and `bias`, `[cout]`.
     pub fn new(simd: S, src: Map, weight: &[f32], bias: &[f32], epilogue: Epilogue, cut: Cut) -> Self {
         let (cin, cout) = (src.c, bias.len());
         assert_eq!(weight.len(), cout * 9 * cin, "weights of a 3x3 convolution");
-        assert_eq!(cin % S::LANES, 0, "input channels fill whole vectors");
         let matrix = W::filter();
         let distinct = W::DISTINCT * W::DISTINCT;
+        let depth = cin.next_multiple_of(T::GROUP);
         let (mut columns, mut len, mut bias_len) = (Vec::new(), 0, 0);
         for panel in panels::<S>(cout) {
             columns.push(Column { panel, weights: len, bias: bias_len });
-            len += distinct * cin * panel.vectors * S::LANES;
+            len += distinct * depth * panel.vectors * S::LANES;
             bias_len += panel.vectors * S::LANES;
         }
-        let (mut weights, mut packed_bias) = (Block::zeroed(len), Block::zeroed(bias_len));
+        let (mut weights, mut packed_bias) = (Block::zeroed_of::<T>(len), Block::zeroed(bias_len));
+        let values = weights.cast_mut::<T>();
         let mut transformed = vec![0.0; distinct];
         for column in &columns {
             let width = column.panel.vectors * S::LANES;
@@ -100,7 +102,8 @@ impl<S: Simd, W: Scheme> Winograd<S, W> {
                     let g = std::array::from_fn(|tap| f64::from(weight[(out * 9 + tap) * cin + k]));
                     transform_filter(&matrix, &g, &mut transformed);
                     for (u, value) in transformed.iter().enumerate() {
-                        weights[column.weights + (u * cin + k) * width + j] = *value as f32;
+                        values[column.weights + place::<T>(u * depth + k, j, width)] =
+                            T::round(*value as f32);
                     }
                 }
             }
@@ -115,7 +118,7 @@ impl<S: Simd, W: Scheme> Winograd<S, W> {
             columns,
             weights,
             bias: packed_bias,
-            zeros: Block::zeroed(cin),
+            zeros: Block::zeroed(cin + S::LANES),
             epilogue,
             cut,
             micro: Micros::new(simd, widest),
@@ -140,31 +143,75 @@ impl<S: Simd, W: Scheme> Winograd<S, W> {
         (rows * columns).div_ceil(self.blocks())
     }
 
+    /// Values from a transformed patch to the next.
+    fn pitch(&self) -> usize {
+        self.src.c.next_multiple_of(S::LANES)
+    }
+
     fn widest(&self) -> usize {
         self.columns.iter().map(|c| c.panel.vectors).max().unwrap_or(0) * S::LANES
     }
 }
 
-/// `B^T d B` of the patches `first .. first + count` for all channels: `out[position * step + patch * cin + channel]`.
-struct Input<'a, S, W> {
-    conv: &'a Winograd<S, W>,
+/// `B^T d B` of the patches `first .. first + count` for all channels, and zeros up to whole vectors:
+/// `out[position * step + patch * pitch + channel]`.
+struct Input<'a, S, W, T> {
+    conv: &'a Winograd<S, W, T>,
     base: *const f32,
     first: usize,
     count: usize,
     step: usize,
-    out: *mut f32,
+    out: *mut T,
 }
 
-impl<T: Simd, W: Scheme> Kernel for Input<'_, T, W> {
+/// Pixel `(row, column)` of a patch at `row * MAX + column`.
+type Pixels = [*const f32; MAX * MAX];
+
+impl<S0: Simd, W: Scheme, T: Factor> Input<'_, S0, W, T> {
+    /// One vector of channels, from channel `c` on; `load` reads it from a pixel.
+    ///
+    /// # Safety
+    /// `load` must be allowed to read each pixel, and `out` be writable for a vector at each position.
+    #[inline(always)]
+    unsafe fn channels<S: Simd>(
+        &self,
+        s: S,
+        pixels: &Pixels,
+        out: *mut T,
+        load: impl Fn(*const f32) -> S::V,
+    ) {
+        let mut half = [[s.splat(0.0); MAX]; MAX];
+        for column in 0..W::WINDOW {
+            let mut d = [s.splat(0.0); MAX];
+            for (row, d) in d.iter_mut().enumerate().take(W::WINDOW) {
+                *d = load(pixels[row * MAX + column]);
+            }
+            let t = W::input(s, &d);
+            for (half, t) in half.iter_mut().zip(t).take(W::POINTS) {
+                half[column] = t;
+            }
+        }
+        for (row, half) in half.iter().enumerate().take(W::POINTS) {
+            let t = W::input(s, half);
+            for (column, t) in t.iter().enumerate().take(W::POINTS) {
+                // SAFETY: contract of this function.
+                unsafe { T::store(s, out.add((row * W::POINTS + column) * self.step), *t, S::LANES) };
+            }
+        }
+    }
+}
+
+impl<S0: Simd, W: Scheme, T: Factor> Kernel for Input<'_, S0, W, T> {
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
         let src = &self.conv.src;
         let (_, across) = self.conv.patches();
         let reach = W::OUT * W::STRIDE;
+        let whole = src.c / S::LANES * S::LANES;
         for i in 0..self.count {
             let (py, px) = ((self.first + i) / across, (self.first + i) % across);
-            // Pixel (row, column) of the patch, or the page of zeros outside the map.
+            // The page of zeros outside the map.
             let mut pixels = [self.conv.zeros.as_ptr(); MAX * MAX];
             for row in 0..W::WINDOW {
                 let y = (py * reach + row).wrapping_sub(1);
@@ -177,28 +224,16 @@ impl<T: Simd, W: Scheme> Kernel for Input<'_, T, W> {
                     }
                 }
             }
-            for c in (0..src.c).step_by(S::LANES) {
-                // SAFETY: channels c .. c + LANES of a pixel (or of the zeros) are readable; `out` has `src.c` values
-                // a patch and position.
-                unsafe {
-                    let mut half = [[s.splat(0.0); MAX]; MAX];
-                    for column in 0..W::WINDOW {
-                        let mut d = [s.splat(0.0); MAX];
-                        for (row, d) in d.iter_mut().enumerate().take(W::WINDOW) {
-                            *d = s.load(pixels[row * MAX + column].add(c));
-                        }
-                        let t = W::input(s, &d);
-                        for (half, t) in half.iter_mut().zip(t).take(W::POINTS) {
-                            half[column] = t;
-                        }
-                    }
-                    let out = self.out.add(i * src.c + c);
-                    for (row, half) in half.iter().enumerate().take(W::POINTS) {
-                        let t = W::input(s, half);
-                        for (column, t) in t.iter().enumerate().take(W::POINTS) {
-                            s.store(out.add((row * W::POINTS + column) * self.step), *t);
-                        }
-                    }
+            // SAFETY: all channels of a pixel (or of the zeros) are readable; `out` has `pitch` values a patch and
+            // position.
+            unsafe {
+                let out = self.out.add(i * self.conv.pitch());
+                for c in (0..whole).step_by(S::LANES) {
+                    self.channels(s, &pixels, out.add(c), |pixel| s.load(pixel.add(c)));
+                }
+                if whole < src.c {
+                    let n = src.c - whole;
+                    self.channels(s, &pixels, out.add(whole), |pixel| s.load_first(pixel.add(whole), n));
                 }
             }
         }
@@ -206,8 +241,8 @@ impl<T: Simd, W: Scheme> Kernel for Input<'_, T, W> {
 }
 
 /// `A^T m A`, bias, epilogue of the patches `first .. first + count` for one panel.
-struct Output<'a, S, W> {
-    conv: &'a Winograd<S, W>,
+struct Output<'a, S, W, T> {
+    conv: &'a Winograd<S, W, T>,
     column: &'a Column,
     base: *mut f32,
     first: usize,
@@ -218,7 +253,7 @@ struct Output<'a, S, W> {
     patch: *mut f32,
 }
 
-impl<T: Simd, W: Scheme> Kernel for Output<'_, T, W> {
+impl<S0: Simd, W: Scheme, T: Factor> Kernel for Output<'_, S0, W, T> {
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
@@ -271,14 +306,29 @@ impl<T: Simd, W: Scheme> Kernel for Output<'_, T, W> {
     }
 }
 
-impl<S: Simd, W: Scheme> Work for Winograd<S, W> {
+impl<S: Simd, W: Scheme, T: Factor> Winograd<S, W, T> {
+    /// Values between the matrices of two positions: transformed inputs, and products.
+    const GAPS: (usize, usize) = (GAP / size_of::<T>(), GAP / size_of::<f32>());
+
+    /// f32 values that the transformed inputs of `count` patches take.
+    fn inputs(&self, count: usize) -> usize {
+        Self::POSITIONS * (count * self.pitch() + Self::GAPS.0) * size_of::<T>() / size_of::<f32>()
+    }
+
+    /// f32 values that the products of `count` patches take.
+    fn products(&self, count: usize, width: usize) -> usize {
+        Self::POSITIONS * (count * width + Self::GAPS.1)
+    }
+}
+
+impl<S: Simd, W: Scheme, T: Factor> Work for Winograd<S, W, T> {
     fn items(&self, _: &Context<'_>) -> usize {
         self.blocks() * self.cut.ranges
     }
 
     fn scratch(&self) -> ScratchSize {
         let (patches, width) = (self.block_patches(), self.widest());
-        let values = Self::POSITIONS * (patches * (self.src.c + width) + 2 * GAP) + W::OUT * W::OUT * width;
+        let values = self.inputs(patches) + self.products(patches, width) + W::OUT * W::OUT * width;
         ScratchSize { values, rows: 0 }
     }
 
@@ -288,9 +338,11 @@ impl<S: Simd, W: Scheme> Work for Winograd<S, W> {
         let (patches, blocks) = (rows * columns, self.blocks());
         let (first, end) = (patches * block / blocks, patches * (block + 1) / blocks);
         let count = end - first;
-        let cin = self.src.c;
-        let input_step = count * cin + GAP;
-        let input = scratch.values.as_mut_ptr();
+        let depth = self.src.c.next_multiple_of(T::GROUP);
+        let pitch = self.pitch();
+        let input_step = count * pitch + Self::GAPS.0;
+        let values = scratch.values.as_mut_ptr();
+        let input: *mut T = values.cast();
         self.simd.vectorize(Input {
             conv: self,
             base: context.base,
@@ -303,11 +355,11 @@ impl<S: Simd, W: Scheme> Work for Winograd<S, W> {
         for column in &self.columns[n * range / self.cut.ranges..n * (range + 1) / self.cut.ranges] {
             let vectors = column.panel.vectors;
             let width = vectors * S::LANES;
-            let step = count * width + GAP;
+            let step = count * width + Self::GAPS.1;
             // SAFETY: the scratch holds inputs, products and one patch, see `scratch`.
             let (products, patch) = unsafe {
-                let products = input.add(Self::POSITIONS * input_step);
-                (products, products.add(Self::POSITIONS * step))
+                let products = values.add(self.inputs(count));
+                (products, products.add(self.products(count, width)))
             };
             for &(position, weight) in &self.products {
                 // SAFETY: inside the scratch and the packed weights.
@@ -315,20 +367,20 @@ impl<S: Simd, W: Scheme> Work for Winograd<S, W> {
                     (
                         input.add(position * input_step),
                         products.add(position * step),
-                        self.weights.as_ptr().add(column.weights + weight * cin * width),
+                        self.weights.as_ptr().cast::<T>().add(column.weights + weight * depth * width),
                     )
                 };
                 tiles(count, max_rows::<S>(vectors), |first, height| {
-                    // SAFETY: row first + r of this position's inputs and products; weights hold `cin` rows.
+                    // SAFETY: row first + r of this position's inputs and products; weights hold `depth` rows.
                     unsafe {
-                        let rows: [*const f32; MAX_ROWS] = std::array::from_fn(|r| {
-                            input.add((first + r.min(height - 1)) * cin).cast_const()
+                        let rows: [*const T; MAX_ROWS] = std::array::from_fn(|r| {
+                            input.add((first + r.min(height - 1)) * pitch).cast_const()
                         });
                         self.micro.get(height, vectors)(&Tile {
                             rows: rows.as_ptr(),
                             shift: 0,
                             segments: 1,
-                            depth: cin,
+                            depth,
                             weights,
                             init: std::ptr::null(),
                             out: products.add(first * width),

@@ -1,0 +1,168 @@
+//! Which algorithm and which factors a convolution gets.
+//!
+//! In fp32 a 3x3 layer takes `F(4, 3)` unless its patches stick out of the map too far. In bf16, a layer leaves its fp32
+//! algorithm where that saves a tenth of its time, estimated in vector multiply-adds of f32, on the figures of the first
+//! CPUs that are good at it (Zen 5: 463 GFLOP/s of bf16 for 248 of f32 a core, 20 GB/s of weights from memory).
+//!
+//! A 1x1 layer in bf16 takes 0.54 of its products' time, and two instructions to convert 16 values, each of which meets
+//! all output channels: it always gains. A 3x3 layer of stride 1 has 4 products for each 9 by `F(2, 3)`, in bf16 worth
+//! 2.1 of f32, where `F(4, 3)` has 2.25 of f32: equal, before its finer transforms. What decides is weights, 3.6 bytes
+//! each instead of 16: small maps of many channels gain, and maps that patches of four do not cover well. The others keep
+//! f32, and its accuracy. With stride 2, 5 for 6 in each direction in bf16 is two thirds of the time of 9 for 12 in f32.
+
+use super::direct::Shape;
+use super::factor::Factor;
+use super::memory::Map;
+use super::winograd::scheme::{F23, F23Stride2, F43, F43Stride2, Scheme};
+use half::bf16;
+
+/// An algorithm; those of two outputs are for bf16 only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// Every product.
+    Direct,
+    /// [`F43`].
+    F43,
+    /// [`F43Stride2`].
+    F43Stride2,
+    /// [`F23`].
+    F23,
+    /// [`F23Stride2`].
+    F23Stride2,
+}
+
+/// A vector multiply-add of bf16 pairs, in those of f32.
+const PAIRS: f64 = 2.0 * 248.0 / 463.0;
+
+/// A byte of weights, in vector multiply-adds of f32.
+const BYTE: f64 = 248.0 / 32.0 / 20.0;
+
+/// How much faster bf16 must be to be worth its rounding.
+const GAIN: f64 = 1.1;
+
+/// A convolution between two maps, for vectors of some lanes.
+pub struct Layer<'a> {
+    /// Input.
+    pub src: &'a Map,
+    /// Output.
+    pub dst: &'a Map,
+    /// Shape.
+    pub shape: Shape,
+    /// Lanes of a vector.
+    pub lanes: usize,
+}
+
+impl Layer<'_> {
+    /// The algorithm with factors of f32.
+    pub fn f32(&self) -> Algorithm {
+        // Patches that stick out of the map compute for nothing.
+        let covered = self.dst.h.next_multiple_of(4) * self.dst.w.next_multiple_of(4);
+        let waste = covered as f64 / self.dst.pixels() as f64;
+        match self.three_by_three() {
+            Some(1) if waste < 2.5 => Algorithm::F43,
+            Some(2) if waste < 1.4 => Algorithm::F43Stride2,
+            _ => Algorithm::Direct,
+        }
+    }
+
+    /// The algorithm with factors of bf16, if that gains enough over f32.
+    pub fn bf16(&self) -> Option<Algorithm> {
+        let winograd = match self.three_by_three() {
+            Some(1) => Some(Algorithm::F23),
+            Some(2) => Some(Algorithm::F23Stride2),
+            _ => None,
+        };
+        let all = std::iter::once(Algorithm::Direct).chain(winograd).map(|a| (a, self.cost::<bf16>(a)));
+        let (best, cost) = all.min_by(|a, b| a.1.total_cmp(&b.1))?;
+        (GAIN * cost < self.cost::<f32>(self.f32())).then_some(best)
+    }
+
+    /// The stride of a 3x3 layer that Winograd's algorithms can compute, and with channels enough for them to gain.
+    fn three_by_three(&self) -> Option<usize> {
+        let Shape { kernel: 3, stride: stride @ (1 | 2), pad: 1, groups: 1 } = self.shape else {
+            return None;
+        };
+        (self.src.c >= 8).then_some(stride)
+    }
+
+    /// Time of an algorithm with factors `T`, in vector multiply-adds of f32.
+    fn cost<T: Factor>(&self, algorithm: Algorithm) -> f64 {
+        match algorithm {
+            Algorithm::Direct => self.direct::<T>(),
+            Algorithm::F43 => self.winograd::<F43, T>(),
+            Algorithm::F43Stride2 => self.winograd::<F43Stride2, T>(),
+            Algorithm::F23 => self.winograd::<F23, T>(),
+            Algorithm::F23Stride2 => self.winograd::<F23Stride2, T>(),
+        }
+    }
+
+    fn direct<T: Factor>(&self) -> f64 {
+        let Shape { kernel, groups, .. } = self.shape;
+        let (cin, cout) = (self.src.c / groups, self.dst.c / groups);
+        let taps = kernel * kernel;
+        let vectors = cout.div_ceil(self.lanes) * groups;
+        let sums = self.dst.pixels() * taps * cin.div_ceil(T::GROUP) * vectors;
+        // Blocks of 3x3 layers share input rows, which each converts.
+        let overlap = if kernel > 1 { 1.5 } else { 1.0 };
+        let converted = self.src.pixels() as f64 * overlap * self.vectors(self.src.c) * (1.0 + store::<T>());
+        sums as f64 * multiply::<T>()
+            + if T::IN_PLACE { 0.0 } else { converted }
+            + (taps * cin * self.dst.c * size_of::<T>()) as f64 * BYTE
+    }
+
+    fn winograd<W: Scheme, T: Factor>(&self) -> f64 {
+        let (cin, cout) = (self.src.c, self.dst.c);
+        let patches = self.dst.h.div_ceil(W::OUT) * self.dst.w.div_ceil(W::OUT);
+        let positions = W::POINTS * W::POINTS;
+        let sums = positions * cin.div_ceil(T::GROUP) * cout.div_ceil(self.lanes);
+        let (input, output) = W::OPERATIONS;
+        let input = (W::WINDOW * W::WINDOW + (W::WINDOW + W::POINTS) * input) as f64
+            + positions as f64 * store::<T>();
+        let output = (positions + (W::POINTS + W::OUT) * output + W::OUT * W::OUT) as f64;
+        let transforms = input * self.vectors(cin) + output * self.vectors(cout);
+        patches as f64 * (sums as f64 * multiply::<T>() + transforms)
+            + (W::DISTINCT * W::DISTINCT * cin * cout * size_of::<T>()) as f64 * BYTE
+    }
+
+    fn vectors(&self, channels: usize) -> f64 {
+        channels.div_ceil(self.lanes) as f64
+    }
+}
+
+/// One instruction of the micro-kernel.
+fn multiply<T: Factor>() -> f64 {
+    if T::GROUP == 2 { PAIRS } else { 1.0 }
+}
+
+/// Conversion and store of a vector: CPUs store one a cycle, and add two.
+fn store<T: Factor>() -> f64 {
+    if T::IN_PLACE { 2.0 } else { 3.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choose(size: usize, cin: usize, cout: usize, kernel: usize, stride: usize) -> Option<Algorithm> {
+        let map = |side: usize, c: usize| Map { offset: 0, pitch: c, h: side, w: side, c };
+        let shape = Shape { kernel, stride, pad: kernel / 2, groups: 1 };
+        Layer { src: &map(size * stride, cin), dst: &map(size, cout), shape, lanes: 16 }.bf16()
+    }
+
+    #[test]
+    fn bf16_where_it_gains() {
+        // All 1x1 layers, but not the few channels that boxes take.
+        for (size, c) in [(160, 64), (80, 64), (20, 256)] {
+            assert_eq!(choose(size, c, c, 1, 1), Some(Algorithm::Direct));
+        }
+        assert_eq!(choose(40, 128, 4, 1, 1), None);
+        assert_eq!(choose(160, 32, 64, 3, 2), Some(Algorithm::F23Stride2));
+        assert_eq!(choose(20, 512, 512, 3, 2), Some(Algorithm::F23Stride2));
+        // Large maps keep F(4, 3) in f32; small ones have more weights than products; 13 is badly cut in fours.
+        assert_eq!(choose(160, 32, 32, 3, 1), None);
+        assert_eq!(choose(80, 128, 128, 3, 1), None);
+        assert_eq!(choose(40, 256, 256, 3, 1), Some(Algorithm::F23));
+        assert_eq!(choose(20, 512, 512, 3, 1), Some(Algorithm::F23));
+        assert_eq!(choose(13, 96, 96, 3, 1), Some(Algorithm::F23));
+    }
+}

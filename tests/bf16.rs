@@ -1,0 +1,174 @@
+//! Precision bf16, by the emulation that every machine has: the kernels of AVX512-BF16 on plain arrays, and on the
+//! instructions themselves where the CPU has them.
+
+mod common;
+
+use common::{Case, Report, Rng, difference, wide};
+use rtmo_engine::backend::cpu::{CpuExecutor, CpuOptions, Isa};
+use rtmo_engine::backend::reference::Reference;
+use rtmo_engine::backend::{Device, Executor, Placement, Precision, RunOptions};
+use rtmo_engine::model::{self, Variant};
+use rtmo_engine::parity::{Dump, Tolerance};
+use rtmo_engine::plan::{Act, Conv, Op, Plan, PreAdd};
+
+/// Instruction sets with bf16, the emulation among them.
+fn isas() -> Vec<Isa> {
+    Isa::all().filter(|isa| isa.bf16()).collect()
+}
+
+/// A convolution between slices of wider maps.
+#[derive(Clone, Copy)]
+struct Layer {
+    size: (usize, usize),
+    cin: usize,
+    cout: usize,
+    kernel: usize,
+    stride: usize,
+    groups: usize,
+    margin: usize,
+}
+
+impl Layer {
+    fn new(size: (usize, usize), (cin, cout): (usize, usize), (kernel, stride): (usize, usize)) -> Layer {
+        Layer { size, cin, cout, kernel, stride, groups: 1, margin: 0 }
+    }
+
+    /// With `input` for the map's values and `weight` for the weights.
+    fn case(self, mut input: impl FnMut() -> f32, mut weight: impl FnMut() -> f32) -> Case {
+        let Layer { size: (h, w), cin, cout, kernel, stride, groups, margin } = self;
+        let mut plan = Plan::default();
+        let mut map = |name: &str, h, w, c| plan.map(name, h, w, margin + c + 2 * margin).slice(margin, c);
+        let src = map("src", h, w, cin);
+        let dst = map("dst", h.div_ceil(stride), w.div_ceil(stride), cout);
+        let count = cout * kernel * kernel * cin / groups;
+        let values = (0..count).map(|_| weight()).collect();
+        let weight = plan.tensor("weight", &[cout, kernel, kernel, cin / groups], values);
+        let bias = plan.tensor("bias", &[cout], (0..cout).map(|c| c as f32).collect());
+        let (pre_add, act, post_add) = (PreAdd::None, Act::None, None);
+        let pad = if kernel == 6 { 2 } else { kernel / 2 };
+        let conv = Conv { src, dst, weight, bias, kernel, stride, pad, groups, pre_add, act, post_add };
+        plan.push("conv", Op::Conv(conv));
+        let name = format!("{} to {cout}", common::signature(&plan, &plan.steps[0]));
+        let values = (0..h * w * cin).map(|_| input()).collect();
+        let mut case = Case::new(name, plan, vec![(src, values)]);
+        case.precision = Precision::Bf16;
+        case
+    }
+}
+
+/// Where inputs and weights are bf16 numbers, and sums of Winograd's transforms too, there is nothing to round but sums.
+#[test]
+fn what_bf16_holds_comes_out_as_in_f32() {
+    let mut layers = Vec::new();
+    for cin in [1, 2, 3, 15, 16, 17, 31, 32, 33, 64] {
+        for kernel in [1, 3] {
+            layers.push(Layer { margin: 3, ..Layer::new((7, 9), (cin, 40), (kernel, 1)) });
+            layers.push(Layer::new((9, 6), (cin, 33), (kernel, 2)));
+        }
+    }
+    for cout in [8, 15, 16, 17, 48, 63, 64, 65, 80, 129] {
+        layers.push(Layer { margin: 1, ..Layer::new((5, 5), (24, cout), (1, 1)) });
+        layers.push(Layer { margin: 1, ..Layer::new((6, 6), (24, cout), (3, 1)) });
+        layers.push(Layer { margin: 1, ..Layer::new((6, 6), (24, cout), (3, 2)) });
+    }
+    for size in [(1, 1), (1, 2), (2, 1), (3, 3), (4, 5), (5, 4), (13, 13), (1, 200), (150, 1), (26, 31)] {
+        for (kernel, stride) in [(1, 1), (3, 1), (3, 2), (6, 2)] {
+            layers.push(Layer::new(size, (20, 24), (kernel, stride)));
+        }
+    }
+    for width in [1, 3, 13, 16, 18, 27] {
+        let layer = Layer { groups: 8, ..Layer::new((6, 7), (8 * width, 8 * width), (3, 1)) };
+        layers.extend([layer, Layer { margin: 2, ..layer }]);
+    }
+    let mut report = Report::default();
+    let mut rng = Rng::new(1);
+    for layer in layers {
+        // Patches add up to four inputs: 32 at most; filters half of three weights in each direction, multiples of
+        // four. Eight bits hold both.
+        let (mut inputs, mut weights) = (Rng::new(rng.bits()), Rng::new(rng.bits()));
+        let case = layer.case(|| inputs.below(17) as f32 - 8.0, || 4.0 * (weights.below(7) as f32 - 3.0));
+        // All integers, below 2^24 in every partial sum: exact.
+        case.check_all(&isas(), &[1, 3], f64::MIN_POSITIVE, &mut report);
+    }
+    report.finish();
+}
+
+/// Rounding a factor to 8 bits errs by a relative 2^-9 at most, evenly spread in units of the last place: 2^-9 / sqrt(3)
+/// times 0.72 for the spread of mantissas, 8.1e-4. Errors of two factors, independent in every product, leave the sum
+/// with sqrt(2) of that: 1.15e-3 of its typical size. (Sums of inputs with a mean err by less.)
+const DIRECT: f64 = 1.15e-3;
+
+#[test]
+fn rounding_errors_are_those_of_the_factors() {
+    let mut rng = Rng::new(2);
+    let large = (24, 26);
+    let layers = [
+        // What the algorithm may add: F(2, 3) half as much again in both directions, its stride 2 less.
+        (Layer::new(large, (64, 64), (1, 1)), 1.0),
+        (Layer::new(large, (512, 32), (1, 1)), 1.0),
+        (Layer { groups: 4, ..Layer::new(large, (72, 72), (3, 1)) }, 1.0),
+        (Layer::new(large, (3, 32), (6, 2)), 1.0),
+        (Layer::new((20, 20), (256, 64), (3, 1)), 1.6),
+        (Layer::new((20, 20), (64, 64), (3, 2)), 1.6),
+    ];
+    for (layer, amplification) in layers {
+        let (mut inputs, mut weights) = (Rng::new(rng.bits()), Rng::new(rng.bits()));
+        let case = layer.case(|| inputs.uniform(-1.0, 1.0), || weights.uniform(-1.0, 1.0));
+        let mut reference = Reference::new(case.plan.clone());
+        reference.set_map(case.maps[0].0, &wide(&case.maps[0].1));
+        reference.run_steps(0..1);
+        let Op::Conv(conv) = &case.plan.steps[0].op else { unreachable!("a convolution") };
+        let expected = reference.map(conv.dst);
+        for isa in isas() {
+            let mut cpu = case.prepare(isa, 2);
+            case.set_up(&mut cpu);
+            cpu.run_steps(0..1, &RunOptions::default());
+            let d = difference(&expected, &common::read(&mut cpu, conv.dst));
+            let kernel = cpu.kernels(0)[0];
+            println!("{} [{}, {kernel}]: relative error {:.2e}", case.name, isa.name(), d.relative_l2);
+            assert!(kernel.ends_with("bf16"), "{}: {kernel}", case.name);
+            assert!(d.relative_l2 < 1.15 * amplification * DIRECT, "{}: {:.2e}", case.name, d.relative_l2);
+            assert!(
+                d.relative_l2 > 0.5 * DIRECT,
+                "{}: {:.2e} is too good for bf16",
+                case.name,
+                d.relative_l2
+            );
+        }
+    }
+}
+
+/// Generated weights amplify rounding as trained ones do not: from 1e-3 of a layer to 3e-2 of the last maps. Plain bf16
+/// factors in PyTorch do no better.
+#[test]
+fn networks_stay_close_to_pytorch() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity");
+    for name in ["t", "m14-three-levels"] {
+        let dump = Dump::open(folder.join(format!("{name}.safetensors"))).expect("a dump");
+        let plan = dump.plan(&dump.weights()).expect("generated weights");
+        for isa in isas() {
+            let options = CpuOptions { threads: 2, isa, precision: Precision::Bf16, keep_maps: true };
+            let mut cpu = CpuExecutor::new(plan.clone(), options).expect("bf16");
+            assert!(cpu.describe().ends_with("bf16"), "{}", cpu.describe());
+            let report = dump.compare(&mut cpu).expect("a run");
+            println!("{name}, {}\n{report}", isa.name());
+            if let Err(beyond) = report.check(&Tolerance::BF16) {
+                panic!("{name}, {}:\n{beyond}", isa.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn without_the_instructions_there_is_an_error() {
+    let checkpoint = model::random(Variant::T, 17, 2, 0);
+    let plan = model::build(&checkpoint, (64, 64)).expect("generated weights");
+    for isa in Isa::all().filter(|isa| !isa.bf16()) {
+        let options = CpuOptions { threads: 1, isa, precision: Precision::Bf16, keep_maps: false };
+        let error = CpuExecutor::new(plan.clone(), options).err().expect("no bf16").to_string();
+        assert!(error.contains("bf16") && error.contains("AVX512-BF16"), "{}: {error}", isa.name());
+    }
+    let placement = Placement { device: Device::Cpu, precision: Precision::Fp16, threads: Some(1) };
+    let error = placement.prepare(plan).err().expect("no fp16").to_string();
+    assert!(error.contains("fp16"), "{error}");
+}
