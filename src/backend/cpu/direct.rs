@@ -3,7 +3,7 @@
 //! Serves 1x1 layers, strided and grouped 3x3 layers, and the 6x6 stem. The work is cut into blocks of output pixels
 //! and ranges of output channels. A block's row pointers are computed once and used for all its panels.
 
-use super::epilogue::Epilogue;
+use super::epilogue::{Epilogue, Region};
 use super::memory::{Block, Map};
 use super::micro::{MAX_ROWS, Micros, Tile, max_rows};
 use super::pack::{Panel, pack, panels, tiles};
@@ -180,21 +180,15 @@ impl<S: Simd> Direct<S> {
 struct Finish<'a> {
     epilogue: &'a Epilogue,
     base: *mut f32,
-    first: usize,
-    rows: usize,
-    panel: Panel,
-    tile: *const f32,
+    region: Region,
 }
 
 impl Kernel for Finish<'_> {
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        let Panel { c0, c, vectors } = self.panel;
         // SAFETY: made only by `Direct::run`, whose contract covers the arena; the tile was just written.
-        unsafe {
-            self.epilogue.apply(s, self.base, self.first, self.rows, c0, c, self.tile, vectors * S::LANES);
-        }
+        unsafe { self.epilogue.apply(s, self.base, self.region) };
     }
 }
 
@@ -240,14 +234,15 @@ impl<S: Simd> Work for Direct<S> {
                 let micro = self.micro.get(height, vectors);
                 // SAFETY: rows hold `depth` values each (or are the page of zeros); `out` has room for the tile.
                 unsafe { micro(&tile) };
-                self.simd.vectorize(Finish {
-                    epilogue: &self.epilogue,
-                    base: context.base,
+                let region = Region {
                     first: p0 + first,
                     rows: height,
-                    panel: column.panel,
+                    c: column.panel.c0,
+                    n: column.panel.c,
                     tile: tile.out,
-                });
+                    pitch: tile.pitch,
+                };
+                self.simd.vectorize(Finish { epilogue: &self.epilogue, base: context.base, region });
                 // SAFETY: stays within the pointers written above.
                 rows = unsafe { rows.add(height * self.segments.len()) };
             });

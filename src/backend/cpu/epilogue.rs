@@ -69,40 +69,54 @@ impl Epilogue {
     /// `base` must be the arena that the maps were resolved in, nobody else may write these output channels or the
     /// addends meanwhile, and `tile` must be readable for `rows` rows of `n` values rounded up to whole vectors.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments)] // plain numbers of a hot inner function
-    pub unsafe fn apply<S: Simd>(
-        &self,
-        s: S,
-        base: *mut f32,
-        first: usize,
-        rows: usize,
-        c: usize,
-        n: usize,
-        tile: *const f32,
-        pitch: usize,
-    ) {
+    pub unsafe fn apply<S: Simd>(&self, s: S, base: *mut f32, region: Region) {
         // SAFETY: contract of this function.
         unsafe {
             match self.act {
-                Act::None => self.rows::<S, Identity>(s, base, first, rows, c, n, tile, pitch),
-                Act::Silu => self.rows::<S, Silu>(s, base, first, rows, c, n, tile, pitch),
-                Act::Gelu => self.rows::<S, Gelu>(s, base, first, rows, c, n, tile, pitch),
+                Act::None => self.addends::<S, Identity>(s, base, region),
+                Act::Silu => self.addends::<S, Silu>(s, base, region),
+                Act::Gelu => self.addends::<S, Gelu>(s, base, region),
+            }
+        }
+    }
+
+    /// Compiles the common cases, without one or both addends, on their own.
+    #[inline(always)]
+    unsafe fn addends<S: Simd, A: Activation>(&self, s: S, base: *mut f32, region: Region) {
+        // SAFETY: contract of `apply`.
+        unsafe {
+            match (&self.pre, &self.post) {
+                (Addend::None, None) => self.rows::<S, A, false, false>(s, base, region),
+                (Addend::None, Some(_)) => self.rows::<S, A, false, true>(s, base, region),
+                (_, None) => self.rows::<S, A, true, false>(s, base, region),
+                (_, Some(_)) => self.rows::<S, A, true, true>(s, base, region),
+            }
+        }
+    }
+
+    /// First value of the pre-activation addend of a pixel and channel.
+    #[inline(always)]
+    unsafe fn addend(&self, base: *const f32, pixel: usize, c: usize) -> *const f32 {
+        // SAFETY: pixel and channel lie inside the maps.
+        unsafe {
+            match &self.pre {
+                Addend::None => std::ptr::null(),
+                Addend::Same(m) => base.add(m.offset + pixel * m.pitch + c),
+                Addend::Upsampled(m) => {
+                    let (y, x) = (pixel / self.dst.w, pixel % self.dst.w);
+                    base.add(m.offset + (y / 2 * m.w + x / 2) * m.pitch + c)
+                }
+                Addend::Table(t) => t.as_ptr().add(pixel * self.dst.c + c),
             }
         }
     }
 
     #[inline(always)]
-    #[allow(clippy::too_many_arguments)] // as `apply`
-    unsafe fn rows<S: Simd, A: Activation>(
+    unsafe fn rows<S: Simd, A: Activation, const PRE: bool, const POST: bool>(
         &self,
         s: S,
         base: *mut f32,
-        first: usize,
-        rows: usize,
-        c: usize,
-        n: usize,
-        tile: *const f32,
-        pitch: usize,
+        Region { first, rows, c, n, tile, pitch }: Region,
     ) {
         for row in 0..rows {
             let pixel = first + row;
@@ -110,27 +124,19 @@ impl Epilogue {
             unsafe {
                 let sums = tile.add(row * pitch);
                 let dst = base.add(self.dst.offset + pixel * self.dst.pitch + c);
-                let pre = match &self.pre {
-                    Addend::None => std::ptr::null(),
-                    Addend::Same(m) => base.add(m.offset + pixel * m.pitch + c).cast_const(),
-                    Addend::Upsampled(m) => {
-                        let (y, x) = (pixel / self.dst.w, pixel % self.dst.w);
-                        base.add(m.offset + (y / 2 * m.w + x / 2) * m.pitch + c).cast_const()
-                    }
-                    Addend::Table(t) => t.as_ptr().add(pixel * self.dst.c + c),
-                };
+                let pre = if PRE { self.addend(base, pixel, c) } else { std::ptr::null() };
                 let post = match &self.post {
-                    None => std::ptr::null(),
-                    Some(m) => base.add(m.offset + pixel * m.pitch + c).cast_const(),
+                    Some(m) if POST => base.add(m.offset + pixel * m.pitch + c).cast_const(),
+                    _ => std::ptr::null(),
                 };
                 let mut j = 0;
                 while j + S::LANES <= n {
                     let mut x = s.load(sums.add(j));
-                    if !pre.is_null() {
+                    if PRE {
                         x = s.add(x, s.load(pre.add(j)));
                     }
                     x = A::apply(s, x);
-                    if !post.is_null() {
+                    if POST {
                         x = s.add(x, s.load(post.add(j)));
                     }
                     s.store(dst.add(j), x);
@@ -138,11 +144,11 @@ impl Epilogue {
                 }
                 if j < n {
                     let mut x = s.load(sums.add(j));
-                    if !pre.is_null() {
+                    if PRE {
                         x = s.add(x, s.load_first(pre.add(j), n - j));
                     }
                     x = A::apply(s, x);
-                    if !post.is_null() {
+                    if POST {
                         x = s.add(x, s.load_first(post.add(j), n - j));
                     }
                     s.store_first(dst.add(j), x, n - j);
@@ -150,4 +156,21 @@ impl Epilogue {
             }
         }
     }
+}
+
+/// Part of an output, and where its sums are.
+#[derive(Clone, Copy, Debug)]
+pub struct Region {
+    /// First output pixel.
+    pub first: usize,
+    /// Pixels.
+    pub rows: usize,
+    /// First output channel.
+    pub c: usize,
+    /// Channels.
+    pub n: usize,
+    /// Sum of the first pixel and channel.
+    pub tile: *const f32,
+    /// Values from a pixel's sums to the next.
+    pub pitch: usize,
 }

@@ -10,6 +10,7 @@ use super::memory::Map;
 use super::pointwise::{Input, LayerNorm, PoolPyramid};
 use super::simd::Simd;
 use super::survivors::{Level, MAX_LEVELS, Select, SurvivorLinear};
+use super::winograd::scheme::{F43, F43Stride2, Scheme};
 use super::winograd::{self, Winograd};
 use super::work::Work;
 use crate::plan::{Arena, Conv, Op, Plan, PreAdd, TensorId, View};
@@ -207,10 +208,17 @@ impl<S: Simd> Builder<'_, S> {
             _ => self.map(plan, conv.src),
         };
         let simd = self.simd;
-        let plain = shape == Shape { kernel: 3, stride: 1, pad: 1, groups: 1 };
-        if plain && src.c.is_multiple_of(S::LANES) {
-            let cut = self.winograd_cut(&src, &dst);
-            self.push(step, "winograd", Winograd::new(simd, src, &weight, &bias, epilogue, cut));
+        let padded = Shape { kernel: 3, stride: shape.stride, pad: 1, groups: 1 };
+        // Patches that stick out of the map compute for nothing.
+        let covered = dst.h.next_multiple_of(4) * dst.w.next_multiple_of(4);
+        let waste = covered as f64 / dst.pixels() as f64;
+        if shape == padded && src.c.is_multiple_of(S::LANES) && shape.stride == 1 && waste < 2.5 {
+            let cut = self.winograd_cut::<F43>(&src, &dst);
+            self.push(step, F43::NAME, Winograd::<S, F43>::new(simd, src, &weight, &bias, epilogue, cut));
+        } else if shape == padded && src.c.is_multiple_of(S::LANES) && shape.stride == 2 && waste < 1.4 {
+            let cut = self.winograd_cut::<F43Stride2>(&src, &dst);
+            let conv = Winograd::<S, F43Stride2>::new(simd, src, &weight, &bias, epilogue, cut);
+            self.push(step, F43Stride2::NAME, conv);
         } else {
             let kernel = match (shape.kernel, shape.groups) {
                 (1, _) => "1x1",
@@ -222,19 +230,20 @@ impl<S: Simd> Builder<'_, S> {
         }
     }
 
-    /// Blocks of patches whose transformed input stays in a core's second-level cache beside the weights that stream
-    /// through it, an even share of them for each thread. Small maps are cut by output channels too, so that each
-    /// thread reads only its part of the weights.
-    fn winograd_cut(&self, src: &Map, dst: &Map) -> winograd::Cut {
-        let patches = dst.h.div_ceil(4) * dst.w.div_ceil(4);
-        let cached = (220 * 1024 / (36 * 4 * src.c)).clamp(12, 24);
+    /// Blocks of patches whose transformed input leaves half of a core's second-level cache (512 KiB on the smallest
+    /// CPUs in question) to the weights that stream through it, an even share of blocks for each thread. Where the
+    /// weights outweigh that, larger blocks read them less often. Maps of few patches are cut by output channels, so
+    /// that each thread reads only its part of the weights.
+    fn winograd_cut<W: Scheme>(&self, src: &Map, dst: &Map) -> winograd::Cut {
+        let patches = dst.h.div_ceil(W::OUT) * dst.w.div_ceil(W::OUT);
+        let patch_bytes = W::POINTS * W::POINTS * src.c * 4;
+        let weight_bytes = W::DISTINCT * W::DISTINCT * src.c * dst.c * 4;
+        let cached = 250 * 1024 / patch_bytes;
+        let block = if cached < 6 || weight_bytes > 12 << 20 { 25 } else { cached.min(W::BLOCK) };
         if patches <= 25 {
-            return winograd::Cut {
-                patches: if src.c > 256 { 25 } else { 13 },
-                ranges: self.threads.min(dst.c / 32).max(1),
-            };
+            return winograd::Cut { patches: block, ranges: self.threads.min(dst.c / 32).max(1) };
         }
-        let blocks = patches.div_ceil(cached).next_multiple_of(self.threads);
+        let blocks = patches.div_ceil(block).next_multiple_of(self.threads);
         winograd::Cut { patches: patches.div_ceil(blocks), ranges: 1 }
     }
 

@@ -28,7 +28,7 @@ macro_rules! avx512_arithmetic {
     () => {
         type V = __m512;
         const LANES: usize = 16;
-        const ACCUMULATORS: usize = 24;
+        const REGISTERS: usize = 32;
         const PANEL: usize = 4;
 
         #[inline(always)]
@@ -75,6 +75,15 @@ macro_rules! avx512_arithmetic {
         fn div(self, a: __m512, b: __m512) -> __m512 {
             // SAFETY: token.
             unsafe { _mm512_div_ps(a, b) }
+        }
+        #[inline(always)]
+        fn recip(self, a: __m512) -> __m512 {
+            // One step of Newton's iteration doubles the estimate's 14 bits.
+            // SAFETY: token.
+            unsafe {
+                let r = _mm512_rcp14_ps(a);
+                _mm512_mul_ps(r, _mm512_fnmadd_ps(a, r, _mm512_set1_ps(2.0)))
+            }
         }
         #[inline(always)]
         fn max(self, a: __m512, b: __m512) -> __m512 {

@@ -24,7 +24,7 @@ fn with_features<K: Kernel>(token: Neon, kernel: K) -> K::Output {
 impl Simd for Neon {
     type V = float32x4_t;
     const LANES: usize = 4;
-    const ACCUMULATORS: usize = 24;
+    const REGISTERS: usize = 32;
     const PANEL: usize = 4;
 
     unsafe fn assume() -> Self {

@@ -16,7 +16,7 @@ fn zip<const N: usize>(a: [f32; N], b: [f32; N], f: impl Fn(f32, f32) -> f32) ->
 impl<const N: usize> Simd for Portable<N> {
     type V = [f32; N];
     const LANES: usize = N;
-    const ACCUMULATORS: usize = if N == 16 { 24 } else { 12 };
+    const REGISTERS: usize = if N == 16 { 32 } else { 16 };
     const PANEL: usize = if N == 16 { 4 } else { 2 };
 
     unsafe fn assume() -> Self {

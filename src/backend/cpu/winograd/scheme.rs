@@ -1,0 +1,202 @@
+//! The minimal filtering algorithms, one dimension at a time: their matrices and their transforms.
+//!
+//! All use the interpolation points `+-1/sqrt(2)`, `+-sqrt(2)` and infinity (and 0): rounding errors are smaller than
+//! with the usual `+-1`, `+-2`, at the same cost.
+
+use crate::backend::cpu::simd::Simd;
+
+/// Upper bound of [`Scheme::WINDOW`] and [`Scheme::POINTS`].
+pub const MAX: usize = 9;
+
+/// `1 / sqrt(2)`.
+const P: f64 = std::f64::consts::FRAC_1_SQRT_2;
+/// `sqrt(2)`.
+const Q: f64 = std::f64::consts::SQRT_2;
+
+/// An algorithm for three-tap filters: `OUT` outputs from `WINDOW` inputs with `POINTS` products.
+pub trait Scheme: Send + Sync + 'static {
+    /// For tables.
+    const NAME: &'static str;
+    /// Inputs from an output to the next.
+    const STRIDE: usize;
+    /// Outputs.
+    const OUT: usize;
+    /// Inputs.
+    const WINDOW: usize;
+    /// Products.
+    const POINTS: usize;
+    /// Products with different weights.
+    const DISTINCT: usize;
+    /// Patches of a block beyond which larger ones gain nothing (measured).
+    const BLOCK: usize;
+
+    /// `G`, `[DISTINCT][3]`.
+    fn filter() -> Vec<[f64; 3]>;
+
+    /// Row of `G` whose weight multiplies `point`.
+    fn weight_of(point: usize) -> usize;
+
+    /// `B^T d`: the first `WINDOW` values in, the first `POINTS` out.
+    fn input<S: Simd>(s: S, d: &[S::V; MAX]) -> [S::V; MAX];
+
+    /// `A^T m`: the first `POINTS` values in, the first `OUT` out.
+    fn output<S: Simd>(s: S, m: &[S::V; MAX]) -> [S::V; MAX];
+}
+
+/// Stride 1, `F(4, 3)` (Lavin and Gray, arXiv 1509.09308): 6 products where the plain sum has 12.
+pub struct F43;
+
+impl Scheme for F43 {
+    const NAME: &'static str = "winograd";
+    const STRIDE: usize = 1;
+    const OUT: usize = 4;
+    const WINDOW: usize = 6;
+    const POINTS: usize = 6;
+    const DISTINCT: usize = 6;
+    const BLOCK: usize = 24;
+
+    // Row of a finite point: [1, p, p^2] / prod over the other finite points (p - p').
+    fn filter() -> Vec<[f64; 3]> {
+        let points = [0.0, P, -P, Q, -Q];
+        let row = |(i, &p): (usize, &f64)| {
+            let scale: f64 = points.iter().enumerate().filter(|&(j, _)| j != i).map(|(_, q)| p - q).product();
+            [1.0 / scale, p / scale, p * p / scale]
+        };
+        points.iter().enumerate().map(row).chain([[0.0, 0.0, 1.0]]).collect()
+    }
+
+    fn weight_of(point: usize) -> usize {
+        point
+    }
+
+    // Row of a finite point: the coefficients of prod over the other finite points (x - p'); of infinity: of all.
+    #[inline(always)]
+    fn input<S: Simd>(s: S, d: &[S::V; MAX]) -> [S::V; MAX] {
+        let (half, two, p, q) = (s.splat(0.5), s.splat(2.0), s.splat(P as f32), s.splat(Q as f32));
+        let five_halves = s.splat(2.5);
+        // (x^2 - 1/2)(x^2 - 2) = x^4 - 5/2 x^2 + 1, and the same times x for infinity.
+        let zero = s.neg_mul_add(five_halves, d[2], s.add(d[0], d[4]));
+        let infinity = s.neg_mul_add(five_halves, d[3], s.add(d[1], d[5]));
+        let (even, odd) = (s.neg_mul_add(two, d[2], d[4]), s.neg_mul_add(two, d[1], d[3]));
+        let (even2, odd2) = (s.neg_mul_add(half, d[2], d[4]), s.neg_mul_add(half, d[1], d[3]));
+        let mut out = *d;
+        out[0] = zero;
+        out[1] = s.mul_add(p, odd, even);
+        out[2] = s.neg_mul_add(p, odd, even);
+        out[3] = s.mul_add(q, odd2, even2);
+        out[4] = s.neg_mul_add(q, odd2, even2);
+        out[5] = infinity;
+        out
+    }
+
+    // Row i: the i-th powers of the points; infinity counts for the last.
+    #[inline(always)]
+    fn output<S: Simd>(s: S, m: &[S::V; MAX]) -> [S::V; MAX] {
+        let (p, q) = (s.splat(P as f32), s.splat(Q as f32));
+        let (half, two) = (s.splat(0.5), s.splat(2.0));
+        let (p3, q3) = (s.splat((P * P * P) as f32), s.splat((Q * Q * Q) as f32));
+        let (sum, diff) = (s.add(m[1], m[2]), s.sub(m[1], m[2]));
+        let (sum2, diff2) = (s.add(m[3], m[4]), s.sub(m[3], m[4]));
+        let mut out = *m;
+        out[0] = s.add(m[0], s.add(sum, sum2));
+        out[1] = s.mul_add(p, diff, s.mul(q, diff2));
+        out[2] = s.mul_add(half, sum, s.mul(two, sum2));
+        out[3] = s.mul_add(p3, diff, s.mul_add(q3, diff2, m[5]));
+        out
+    }
+}
+
+/// Stride 2: `y_i = w_0 x_2i + w_1 x_2i+1 + w_2 x_2i+2`. The even inputs meet a filter of two taps, `(w_0, w_2)`, which
+/// `F(4, 2)` computes with 5 products for 8; the odd ones meet one tap, 4 products. So 9 where the plain sum has 12.
+pub struct F43Stride2;
+
+impl Scheme for F43Stride2 {
+    const NAME: &'static str = "winograd s2";
+    const STRIDE: usize = 2;
+    const OUT: usize = 4;
+    const WINDOW: usize = 9;
+    const POINTS: usize = 9;
+    const DISTINCT: usize = 6;
+    const BLOCK: usize = 12;
+
+    fn filter() -> Vec<[f64; 3]> {
+        let points = [P, -P, Q, -Q];
+        let row = |(i, &p): (usize, &f64)| {
+            let scale: f64 = points.iter().enumerate().filter(|&(j, _)| j != i).map(|(_, q)| p - q).product();
+            [1.0 / scale, 0.0, p / scale]
+        };
+        points.iter().enumerate().map(row).chain([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]).collect()
+    }
+
+    fn weight_of(point: usize) -> usize {
+        point.min(5)
+    }
+
+    #[inline(always)]
+    fn input<S: Simd>(s: S, d: &[S::V; MAX]) -> [S::V; MAX] {
+        let (half, two, p, q) = (s.splat(0.5), s.splat(2.0), s.splat(P as f32), s.splat(Q as f32));
+        // (x +- p)(x^2 - 2) and (x +- q)(x^2 - 1/2) on the even inputs; (x^2 - 1/2)(x^2 - 2) for infinity.
+        let (even, odd) = (s.neg_mul_add(two, d[0], d[4]), s.neg_mul_add(two, d[2], d[6]));
+        let (even2, odd2) = (s.neg_mul_add(half, d[0], d[4]), s.neg_mul_add(half, d[2], d[6]));
+        let mut out = *d;
+        out[0] = s.mul_add(p, even, odd);
+        out[1] = s.neg_mul_add(p, even, odd);
+        out[2] = s.mul_add(q, even2, odd2);
+        out[3] = s.neg_mul_add(q, even2, odd2);
+        out[4] = s.neg_mul_add(s.splat(2.5), d[4], s.add(d[0], d[8]));
+        out[5] = d[1];
+        out[6] = d[3];
+        out[7] = d[5];
+        out[8] = d[7];
+        out
+    }
+
+    #[inline(always)]
+    fn output<S: Simd>(s: S, m: &[S::V; MAX]) -> [S::V; MAX] {
+        let (p, q) = (s.splat(P as f32), s.splat(Q as f32));
+        let (half, two) = (s.splat(0.5), s.splat(2.0));
+        let (p3, q3) = (s.splat((P * P * P) as f32), s.splat((Q * Q * Q) as f32));
+        let (sum, diff) = (s.add(m[0], m[1]), s.sub(m[0], m[1]));
+        let (sum2, diff2) = (s.add(m[2], m[3]), s.sub(m[2], m[3]));
+        let mut out = *m;
+        out[0] = s.add(m[5], s.add(sum, sum2));
+        out[1] = s.mul_add(p, diff, s.mul_add(q, diff2, m[6]));
+        out[2] = s.mul_add(half, sum, s.mul_add(two, sum2, m[7]));
+        out[3] = s.mul_add(p3, diff, s.mul_add(q3, diff2, s.add(m[4], m[8])));
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::simd::portable::Portable;
+
+    /// `A^T [(G w) * (B^T d)]` against the plain sum.
+    fn check<T: Scheme>() {
+        let w = [0.3, -1.7, 0.9];
+        let d: [[f32; 4]; MAX] =
+            std::array::from_fn(|i| std::array::from_fn(|lane| ((i * 7 + lane * 3) % 11) as f32 - 4.5));
+        let s = Portable::<4>;
+        let g: Vec<f32> =
+            T::filter().iter().map(|row| (0..3).map(|k| row[k] * w[k]).sum::<f64>() as f32).collect();
+        assert_eq!(g.len(), T::DISTINCT);
+        let mut m = T::input(s, &d);
+        for (point, m) in m.iter_mut().enumerate().take(T::POINTS) {
+            *m = s.mul(*m, s.splat(g[T::weight_of(point)]));
+        }
+        let y = T::output(s, &m);
+        for (i, y) in y.iter().enumerate().take(T::OUT) {
+            for (lane, y) in y.iter().enumerate() {
+                let want: f64 = (0..3).map(|k| w[k] * f64::from(d[i * T::STRIDE + k][lane])).sum();
+                assert!((f64::from(*y) - want).abs() < 2e-5, "{} output {i}: {y}, expected {want}", T::NAME);
+            }
+        }
+    }
+
+    #[test]
+    fn transforms_reproduce_the_plain_sum() {
+        check::<F43>();
+        check::<F43Stride2>();
+    }
+}
