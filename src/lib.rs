@@ -6,11 +6,17 @@
 //!       -> [plan: DCC on survivors] -> people -> output (JSON, COCO, drawing)
 //! ```
 
+pub mod atomic_file;
 pub mod backend;
+pub mod engine;
 pub mod error;
 pub mod model;
+#[doc(hidden)]
+pub mod parity;
 pub mod plan;
 pub mod vision;
 pub mod weights;
 
+pub use engine::{Compat, Engine, EngineOptions, Timings};
 pub use error::{Error, Result};
+pub use vision::{Keypoint, Person, Photo};

@@ -18,6 +18,7 @@ pub mod matrix;
 pub mod memory;
 pub mod micro;
 pub mod pack;
+pub mod peak;
 pub mod pointwise;
 pub mod pool;
 pub mod prepare;
@@ -62,6 +63,16 @@ impl CpuOptions {
     pub fn detect() -> Result<CpuOptions> {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         Ok(CpuOptions { threads, isa: Isa::choose()?, keep_maps: false })
+    }
+}
+
+/// The CPU's name, as the system tells it.
+pub fn name() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    match model {
+        Some((_, name)) => name.trim().to_string(),
+        None => format!("unnamed {} CPU", std::env::consts::ARCH),
     }
 }
 

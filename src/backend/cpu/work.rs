@@ -2,7 +2,7 @@
 
 use super::memory::Block;
 use crate::backend::{Frame, RunOptions};
-use crate::vision::select::{self, Candidate};
+use crate::vision::select::{Candidate, SelectScratch};
 use std::cell::UnsafeCell;
 
 /// Memory of one thread, reused by all steps.
@@ -75,7 +75,7 @@ impl Rows {
 /// What selection fixes, and what later steps add to it.
 pub struct State {
     /// Memory of selection.
-    pub selection: select::Scratch,
+    pub selection: SelectScratch,
     /// The survivors, best first.
     pub survivors: Vec<Candidate>,
     /// By buffer of the plan; empty for maps.

@@ -1,0 +1,71 @@
+//! How many multiply-adds this machine can do: the yardstick of the kernels.
+
+use super::isa::{Isa, with_isa};
+use super::pool::Pool;
+use super::simd::{Kernel, Simd};
+use std::hint::black_box;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Independent chains of multiply-adds: more than latency times throughput of any core (2 a cycle for 5 cycles on
+/// x86-64, 4 for 4 on big ARM cores), and fewer than 16 registers.
+const CHAINS: usize = 12;
+
+/// Vector multiply-adds of a chain between two looks at the clock.
+const LENGTH: usize = 20_000;
+
+/// `CHAINS * LENGTH` vector multiply-adds on registers.
+struct Chains;
+
+impl Kernel for Chains {
+    type Output = u64;
+
+    /// Floating-point operations done.
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) -> u64 {
+        // x <- x / 2 + 1 tends to 2: never a denormal, never an overflow.
+        let (half, one) = (s.splat(black_box(0.5)), s.splat(black_box(1.0)));
+        let mut chains = [s.splat(black_box(3.0)); CHAINS];
+        for _ in 0..LENGTH {
+            for x in &mut chains {
+                *x = s.mul_add(*x, half, one);
+            }
+        }
+        black_box(chains.iter().map(|&x| s.reduce_add(x)).sum::<f32>());
+        (2 * CHAINS * LENGTH * S::LANES) as u64
+    }
+}
+
+/// Measured peak of f32 multiply-adds, in floating-point operations a second (two a multiply-add), of `threads` threads
+/// together: each runs for a good 10 ms, five times, and the best of the five counts.
+pub fn fma_peak(isa: Isa, threads: usize) -> f64 {
+    let mut pool = Pool::new(threads);
+    let round = |pool: &mut Pool| {
+        let rate = Mutex::new(0.0);
+        pool.run(&|worker| {
+            worker.barrier();
+            let (start, mut flops) = (Instant::now(), 0);
+            while start.elapsed() < Duration::from_millis(10) {
+                flops += with_isa!(isa, simd => simd.vectorize(Chains));
+            }
+            let own = flops as f64 / start.elapsed().as_secs_f64();
+            *rate.lock().expect("nobody panics with it") += own;
+        });
+        rate.into_inner().expect("nobody panics with it")
+    };
+    (0..5).map(|_| round(&mut pool)).fold(0.0, f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peak_is_a_rate() {
+        for isa in Isa::all() {
+            let peak = fma_peak(isa, 1);
+            // Between a thousandth of a slow core and a thousand fast ones.
+            assert!(peak > 1e6 && peak < 1e15, "{}: {peak:e}", isa.name());
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! `rtmo-engine bench`
+
+use super::options::Network;
+use super::plot;
+use super::table::{Align, Table};
+use super::terminal::Terminal;
+use super::{Ended, Outcome};
+use clap::Args;
+use rtmo_engine::atomic_file::AtomicFile;
+use rtmo_engine::backend::cpu::{self, Isa, peak::fma_peak};
+use rtmo_engine::backend::{Device, Precision, StepTime};
+use rtmo_engine::plan::{Extent, Plan, Step};
+use rtmo_engine::{Engine, EngineOptions, Error, Photo, Result, Timings};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Measures how long a decoded photo takes to become people, stage by stage. Needs no weights: without any for the
+/// model it generates some, which take as long.
+#[derive(Args)]
+#[command(after_help = "\
+Times are wall-clock times on this machine, which should be otherwise idle. 'letterbox' is the photo to the network \
+input, 'network' the dense network (backbone, neck, heads), 'select' threshold and NMS, 'DCC' the people's keypoints, \
+'total' all of it and the bookkeeping between.
+
+Examples:
+  rtmo-engine bench --model rtmo-t
+  rtmo-engine bench --people 0 && rtmo-engine bench --people 100     do people cost time?
+  rtmo-engine bench --model rtmo-l --layers --iters 20
+  rtmo-engine bench --json bench.json --plot bench.svg")]
+pub struct Bench {
+    #[command(flatten)]
+    network: Network,
+    /// Timed runs
+    #[arg(short, long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    iters: u32,
+    /// Runs before them that are not timed
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    warmup: u32,
+    /// Photos a run
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    batch: u16,
+    /// Make the best N grids people, whatever their scores
+    #[arg(long, value_name = "N")]
+    people: Option<u16>,
+    /// Photo to run on [default: a generated one of 1280x720]
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// End with the network's time instead of the total
+    #[arg(long)]
+    network_only: bool,
+    /// Add a row a step of the network: kernel, time, GFLOP/s
+    #[arg(short, long)]
+    layers: bool,
+    /// Write all figures as JSON; '-' for standard output
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw the distribution of the total
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+}
+
+impl Bench {
+    pub fn run(self) -> Ended {
+        let to_stdout = self.json.as_deref() == Some(Path::new("-"));
+        let mut terminal = Terminal::new(to_stdout, false);
+        // Before the long work.
+        let json = self.json.as_deref().filter(|_| !to_stdout).map(AtomicFile::create).transpose()?;
+        let plot = self.plot.as_deref().map(AtomicFile::create).transpose()?;
+
+        let (photo, photo_name) = match &self.image {
+            Some(path) => (Photo::open(path)?, path.display().to_string()),
+            None => (generated_photo(1280, 720), "generated".into()),
+        };
+        let checkpoint = self.network.any_checkpoint()?;
+        let options = EngineOptions {
+            input_size: self.network.size,
+            placement: self.network.placement(),
+            force_people: self.people.map(usize::from),
+            ..Default::default()
+        };
+        let mut engine = Engine::from_checkpoint(&checkpoint, options)?;
+        let weights = checkpoint.path().display().to_string();
+        drop(checkpoint);
+
+        let photos = vec![photo; self.batch.into()];
+        let (w, h) = engine.input_size();
+        terminal.say(format!("rtmo-engine {}", env!("CARGO_PKG_VERSION")))?;
+        terminal.say(format!(
+            "model    {}, {} keypoints, {w}x{h}; {weights}",
+            engine.name(),
+            engine.keypoints()
+        ))?;
+        terminal.say(format!("machine  {}", cpu::name()))?;
+        terminal.say(format!("backend  {}", engine.describe()))?;
+        if cfg!(debug_assertions) {
+            terminal.complain("warning", "this is an unoptimised build; use cargo build --release");
+        }
+
+        terminal.progress((self.warmup + self.iters) as usize);
+        let mut people = 0;
+        for _ in 0..self.warmup {
+            engine.infer(&photos)?;
+            terminal.advance();
+        }
+        let mut times = Vec::with_capacity(self.iters as usize);
+        for _ in 0..self.iters {
+            let (found, time) = engine.infer_timed(&photos)?;
+            people = found[0].len();
+            times.push(time);
+            terminal.advance();
+        }
+        terminal.finish();
+        let peak = self.peak(&engine);
+        let layers = if self.layers {
+            Some(Layers::measure(&mut engine, &photos[0], self.iters.min(20))?)
+        } else {
+            None
+        };
+
+        let report = Report { times, batch: self.batch.into(), flops: engine.flops(), peak };
+        let (pw, ph) = (photos[0].width, photos[0].height);
+        terminal.say(format!("photo    {pw}x{ph}, {photo_name}; {people} people"))?;
+        terminal.say(format!(
+            "runs     {} after {} to warm up, batch {}\n",
+            self.iters, self.warmup, self.batch
+        ))?;
+        if let Some(layers) = &layers {
+            terminal.say(format!("{}\n", layers.table(&engine, people, peak)))?;
+        }
+        terminal.say(format!("{}\n", report.table()))?;
+        terminal.say(report.rates())?;
+
+        let mut all = report.json();
+        all["version"] = env!("CARGO_PKG_VERSION").into();
+        all["model"] = json!({ "name": engine.name(), "weights": weights, "keypoints": engine.keypoints(),
+            "input": [w, h], "gflop": engine.flops() as f64 / 1e9 });
+        let placement = engine.options().placement;
+        all["machine"] = json!({ "cpu": cpu::name(), "backend": engine.describe(),
+            "device": placement.device.to_string(), "precision": placement.precision.name(),
+            "threads": placement.threads });
+        all["photo"] = json!({ "name": photo_name, "width": pw, "height": ph, "people": people });
+        all["warmup"] = self.warmup.into();
+        if let Some(layers) = &layers {
+            all["layers"] = layers.json(&engine, people);
+        }
+        match (json, to_stdout) {
+            (Some(mut file), _) => {
+                let path = self.json.clone().unwrap_or_default();
+                writeln!(file, "{all:#}").map_err(Error::io("cannot write", path))?;
+                file.commit()?;
+            }
+            (None, true) => terminal.data(&all)?,
+            (None, false) => {}
+        }
+        if let Some(mut file) = plot {
+            let title = format!("{} at {w}x{h}", engine.name());
+            let subtitle = format!("{}; {}", cpu::name(), engine.describe());
+            let total: Vec<f64> = report.times.iter().map(|t| milliseconds(t.total)).collect();
+            let path = self.plot.clone().unwrap_or_default();
+            let svg = plot::distribution(&title, &subtitle, &total);
+            file.write_all(svg.as_bytes()).map_err(Error::io("cannot write", path))?;
+            file.commit()?;
+        }
+        let (what, stage): (_, Stage) =
+            if self.network_only { ("network", |t| t.stages.network) } else { ("total", |t| t.total) };
+        terminal.say(format!("{what} p50 {:.3} ms", report.statistics(stage).p50))?;
+        Ok(Outcome::Done)
+    }
+
+    /// Peak of the CPU's f32 multiply-adds, where that is the yardstick.
+    fn peak(&self, engine: &Engine) -> Option<f64> {
+        let placement = engine.options().placement;
+        match (placement.device, placement.precision, placement.threads, Isa::choose()) {
+            (Device::Cpu, Precision::Fp32, Some(threads), Ok(isa)) => Some(fma_peak(isa, threads)),
+            _ => None,
+        }
+    }
+}
+
+/// Which time of a run.
+type Stage = fn(&Timings) -> Duration;
+
+const STAGES: [(&str, Stage); 5] = [
+    ("letterbox", |t| t.stages.letterbox),
+    ("network", |t| t.stages.network),
+    ("select", |t| t.stages.select),
+    ("DCC", |t| t.stages.dcc),
+    ("total", |t| t.total),
+];
+
+/// All runs, and what to compare them with.
+struct Report {
+    times: Vec<Timings>,
+    batch: usize,
+    /// Operations of the network, a photo.
+    flops: u64,
+    peak: Option<f64>,
+}
+
+/// Of the same stage in all runs, in milliseconds.
+struct Statistics {
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    mean: f64,
+    min: f64,
+}
+
+impl Report {
+    fn statistics(&self, stage: Stage) -> Statistics {
+        let mut ms: Vec<f64> = self.times.iter().map(|t| milliseconds(stage(t))).collect();
+        ms.sort_by(f64::total_cmp);
+        let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|q| plot::quantile(&ms, q));
+        Statistics { p50, p90, p99, mean: ms.iter().sum::<f64>() / ms.len() as f64, min: ms[0] }
+    }
+
+    fn table(&self) -> Table {
+        const ALIGN: &[Align] =
+            &[Align::Left, Align::Right, Align::Right, Align::Right, Align::Right, Align::Right];
+        let unit = if self.batch == 1 { "ms".into() } else { format!("ms a batch of {}", self.batch) };
+        let mut table = Table::new(&[&unit, "p50", "p90", "p99", "mean", "min"], ALIGN);
+        for (name, stage) in STAGES {
+            let s = self.statistics(stage);
+            let figures = [s.p50, s.p90, s.p99, s.mean, s.min].map(|ms| format!("{ms:.3}"));
+            table.row(std::iter::once(name.to_string()).chain(figures));
+        }
+        table
+    }
+
+    fn images_per_second(&self) -> f64 {
+        1e3 * self.batch as f64 / self.statistics(|t| t.total).mean
+    }
+
+    /// Operations a second of the median run of the network.
+    fn flops_per_second(&self) -> f64 {
+        1e3 * (self.flops * self.batch as u64) as f64 / self.statistics(|t| t.stages.network).p50
+    }
+
+    fn rates(&self) -> String {
+        let (flop, rate) = (self.flops as f64 / 1e9, self.flops_per_second());
+        let mut text = format!("{:.1} images/s\n", self.images_per_second());
+        text += &format!("network: {flop:.2} GFLOP an image, {:.1} GFLOP/s", rate / 1e9);
+        if let Some(peak) = self.peak {
+            text += &format!(", {:.0} % of the measured FMA peak of {:.1}", 100.0 * rate / peak, peak / 1e9);
+            text += "\n         (Winograd convolutions do less arithmetic than is counted here)";
+        }
+        text
+    }
+
+    fn json(&self) -> Value {
+        let stages = STAGES.map(|(name, stage)| {
+            let s = self.statistics(stage);
+            let value = json!({ "p50": s.p50, "p90": s.p90, "p99": s.p99, "mean": s.mean, "min": s.min });
+            (name.to_lowercase(), value)
+        });
+        let total: Vec<f64> = self.times.iter().map(|t| milliseconds(t.total)).collect();
+        json!({
+            "batch": self.batch,
+            "runs": self.times.len(),
+            "ms": Value::Object(stages.into_iter().collect()),
+            "total_ms": total,
+            "images_per_second": self.images_per_second(),
+            "network_gflops": self.flops_per_second() / 1e9,
+            "peak_gflops": self.peak.map(|p| p / 1e9),
+        })
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// Median time of every step.
+struct Layers {
+    steps: Vec<(StepTime, f64)>,
+}
+
+impl Layers {
+    fn measure(engine: &mut Engine, photo: &Photo, iters: u32) -> Result<Layers> {
+        let runs = (0..iters.max(1)).map(|_| engine.step_times(photo)).collect::<Result<Vec<_>>>()?;
+        let median = |i: usize| {
+            let mut ms: Vec<f64> = runs.iter().map(|run| milliseconds(run[i].time)).collect();
+            ms.sort_by(f64::total_cmp);
+            plot::quantile(&ms, 0.5)
+        };
+        Ok(Layers { steps: runs[0].iter().enumerate().map(|(i, step)| (step.clone(), median(i))).collect() })
+    }
+
+    fn table(&self, engine: &Engine, people: usize, peak: Option<f64>) -> Table {
+        const ALIGN: &[Align] =
+            &[Align::Left, Align::Left, Align::Right, Align::Right, Align::Right, Align::Right, Align::Right];
+        let share = if peak.is_some() { "% of peak" } else { "" };
+        let mut table = Table::new(&["step", "kernel", "output", "ms", "% of time", "GFLOP/s", share], ALIGN);
+        let plan = engine.plan();
+        let all: f64 = self.steps.iter().map(|(_, ms)| ms).sum();
+        for (step, ms) in &self.steps {
+            let flops = flops(plan, &plan.steps[step.step], people) as f64;
+            let rate = flops / ms * 1e3;
+            let or_empty = |shown: bool, text: String| if shown { text } else { String::new() };
+            table.row([
+                plan.steps[step.step].name.clone(),
+                step.kernel.clone(),
+                output(plan, &plan.steps[step.step]),
+                format!("{ms:.3}"),
+                format!("{:.1}", 100.0 * ms / all),
+                or_empty(flops > 0.0, format!("{:.1}", rate / 1e9)),
+                peak.map_or(String::new(), |peak| {
+                    or_empty(flops > 0.0, format!("{:.0}", 100.0 * rate / peak))
+                }),
+            ]);
+        }
+        table
+    }
+
+    fn json(&self, engine: &Engine, people: usize) -> Value {
+        let plan = engine.plan();
+        let row = |(time, ms): &(StepTime, f64)| {
+            let step = &plan.steps[time.step];
+            json!({ "step": step.name, "kernel": time.kernel, "output": output(plan, step), "ms": ms,
+                "gflop": flops(plan, step, people) as f64 / 1e9 })
+        };
+        self.steps.iter().map(row).collect()
+    }
+}
+
+/// Operations of a step in a run that finds so many people.
+fn flops(plan: &Plan, step: &Step, people: usize) -> u64 {
+    let rows = step.op.writes().is_some_and(|view| plan.buffer_of(view).extent == Extent::Survivors);
+    plan.flops(step) * if rows { people as u64 } else { 1 }
+}
+
+/// Extents of what a step writes.
+fn output(plan: &Plan, step: &Step) -> String {
+    let Some(view) = step.op.writes() else { return String::new() };
+    match plan.buffer_of(view).extent {
+        Extent::Map { h, w } => format!("{h}x{w}x{}", view.c),
+        Extent::Survivors => format!("nx{}", view.c),
+    }
+}
+
+/// A photo of nothing: gradients, blocks and noise, the same on every machine.
+fn generated_photo(width: usize, height: usize) -> Photo {
+    let mut photo = Photo::filled(width, height, [0; 3]);
+    let mut state = 1u32;
+    for (i, byte) in photo.bgr.iter_mut().enumerate() {
+        let (x, y, c) = (i / 3 % width, i / 3 / width, i % 3);
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let block = ((x / 80 * 37 + y / 90 * 91 + c * 53) % 160) as u32;
+        let ramp = ((x + y) * 64 / (width + height)) as u32;
+        *byte = (16 + block + ramp + (state >> 28)) as u8;
+    }
+    photo
+}

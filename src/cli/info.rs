@@ -1,0 +1,47 @@
+//! `rtmo-engine info`
+
+use super::{Ended, Outcome, terminal};
+use clap::Args;
+use rtmo_engine::backend::cpu::{Isa, peak::fma_peak};
+use rtmo_engine::backend::{cpu, device};
+use rtmo_engine::weights::registry::Search;
+
+/// Says what this build and this machine can do: version, CPU, instruction sets, GPU, and where weights are looked for.
+#[derive(Args)]
+pub struct Info {}
+
+impl Info {
+    pub fn run(self) -> Ended {
+        let row = |key: &str, value: String| terminal::print(format!("{key:<10}{value}"));
+        row("version", format!("rtmo-engine {}, {}", env!("CARGO_PKG_VERSION"), target()))?;
+        row("CPU", cpu::name())?;
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        row("threads", threads.to_string())?;
+        let isas: Vec<&str> = Isa::all().map(Isa::name).filter(|name| !name.starts_with("scalar1")).collect();
+        let isa = Isa::choose()?;
+        row("ISA", format!("{} (here: {}; RTMO_ISA=NAME forces one)", isa.name(), isas.join(", ")))?;
+        row(
+            "FMA peak",
+            format!("{:.0} GFLOP/s in fp32, measured on all threads", fma_peak(isa, threads) / 1e9),
+        )?;
+        row("precision", "fp32".into())?;
+        row("CUDA", device::cuda().unwrap_or_else(|why| why.to_string()))?;
+        let search = Search::from_environment();
+        let mut places: Vec<String> =
+            search.folders.iter().map(|folder| folder.display().to_string()).collect();
+        places.insert(
+            0,
+            match &search.variable {
+                Some(path) => format!("{} ($RTMO_WEIGHTS)", path.display()),
+                None => "$RTMO_WEIGHTS (not set)".into(),
+            },
+        );
+        row("weights", places.join(", "))?;
+        Ok(Outcome::Done)
+    }
+}
+
+fn target() -> String {
+    let build = if cfg!(debug_assertions) { ", unoptimised build" } else { "" };
+    format!("{} {}{build}", std::env::consts::ARCH, std::env::consts::OS)
+}

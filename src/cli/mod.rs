@@ -1,0 +1,80 @@
+//! The commands. Each has a file; what they share is here.
+
+mod bench;
+mod convert;
+mod info;
+mod models;
+mod options;
+mod plot;
+mod table;
+mod terminal;
+
+use clap::{Parser, Subcommand};
+use rtmo_engine::{Error, Result};
+use std::io::ErrorKind;
+use std::process::ExitCode;
+
+/// RTMO, one-stage real-time multi-person pose estimation: photos in, people out.
+#[derive(Parser)]
+#[command(version, about, propagate_version = true, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  rtmo-engine infer family.jpg                     draw the people into rtmo-out/family.jpg
+  rtmo-engine infer photos/ --json people.jsonl    a folder, and a line of JSON a photo
+  rtmo-engine bench --model rtmo-s --layers        how fast, and where the time goes
+  rtmo-engine models                               the published weights, and where to get them";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure latency, stage by stage
+    Bench(bench::Bench),
+    /// Turn a published .pth file into .safetensors
+    Convert(convert::Convert),
+    /// List the published checkpoints, and which are here
+    Models(models::Models),
+    /// Say what this build and this machine can do
+    Info(info::Info),
+}
+
+/// How a command that did not fail ended.
+pub enum Outcome {
+    /// All was done.
+    Done,
+    /// Something was left out, and has been reported.
+    Incomplete,
+    /// The user stopped it.
+    Interrupted,
+}
+
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Bench(command) => command.run(),
+        Command::Convert(command) => command.run(),
+        Command::Models(command) => command.run(),
+        Command::Info(command) => command.run(),
+    };
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Incomplete) => ExitCode::FAILURE,
+        // As a shell reports a program that SIGINT ended.
+        Ok(Outcome::Interrupted) => ExitCode::from(130),
+        // Whoever read our output has left: no reason to complain. As for SIGPIPE.
+        Err(error) if broken_pipe(&error) => ExitCode::from(141),
+        Err(error) => {
+            terminal::complain("error", &error);
+            ExitCode::from(if matches!(error, Error::Usage(_)) { 2 } else { 1 })
+        }
+    }
+}
+
+fn broken_pipe(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == ErrorKind::BrokenPipe)
+}
+
+/// What every command returns.
+type Ended = Result<Outcome>;

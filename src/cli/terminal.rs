@@ -1,0 +1,82 @@
+//! Lines for people.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rtmo_engine::{Error, Result};
+use std::fmt::Display;
+use std::io::Write;
+
+/// Writes `label: message` to standard error.
+pub fn complain(label: &str, message: impl Display) {
+    // Nobody is left to tell if that fails.
+    writeln!(std::io::stderr(), "{label}: {message}").ok();
+}
+
+/// Writes a line to standard output, at once.
+///
+/// # Errors
+/// A full disk, or a reader that has left.
+pub fn print(line: impl Display) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Error::io("cannot write", "standard output"))
+}
+
+/// Where a command's lines go: standard output, or standard error if data goes to standard output.
+pub struct Terminal {
+    data_on_stdout: bool,
+    quiet: bool,
+    bar: ProgressBar,
+}
+
+impl Terminal {
+    /// A terminal without a progress bar.
+    pub fn new(data_on_stdout: bool, quiet: bool) -> Terminal {
+        Terminal { data_on_stdout, quiet, bar: ProgressBar::hidden() }
+    }
+
+    /// Shows a bar of `len` things at the bottom, if standard error is a terminal.
+    pub fn progress(&mut self, len: usize) {
+        let style = "{bar:30} {pos}/{len}  {per_sec}  {eta} left";
+        let style = ProgressStyle::with_template(style).expect("a valid template").progress_chars("━╸─");
+        self.bar = ProgressBar::with_draw_target(Some(len as u64), ProgressDrawTarget::stderr_with_hz(10))
+            .with_style(style.with_key(
+                "per_sec",
+                |state: &indicatif::ProgressState, w: &mut dyn std::fmt::Write| {
+                    write!(w, "{:.1} photos/s", state.per_sec()).ok();
+                },
+            ));
+    }
+
+    /// One more thing is done.
+    pub fn advance(&self) {
+        self.bar.inc(1);
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    /// A line of status.
+    pub fn say(&self, line: impl Display) -> Result<()> {
+        if self.quiet {
+            return Ok(());
+        }
+        self.bar.suspend(|| match self.data_on_stdout {
+            true => {
+                writeln!(std::io::stderr(), "{line}").ok();
+                Ok(())
+            }
+            false => print(line),
+        })
+    }
+
+    /// A line of data, for standard output.
+    pub fn data(&self, line: impl Display) -> Result<()> {
+        self.bar.suspend(|| print(line))
+    }
+
+    /// A warning or an error, for standard error.
+    pub fn complain(&self, label: &str, message: impl Display) {
+        self.bar.suspend(|| complain(label, message));
+    }
+}

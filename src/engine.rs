@@ -1,0 +1,314 @@
+//! The engine: photos in, people out.
+
+use crate::backend::{Executor, Frame, Placement, RunOptions, SelectParams, StageTimes, StepTime, Survivors};
+use crate::error::{Error, Result};
+use crate::model;
+use crate::plan::{Op, Plan};
+use crate::vision::decode::MAX_SIDE;
+use crate::vision::people::rtmlib_nms;
+use crate::vision::{self, Letterbox, Person, Photo};
+use crate::weights::{Architecture, Checkpoint};
+use std::path::Path;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+/// Whose conventions hold around the network: geometry, thresholds, suppression.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Compat {
+    /// mmpose's test configuration, which the published AP was measured with: centred letterbox, score 0.1, NMS 0.65,
+    /// boxes clamped to the network input.
+    #[default]
+    Mmpose,
+    /// rtmlib's `RTMO` class: letterbox at the top left, score 0.7, and a second NMS (0.45, pixels counted inclusively)
+    /// after the network's own of 0.65; boxes are not clamped.
+    Rtmlib,
+}
+
+impl FromStr for Compat {
+    type Err = Error;
+
+    /// `mmpose` or `rtmlib`.
+    fn from_str(text: &str) -> Result<Compat> {
+        match text {
+            "mmpose" => Ok(Compat::Mmpose),
+            "rtmlib" => Ok(Compat::Rtmlib),
+            _ => Err(Error::Usage(format!("compat '{text}': expected mmpose or rtmlib"))),
+        }
+    }
+}
+
+impl Compat {
+    /// Score that a person must exceed.
+    pub fn score_thr(self) -> f32 {
+        match self {
+            Compat::Mmpose => 0.1,
+            Compat::Rtmlib => 0.7,
+        }
+    }
+
+    /// Overlap (IoU) from which on the lesser of two people is dropped.
+    pub fn nms_thr(self) -> f32 {
+        match self {
+            Compat::Mmpose => 0.65,
+            Compat::Rtmlib => 0.45,
+        }
+    }
+}
+
+/// How an [`Engine`] is set up. `EngineOptions::default()` computes what mmpose does, on the fastest device.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct EngineOptions {
+    /// Network input, width and height, multiples of 32; `None`: what the checkpoint was trained for.
+    pub input_size: Option<(usize, usize)>,
+    /// Device, precision, threads.
+    pub placement: Placement,
+    /// Conventions around the network.
+    pub compat: Compat,
+    /// Score that a person must exceed, 0 to 1; `None`: as `compat` says.
+    pub score_thr: Option<f32>,
+    /// Overlap from which on the lesser of two people is dropped, 0 to 1; `None`: as `compat` says.
+    pub nms_thr: Option<f32>,
+    /// At most this many people a photo, best first; `None`: all.
+    pub max_people: Option<usize>,
+    /// For latency studies: the best `n` grids are people, whatever their scores and overlaps.
+    pub force_people: Option<usize>,
+    /// Return each person's 1-D heatmaps too.
+    pub heatmaps: bool,
+}
+
+impl EngineOptions {
+    fn run_options(&self) -> Result<RunOptions> {
+        let fraction = |what: &str, value: Option<f32>| match value {
+            Some(v) if !(0.0..=1.0).contains(&v) => {
+                Err(Error::Usage(format!("{what} {v}: expected a number from 0 to 1")))
+            }
+            _ => Ok(value),
+        };
+        let score_thr = fraction("score threshold", self.score_thr)?.unwrap_or(self.compat.score_thr());
+        let nms_thr = fraction("NMS threshold", self.nms_thr)?.unwrap_or(self.compat.nms_thr());
+        let select = match self.compat {
+            Compat::Mmpose => {
+                SelectParams { score_thr, nms_thr, max_people: self.max_people, force: self.force_people }
+            }
+            // The exported graph's own NMS comes first; the second one, and the cap, in `people`.
+            Compat::Rtmlib => SelectParams {
+                score_thr,
+                nms_thr: Compat::Mmpose.nms_thr(),
+                max_people: None,
+                force: self.force_people,
+            },
+        };
+        Ok(RunOptions { select, heatmaps: self.heatmaps })
+    }
+}
+
+/// Time that one call took, summed over its photos.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Parts of the executor's work.
+    pub stages: StageTimes,
+    /// From decoded photos to people.
+    pub total: Duration,
+}
+
+/// A network, prepared for a device: photos in, people out.
+///
+/// ```
+/// use rtmo_engine::{Engine, EngineOptions, Photo, model};
+///
+/// # fn main() -> rtmo_engine::Result<()> {
+/// // With weights on disk: Engine::load("weights/rtmo-s.safetensors", EngineOptions::default())?
+/// let checkpoint = model::random(model::Variant::T, 17, 2, 0);
+/// let options = EngineOptions { input_size: Some((96, 64)), ..Default::default() };
+/// let mut engine = Engine::from_checkpoint(&checkpoint, options)?;
+///
+/// // Photo::open("family.jpg")? reads JPEG, PNG, WebP and BMP.
+/// let photo = Photo::filled(200, 150, [114, 120, 90]);
+/// for people in engine.infer(&[photo])? {
+///     for person in people {
+///         println!("{:.2} at {:?}: {:?}", person.score, person.bbox, person.keypoints);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Engine {
+    executor: Box<dyn Executor>,
+    options: EngineOptions,
+    run: RunOptions,
+    name: String,
+    flops: u64,
+    letterboxes: Vec<Letterbox>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Engine({}, {:?}, {})", self.name, self.input_size(), self.describe())
+    }
+}
+
+impl Engine {
+    /// Reads a weights file (`.safetensors`, or a published `.pth`) and prepares its network.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`] and [`Engine::from_checkpoint`].
+    pub fn load(weights: impl AsRef<Path>, options: EngineOptions) -> Result<Engine> {
+        Engine::from_checkpoint(&Checkpoint::open(weights)?, options)
+    }
+
+    /// Prepares the network of an opened checkpoint, which is not needed afterwards.
+    ///
+    /// # Errors
+    /// As [`model::build`] and [`Placement::prepare`]; thresholds out of range.
+    pub fn from_checkpoint(checkpoint: &Checkpoint, options: EngineOptions) -> Result<Engine> {
+        let run = options.run_options()?;
+        let architecture = Architecture::of(checkpoint);
+        let plan = model::build(checkpoint, options.input_size.unwrap_or(architecture.input_size))?;
+        let select = plan.steps.iter().position(|s| matches!(s.op, Op::Select { .. }));
+        let dense = &plan.steps[..select.unwrap_or(plan.steps.len())];
+        let flops = dense.iter().map(|step| plan.flops(step)).sum();
+        let (executor, placement) = options.placement.prepare(plan)?;
+        Ok(Engine {
+            executor,
+            options: EngineOptions { placement, ..options },
+            run,
+            name: architecture.to_string(),
+            flops,
+            letterboxes: Vec::new(),
+        })
+    }
+
+    /// The people on each photo, best first, in the photo's pixels. Photos may differ in size; a call with several is
+    /// one batch.
+    ///
+    /// # Errors
+    /// A photo without pixels, or whose bytes do not fill its size; failures of the device.
+    pub fn infer(&mut self, photos: &[Photo]) -> Result<Vec<Vec<Person>>> {
+        self.infer_with(photos, |executor, frames, run| executor.run(frames, run))
+    }
+
+    /// As [`Engine::infer`], with the time of each stage.
+    ///
+    /// # Errors
+    /// As [`Engine::infer`].
+    pub fn infer_timed(&mut self, photos: &[Photo]) -> Result<(Vec<Vec<Person>>, Timings)> {
+        let start = Instant::now();
+        let mut stages = StageTimes::default();
+        let people = self.infer_with(photos, |executor, frames, run| {
+            let (survivors, times) = executor.run_staged(frames, run)?;
+            stages = times;
+            Ok(survivors)
+        })?;
+        Ok((people, Timings { stages, total: start.elapsed() }))
+    }
+
+    /// Runs one photo and returns the time of each step of [`Engine::plan`].
+    ///
+    /// # Errors
+    /// As [`Engine::infer`].
+    pub fn step_times(&mut self, photo: &Photo) -> Result<Vec<StepTime>> {
+        let mut steps = Vec::new();
+        self.infer_with(std::slice::from_ref(photo), |executor, frames, run| {
+            let (survivors, times) = executor.run_timed(frames[0], run)?;
+            steps = times;
+            Ok(vec![survivors])
+        })?;
+        Ok(steps)
+    }
+
+    fn infer_with(
+        &mut self,
+        photos: &[Photo],
+        run: impl FnOnce(&mut dyn Executor, &[Frame<'_>], &RunOptions) -> Result<Vec<Survivors>>,
+    ) -> Result<Vec<Vec<Person>>> {
+        let places = photos.iter().map(|photo| self.letterbox(photo)).collect::<Result<Vec<usize>>>()?;
+        let letterboxes = &self.letterboxes;
+        let frames: Vec<Frame<'_>> = photos
+            .iter()
+            .zip(&places)
+            .map(|(photo, &place)| Frame { photo, letterbox: &letterboxes[place] })
+            .collect();
+        let survivors = run(self.executor.as_mut(), &frames, &self.run)?;
+        let people =
+            survivors.iter().zip(&frames).map(|(s, frame)| self.people(s, frame.letterbox)).collect();
+        // Geometry is kept for photos of equal size, but not of every size that there ever was.
+        if self.letterboxes.len() > 64 {
+            self.letterboxes.clear();
+        }
+        Ok(people)
+    }
+
+    /// Where the geometry of a photo's size is kept.
+    fn letterbox(&mut self, photo: &Photo) -> Result<usize> {
+        let size @ (w, h) = (photo.width, photo.height);
+        if !(1..=MAX_SIDE).contains(&w) || !(1..=MAX_SIDE).contains(&h) {
+            return Err(Error::Usage(format!("a photo of {w}x{h} pixels: expected 1 to {MAX_SIDE} a side")));
+        }
+        if photo.bgr.len() != w * h * 3 {
+            let (got, expected) = (photo.bgr.len(), w * h * 3);
+            return Err(Error::Usage(format!(
+                "a photo of {w}x{h} pixels: expected {expected} bytes, got {got}"
+            )));
+        }
+        if let Some(place) = self.letterboxes.iter().position(|l| l.photo_size() == size) {
+            return Ok(place);
+        }
+        let input = self.input_size();
+        self.letterboxes.push(match self.options.compat {
+            Compat::Mmpose => Letterbox::new(size, input),
+            Compat::Rtmlib => Letterbox::rtmlib(size, input),
+        });
+        Ok(self.letterboxes.len() - 1)
+    }
+
+    /// Survivors as people in the photo's pixels.
+    fn people(&self, survivors: &Survivors, letterbox: &Letterbox) -> Vec<Person> {
+        let mut people = vision::people(survivors, letterbox);
+        if self.options.compat == Compat::Rtmlib && self.run.select.force.is_none() {
+            rtmlib_nms(&mut people, self.options.nms_thr.unwrap_or(self.options.compat.nms_thr()));
+            people.truncate(self.options.max_people.unwrap_or(usize::MAX));
+        }
+        people
+    }
+
+    /// `rtmo-s` and the like; `custom` with the stem's width for networks of other sizes.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Network input, width and height in pixels.
+    pub fn input_size(&self) -> (usize, usize) {
+        self.executor.plan().input_size
+    }
+
+    /// Keypoints a person.
+    pub fn keypoints(&self) -> usize {
+        self.executor.plan().keypoints
+    }
+
+    /// Floating-point operations of the dense network for one photo, two a multiply-add, counted as the plain
+    /// algorithm does them.
+    pub fn flops(&self) -> u64 {
+        self.flops
+    }
+
+    /// How the engine was set up; `placement` says what was chosen.
+    pub fn options(&self) -> &EngineOptions {
+        &self.options
+    }
+
+    /// One line: backend, instruction set or device, threads, precision.
+    pub fn describe(&self) -> String {
+        self.executor.describe()
+    }
+
+    /// The network as data; its weights are packed elsewhere.
+    pub fn plan(&self) -> &Plan {
+        self.executor.plan()
+    }
+
+    /// What runs the network.
+    pub fn executor(&mut self) -> &mut dyn Executor {
+        self.executor.as_mut()
+    }
+}

@@ -1,0 +1,164 @@
+//! Survivors to people in photo pixels.
+
+use super::Letterbox;
+use super::letterbox::Geometry;
+use crate::backend::Survivors;
+
+/// One joint of a person, in photo pixels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Keypoint {
+    /// From the left edge; may lie outside the photo.
+    pub x: f32,
+    /// From the top edge; may lie outside the photo.
+    pub y: f32,
+    /// Confidence that it is visible, 0 to 1.
+    pub score: f32,
+}
+
+/// A person, in photo pixels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Person {
+    /// Confidence, 0 to 1.
+    pub score: f32,
+    /// `x1, y1, x2, y2`; reaches into the letterbox's border at most.
+    pub bbox: [f32; 4],
+    /// In the skeleton's order.
+    pub keypoints: Vec<Keypoint>,
+}
+
+/// People in photo pixels, by falling score, from what a backend returns in network-input pixels.
+///
+/// As mmpose does, boxes are clamped to the network input and keypoints are not; with rtmlib's geometry neither is.
+///
+/// # Panics
+/// If the lengths in `survivors` contradict each other.
+pub fn people(survivors: &Survivors, letterbox: &Letterbox) -> Vec<Person> {
+    let n = survivors.scores.len();
+    assert_eq!(survivors.boxes.len(), n, "boxes of survivors");
+    assert_eq!(survivors.keypoints.len(), survivors.visibility.len(), "keypoints and their scores");
+    let k = if n == 0 { 0 } else { survivors.keypoints.len() / n };
+    assert_eq!(survivors.keypoints.len(), n * k, "keypoints of survivors");
+    let (w, h) = letterbox.input_size();
+    let clamped = matches!(letterbox.geometry(), Geometry::Warp(_));
+    let corner = |[x, y]: [f32; 2]| {
+        letterbox.to_photo(if clamped { [x.clamp(0.0, w as f32), y.clamp(0.0, h as f32)] } else { [x, y] })
+    };
+    let mut people: Vec<Person> = (0..n)
+        .map(|i| {
+            let [x1, y1, x2, y2] = survivors.boxes[i];
+            let ([x1, y1], [x2, y2]) = (corner([x1, y1]), corner([x2, y2]));
+            let joints = survivors.keypoints[i * k..(i + 1) * k].iter().zip(&survivors.visibility[i * k..]);
+            let keypoints = joints
+                .map(|(&xy, &score)| {
+                    let [x, y] = letterbox.to_photo(xy);
+                    Keypoint { x, y, score }
+                })
+                .collect();
+            Person { score: survivors.scores[i], bbox: [x1, y1, x2, y2], keypoints }
+        })
+        .collect();
+    people.sort_by(|a, b| b.score.total_cmp(&a.score));
+    people
+}
+
+/// rtmlib's second selection: greedy NMS (0.45 there) on boxes whose far edges count as a pixel more. `people` come by
+/// falling score. (rtmlib returns a person of zeros when nobody is left; this returns nobody.)
+pub fn rtmlib_nms(people: &mut Vec<Person>, thr: f32) {
+    let iou = |a: &[f32; 4], b: &[f32; 4]| {
+        let area = |r: &[f32; 4]| (r[2] - r[0] + 1.0) * (r[3] - r[1] + 1.0);
+        let w = (a[2].min(b[2]) - a[0].max(b[0]) + 1.0).max(0.0);
+        let h = (a[3].min(b[3]) - a[1].max(b[1]) + 1.0).max(0.0);
+        w * h / (area(a) + area(b) - w * h)
+    };
+    let mut kept: Vec<[f32; 4]> = Vec::new();
+    people.retain(|p| {
+        let keep = kept.iter().all(|better| iou(better, &p.bbox) <= thr);
+        if keep {
+            kept.push(p.bbox);
+        }
+        keep
+    });
+}
+
+/// The pose NMS of mmpose's demo (`nearby_joints_nms`). Person `b` is close to person `a` if more than `joints` of
+/// their keypoints lie closer together than `distance` times the diagonal of the pose of `a`; of people who are close
+/// the best one stays. The demo takes 0.05 and a third of the keypoints, and then the first 30 people.
+/// `people` come by falling score.
+pub fn pose_nms(people: &mut Vec<Person>, distance: f32, joints: usize) {
+    let close = |a: &Person, b: &Person| {
+        let extent = |f: fn(&Keypoint) -> f32| {
+            let values = a.keypoints.iter().map(f);
+            values.clone().fold(f32::NEG_INFINITY, f32::max) - values.fold(f32::INFINITY, f32::min)
+        };
+        let reach = extent(|k| k.x).hypot(extent(|k| k.y)) * distance;
+        let pairs = a.keypoints.iter().zip(&b.keypoints);
+        pairs.filter(|(a, b)| (a.x - b.x).hypot(a.y - b.y) < reach).count() > joints
+    };
+    let (mut seen, mut kept) = (vec![false; people.len()], vec![false; people.len()]);
+    for i in 0..people.len() {
+        if seen[i] {
+            continue;
+        }
+        let group: Vec<usize> =
+            (0..people.len()).filter(|&j| j == i || close(&people[i], &people[j])).collect();
+        // Closeness is not symmetric: the best of the group may come before `i`.
+        if !seen[group[0]] {
+            kept[group[0]] = true;
+            group.iter().for_each(|&j| seen[j] = true);
+        }
+    }
+    let mut keep = kept.into_iter();
+    people.retain(|_| keep.next() == Some(true));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn person(score: f32, bbox: [f32; 4], points: &[[f32; 2]]) -> Person {
+        let keypoints = points.iter().map(|&[x, y]| Keypoint { x, y, score: 1.0 }).collect();
+        Person { score, bbox, keypoints }
+    }
+
+    #[test]
+    fn boxes_are_clamped_and_keypoints_are_not() {
+        let survivors = Survivors {
+            scores: vec![0.3, 0.9],
+            boxes: vec![[-50.0, 100.0, 700.0, 300.0], [10.0, 90.0, 20.0, 100.0]],
+            priors: vec![[7.5, 7.5]; 2],
+            keypoints: vec![[-10.0, 80.0], [640.0, 660.0], [0.0, 80.0], [320.0, 320.0]],
+            visibility: vec![0.1, 0.2, 0.3, 0.4],
+            ..Default::default()
+        };
+        // Half size, 80 rows of border above and below.
+        let found = people(&survivors, &Letterbox::new((1280, 960), (640, 640)));
+        assert_eq!(found.iter().map(|p| p.score).collect::<Vec<_>>(), [0.9, 0.3]);
+        assert_eq!(found[1].bbox, [0.0, 40.0, 1280.0, 440.0]);
+        assert_eq!(found[1].keypoints[0], Keypoint { x: -20.0, y: 0.0, score: 0.1 });
+        assert_eq!(found[0].keypoints[1], Keypoint { x: 640.0, y: 480.0, score: 0.4 });
+        let compat = people(&survivors, &Letterbox::rtmlib((1280, 960), (640, 640)));
+        assert_eq!(compat[1].bbox, [-100.0, 200.0, 1400.0, 600.0]);
+        assert!(people(&Survivors::default(), &Letterbox::new((3, 3), (32, 32))).is_empty());
+    }
+
+    #[test]
+    fn rtmlib_counts_the_last_pixel() {
+        let boxes =
+            [[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 4.0], [100.0, 0.0, 110.0, 10.0], [0.0, 0.0, 1.0, 1.0]];
+        let scores = [0.9, 0.8, 0.75, 0.7];
+        let mut all: Vec<Person> = scores.iter().zip(boxes).map(|(&s, b)| person(s, b, &[])).collect();
+        rtmlib_filter(&mut all);
+        // The second overlaps the first by 4 / 10, or 5 / 11 with the extra pixel; 0.7 is not above 0.7.
+        assert_eq!(all.iter().map(|p| p.score).collect::<Vec<_>>(), [0.9, 0.75]);
+    }
+
+    #[test]
+    fn pose_nms_drops_near_twins() {
+        let line = |dx: f32| (0..10).map(|i| [i as f32 * 10.0 + dx, 0.0]).collect::<Vec<_>>();
+        let twin = |score, dx| person(score, [0.0; 4], &line(dx));
+        // Reach is 0.05 * 90 = 4.5 pixels.
+        let mut all = vec![twin(0.9, 0.0), twin(0.8, 4.0), twin(0.7, 5.0), twin(0.6, -4.6)];
+        pose_nms(&mut all, 0.05, 3);
+        assert_eq!(all.iter().map(|p| p.score).collect::<Vec<_>>(), [0.9, 0.7, 0.6]);
+    }
+}

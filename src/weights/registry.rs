@@ -1,0 +1,260 @@
+//! The published checkpoints, and where weights are looked for.
+//!
+//! Source of the table: mmpose's `projects/rtmo/README.md` and `configs/body_2d_keypoint/rtmo/*/*.yml`.
+
+use crate::error::{Error, Result};
+use std::env;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+/// The model that is meant when none is named.
+pub const DEFAULT_MODEL: &str = "rtmo-s";
+
+/// A checkpoint that the authors of RTMO published.
+#[derive(Debug, PartialEq)]
+pub struct Published {
+    /// Short name, such as `rtmo-s-coco`.
+    pub name: &'static str,
+    /// Other names it answers to.
+    pub aliases: &'static [&'static str],
+    /// Official download address of the `.pth` file.
+    pub url: &'static str,
+    /// Keypoints a person: 17 (COCO) or 14 (CrowdPose).
+    pub keypoints: usize,
+    /// Network input, width and height in pixels.
+    pub input_size: (usize, usize),
+    /// Data it was trained on; body7 is AI Challenger, COCO, CrowdPose, Halpe, MPII, PoseTrack18 and sub-JHMDB.
+    pub training_data: &'static str,
+    /// Data that `ap` was measured on.
+    pub benchmark: &'static str,
+    /// Published average precision (OKS 0.5 to 0.95), 0 to 1.
+    pub ap: f64,
+}
+
+const COCO: &str = "COCO val2017";
+const CROWDPOSE: &str = "CrowdPose test";
+
+macro_rules! published {
+    ($name:literal, $aliases:expr, $file:literal, $keypoints:literal, $size:literal, $training:literal, $benchmark:expr, $ap:literal) => {
+        Published {
+            name: $name,
+            aliases: &$aliases,
+            url: concat!("https://download.openmmlab.com/mmpose/v1/projects/rtmo/", $file),
+            keypoints: $keypoints,
+            input_size: ($size, $size),
+            training_data: $training,
+            benchmark: $benchmark,
+            ap: $ap,
+        }
+    };
+}
+
+/// All published checkpoints. (The doubled `r` in the address of `rtmo-m-crowdpose` is official.)
+#[rustfmt::skip]
+pub const PUBLISHED: [Published; 11] = [
+    published!("rtmo-t", ["rtmo-t-body7", "t"], "rtmo-t_8xb32-600e_body7-416x416-f48f75cb_20231219.pth", 17, 416, "body7", COCO, 0.574),
+    published!("rtmo-s", ["rtmo-s-body7", "s"], "rtmo-s_8xb32-600e_body7-640x640-dac2bf74_20231211.pth", 17, 640, "body7", COCO, 0.686),
+    published!("rtmo-m", ["rtmo-m-body7", "m"], "rtmo-m_16xb16-600e_body7-640x640-39e78cc4_20231211.pth", 17, 640, "body7", COCO, 0.726),
+    published!("rtmo-l", ["rtmo-l-body7", "l", "rtmo"], "rtmo-l_16xb16-600e_body7-640x640-b37118ce_20231211.pth", 17, 640, "body7", COCO, 0.748),
+    published!("rtmo-s-coco", [], "rtmo-s_8xb32-600e_coco-640x640-8db55a59_20231211.pth", 17, 640, "COCO", COCO, 0.677),
+    published!("rtmo-m-coco", [], "rtmo-m_16xb16-600e_coco-640x640-6f4e0306_20231211.pth", 17, 640, "COCO", COCO, 0.709),
+    published!("rtmo-l-coco", [], "rtmo-l_16xb16-600e_coco-640x640-516a421f_20231211.pth", 17, 640, "COCO", COCO, 0.724),
+    published!("rtmo-s-crowdpose", [], "rtmo-s_8xb32-700e_crowdpose-640x640-79f81c0d_20231211.pth", 14, 640, "CrowdPose", CROWDPOSE, 0.673),
+    published!("rtmo-m-crowdpose", [], "rrtmo-m_16xb16-700e_crowdpose-640x640-0eaf670d_20231211.pth", 14, 640, "CrowdPose", CROWDPOSE, 0.711),
+    published!("rtmo-l-crowdpose", [], "rtmo-l_16xb16-700e_crowdpose-640x640-1008211f_20231211.pth", 14, 640, "CrowdPose", CROWDPOSE, 0.732),
+    published!("rtmo-l-body7-crowdpose", [], "rtmo-l_16xb16-700e_body7-crowdpose-640x640-5bafdc11_20231219.pth", 14, 640, "body7", CROWDPOSE, 0.838),
+];
+
+impl Published {
+    /// Last part of the address.
+    pub fn file_name(&self) -> &'static str {
+        self.url.rsplit('/').next().expect("an address has a last part")
+    }
+
+    /// The config's name in mmpose, such as `rtmo-s_8xb32-600e_coco-640x640`.
+    pub fn config_name(&self) -> &'static str {
+        let name = self.file_name().rsplit_once('-').expect("ends in -HASH_DATE.pth").0;
+        name.strip_prefix("rr").map_or(name, |_| &name[1..])
+    }
+
+    /// The first 8 hexadecimal digits of the file's SHA-256, which mmpose's `publish_model.py` puts into the name.
+    pub fn sha256_prefix(&self) -> &'static str {
+        &self.file_name().rsplit_once('-').expect("ends in -HASH_DATE.pth").1[..8]
+    }
+
+    /// File names that this checkpoint may have on disk, best first.
+    fn file_names(&self) -> Vec<String> {
+        let official = self.file_name().trim_end_matches(".pth");
+        let stems = [self.name, official, self.config_name()].into_iter().chain(self.aliases.iter().copied());
+        stems.flat_map(with_suffixes).collect()
+    }
+
+    /// Where this checkpoint is on this machine, if [`resolve`] would find it without being told a path.
+    pub fn installed(&self) -> Option<PathBuf> {
+        let search = Search::from_environment();
+        search.find(&self.file_names(), &mut Vec::new())
+    }
+}
+
+fn with_suffixes(stem: &str) -> [String; 2] {
+    [format!("{stem}.safetensors"), format!("{stem}.pth")]
+}
+
+/// The published checkpoint that a model name, an alias or mmpose's config name stands for.
+pub fn find(model: &str) -> Option<&'static Published> {
+    let model = model.to_ascii_lowercase();
+    PUBLISHED.iter().find(|p| p.name == model || p.config_name() == model || p.aliases.contains(&&model[..]))
+}
+
+/// The published checkpoint that a file's name says it is.
+pub fn find_by_file(path: &Path) -> Option<&'static Published> {
+    let name = path.file_name()?.to_str()?;
+    PUBLISHED.iter().find(|p| p.file_names().iter().any(|candidate| candidate == name))
+}
+
+/// Finds the weights file that `--model` and `--weights` mean: `weights` itself, else by name in `$RTMO_WEIGHTS`
+/// (a file or a folder), `weights/`, the user's cache folder `rtmo-engine/`, and torch's, where mmpose downloads to.
+/// Without a model, [`DEFAULT_MODEL`] is meant.
+///
+/// # Errors
+/// If nothing is found: the message says where it was looked for, and the official address.
+pub fn resolve(model: Option<&str>, weights: Option<&Path>) -> Result<PathBuf> {
+    Search::from_environment().resolve(model, weights)
+}
+
+/// Where weights are looked for.
+#[derive(Clone, Debug, Default)]
+pub struct Search {
+    /// `$RTMO_WEIGHTS`: a file or a folder.
+    pub variable: Option<PathBuf>,
+    /// Folders, best first.
+    pub folders: Vec<PathBuf>,
+}
+
+impl Search {
+    /// The places of [`resolve`].
+    pub fn from_environment() -> Search {
+        let path = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let cache = if cfg!(windows) {
+            path("LOCALAPPDATA")
+        } else if cfg!(target_os = "macos") {
+            path("HOME").map(|home| home.join("Library/Caches"))
+        } else {
+            path("XDG_CACHE_HOME").or_else(|| path("HOME").map(|home| home.join(".cache")))
+        };
+        // torch.hub does not follow the system's own cache folders.
+        let torch = path("TORCH_HOME")
+            .or_else(|| path("XDG_CACHE_HOME").map(|cache| cache.join("torch")))
+            .or_else(|| path("HOME").map(|home| home.join(".cache/torch")));
+        let mut folders = vec![PathBuf::from("weights")];
+        folders.extend(cache.map(|cache| cache.join("rtmo-engine")));
+        folders.extend(torch.map(|torch| torch.join("hub/checkpoints")));
+        Search { variable: path("RTMO_WEIGHTS"), folders }
+    }
+
+    /// As [`resolve`], in these places.
+    ///
+    /// # Errors
+    /// As [`resolve`].
+    pub fn resolve(&self, model: Option<&str>, weights: Option<&Path>) -> Result<PathBuf> {
+        let name = model.unwrap_or(DEFAULT_MODEL);
+        let published = find(name);
+        let files = match published {
+            Some(published) => published.file_names(),
+            None if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') => {
+                return Err(Error::Usage(format!(
+                    "model '{name}' is not a name; a file is given with --weights"
+                )));
+            }
+            None => with_suffixes(name).to_vec(),
+        };
+
+        let mut looked = Vec::new();
+        if let Some(weights) = weights {
+            if weights.is_dir() {
+                if let Some(found) = first_in(weights, &files) {
+                    return Ok(found);
+                }
+                looked.push(format!("{} (--weights)", weights.display()));
+            } else if weights.exists() {
+                return Ok(weights.to_path_buf());
+            } else {
+                let mut what = format!("{}: no such weights file", weights.display());
+                if let Some(published) = find_by_file(weights) {
+                    write!(what, "; it can be downloaded from {}", published.url)
+                        .expect("a String takes all");
+                }
+                return Err(Error::Usage(what));
+            }
+        } else if let Some(found) = self.find(&files, &mut looked) {
+            return Ok(found);
+        }
+
+        let mut what =
+            format!("no weights for model '{name}': looked for {} in\n", list(&files[..files.len().min(4)]));
+        for place in looked {
+            writeln!(what, "  {place}").expect("a String takes all");
+        }
+        match published {
+            Some(published) => {
+                write!(what, "download {} into one of them, or give a file with --weights", published.url)
+            }
+            None => {
+                let names: Vec<&str> = PUBLISHED.iter().map(|published| published.name).collect();
+                write!(
+                    what,
+                    "put it there, give a file with --weights, or take a published model: {}",
+                    names.join(", ")
+                )
+            }
+        }
+        .expect("a String takes all");
+        Err(Error::Usage(what))
+    }
+
+    /// The first of `files` that exists; writes the places where it was looked for to `looked`.
+    fn find(&self, files: &[String], looked: &mut Vec<String>) -> Option<PathBuf> {
+        match &self.variable {
+            None => looked.push("$RTMO_WEIGHTS (not set)".into()),
+            Some(path) if path.is_dir() => {
+                looked.push(format!("{} ($RTMO_WEIGHTS)", path.display()));
+                if let Some(found) = first_in(path, files) {
+                    return Some(found);
+                }
+            }
+            Some(path) if path.exists() => {
+                // A file of one's own stands for any model; one that says that it is another model does not.
+                let other =
+                    find_by_file(path).filter(|p| !p.file_names().iter().any(|file| files.contains(file)));
+                match other {
+                    None => return Some(path.clone()),
+                    Some(other) => {
+                        looked.push(format!("{} ($RTMO_WEIGHTS, is {})", path.display(), other.name))
+                    }
+                }
+            }
+            Some(path) => looked.push(format!("{} ($RTMO_WEIGHTS, does not exist)", path.display())),
+        }
+        for folder in &self.folders {
+            looked.push(std::path::absolute(folder).unwrap_or_else(|_| folder.clone()).display().to_string());
+            if let Some(found) = first_in(folder, files) {
+                return Some(found);
+            }
+        }
+        None
+    }
+}
+
+fn first_in(folder: &Path, files: &[String]) -> Option<PathBuf> {
+    files.iter().map(|file| folder.join(file)).find(|path| path.is_file())
+}
+
+/// `a.{safetensors,pth}, b.{safetensors,pth}`.
+fn list(files: &[String]) -> String {
+    let stems: Vec<String> = files
+        .iter()
+        .filter_map(|file| file.strip_suffix(".pth"))
+        .map(|stem| format!("{stem}.{{safetensors,pth}}"))
+        .collect();
+    stems.join(", ")
+}

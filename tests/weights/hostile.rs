@@ -1,0 +1,304 @@
+//! Files made to harm: nothing may be run, claimed sizes may not be believed, and no file may cost more than it weighs.
+
+use crate::memory::peak;
+use crate::writer::*;
+use std::path::Path;
+
+/// A `.pth` whose state_dict has one entry, `a`, pushed by `value`.
+fn with_value(value: impl FnOnce(Pickle) -> Pickle) -> Vec<u8> {
+    let p = value(Pickle::new(2).op(b"}").text("state_dict").op(b"}").text("a")).op(b"ss").stop();
+    pth(&p, &[("0", &bytes(&[1.0, 2.0]))])
+}
+
+fn good(p: Pickle) -> Pickle {
+    p.tensor(&Tensor::vector("0", &[2]), false)
+}
+
+/// Every way in which a pickle can ask for a function to be called.
+#[test]
+fn no_function_is_ever_called() {
+    let folder = Folder::new();
+    let marker = folder.path("called");
+    let command = format!("touch {}", marker.display());
+    let arg = |p: Pickle| p.text(&command);
+    type Attack<'a> = Box<dyn Fn(Pickle) -> Pickle + 'a>;
+    let attacks: Vec<Attack> = vec![
+        Box::new(|p| p.call("os", "system", arg)),
+        Box::new(|p| p.call("posix", "system", arg)),
+        Box::new(|p| p.call("builtins", "eval", |p| p.text("__import__('os').system('touch x')"))),
+        Box::new(|p| arg(p.global("subprocess", "Popen").op(b"(")).op(b"t\x81")),
+        Box::new(|p| arg(p.global("subprocess", "Popen").op(b"(")).op(b"t}\x92")),
+        Box::new(|p| arg(p.op(b"(")).op(b"ios\nsystem\n")),
+        Box::new(|p| arg(p.op(b"(").global("os", "system")).op(b"o")),
+        Box::new(|p| arg(p.text("os").text("system").op(b"\x93").op(b"(")).op(b"tR")),
+        // The result of a call, called.
+        Box::new(|p| {
+            arg(p.call("builtins", "getattr", |p| p.global("os", "os").text("system")).op(b"(")).op(b"tR")
+        }),
+        // Known names with foreign arguments or states.
+        Box::new(|p| p.call("collections", "OrderedDict", |p| p.op(b"]").call("os", "system", arg).op(b"a"))),
+        Box::new(|p| {
+            p.call("torch._utils", "_rebuild_parameter", |p| p.call("os", "system", arg).op(b"\x88N"))
+        }),
+        Box::new(|p| p.call("os", "system", arg).op(b"}").text("__setstate__").text("x").op(b"sb")),
+        Box::new(|p| p.call("torch._utils", "_rebuild_qtensor", |p| good(p).op(b"NNNNNN"))),
+    ];
+    for (i, attack) in attacks.iter().enumerate() {
+        let message = refusal(&with_value(attack));
+        assert!(
+            message.contains("tensor 'a' is built by") && message.contains("never called"),
+            "{i}: {message}"
+        );
+        // Elsewhere in the file the same is inert.
+        let p = attack(Pickle::new(2).op(b"}").text("meta")).op(b"s").text("state_dict").op(b"}").text("a");
+        let checkpoint = open(&pth(&good(p).op(b"ss").stop(), &[("0", &bytes(&[1.0, 2.0]))])).unwrap();
+        assert_eq!(checkpoint.tensor("a", &[2]).unwrap(), [1.0, 2.0]);
+    }
+    assert!(!marker.exists() && !Path::new("x").exists());
+}
+
+#[test]
+fn broken_pickles() {
+    let refused = |pickle: &[u8], why: &str| {
+        let (message, memory) = peak(|| refusal(&pth(pickle, &[])));
+        assert!(message.contains(why), "{message}");
+        assert!(memory < 1 << 20, "{why}: {memory} bytes");
+    };
+    refused(b"", "truncated");
+    refused(b"\x80\x02}", "ends without STOP");
+    refused(b"\x80\x09.", "protocol 9");
+    refused(b"\x80\x02.", "stack is empty");
+    refused(b"\x80\x02t.", "no mark");
+    refused(b"\x80\x02(}(}(.", "stack is empty");
+    refused(b"\x80\x02h\x07.", "nothing was memorised as 7");
+    refused(b"\x80\x02}j\xff\xff\xff\xff.", "nothing was memorised");
+    refused(b"\x80\x02\x8b\x00\x00\x00\x80.", "2147483648 bytes expected");
+    refused(b"\x80\x02\x8b\xff\xff\xff\x7f.", "2147483647 bytes expected");
+    refused(b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\xff.", "bytes expected");
+    refused(b"\x80\x04\x95\x00\x00\x00\x00\x00\x00\x00\x01}.", "a frame of 72057594037927936 bytes");
+    refused(b"\x80\x05\x96\x00\x00\x00\x00\x00\x00\x00\x01.", "bytes expected");
+    refused(b"\x80\x02ccollections", "unfinished line");
+    refused(b"\x80\x02}Ns.", "stack is empty");
+    refused(b"\x80\x02}(Nu.", "a key without a value");
+    refused(b"\x80\x02](NNu.", "not a dictionary");
+    refused(b"\x80\x02K\x01K\x02a.", "a container was expected");
+    refused(b"\x80\x02K\x01)R.", "not a function");
+    refused(b"\x80\x02\x82\x01.", "extension registry");
+    refused(b"\x80\x05\x97.", "out-of-band");
+    refused(b"\x80\x02I1\n.", "protocols 0 and 1");
+    refused(b"\x80\x02\xff.", "unknown opcode 0xff");
+    refused(b"\x80\x02U\x03abcQ.", "a tuple was expected");
+    refused(b"\x80\x02(X\x04\x00\x00\x00diskttQ.", "no mark");
+    refused(b"\x80\x02X\x04\x00\x00\x00disk\x85Q.", "unknown kind of persistent id");
+}
+
+#[test]
+fn deep_and_circular_structures() {
+    // A list in a list in a list, and a dictionary that holds itself.
+    let deep = [b"\x80\x02".as_slice(), &b"]".repeat(100_000), &b"a".repeat(99_999), b"."].concat();
+    assert!(refusal(&pth(&deep, &[])).contains("no dictionary"));
+    let p = Pickle::new(2).op(b"}q\x00").text("state_dict").op(b"h\x00s").text("a");
+    let checkpoint = open(&pth(&good(p).op(b"s").stop(), &[("0", &bytes(&[1.0, 2.0]))])).unwrap();
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a"]);
+}
+
+/// Long pickles of the opcodes that cost most memory a byte.
+#[test]
+fn long_pickles_stay_within_bounds() {
+    let tuple = |p: Pickle| p.op(b"(").op(&b"N".repeat(10_000)).op(b"tq\x01");
+    let memo = (0..1u32 << 19)
+        .flat_map(|i| [[b'r'; 1].as_slice(), &i.wrapping_mul(0x9e37_79b9).to_le_bytes()].concat());
+    let storms: [(&str, Vec<u8>); 6] = [
+        ("more than 1048576 opcodes", b"]".repeat(3 << 20)),
+        ("more than 1048576 opcodes", b"(".repeat(3 << 20)),
+        ("no dictionary", [b"N".to_vec(), memo.collect()].concat()),
+        // A long tuple as the argument of many calls.
+        (
+            "holds a os.system",
+            tuple(Pickle::default()).op(b"0").op(&b"cos\nsystem\nh\x01R".repeat(100_000)).0,
+        ),
+        (
+            "holds a collections.OrderedDict",
+            tuple(Pickle::default()).op(b"0").op(&b"ccollections\nOrderedDict\nh\x01\x85R".repeat(100_000)).0,
+        ),
+        // Empty tuples after the stack has grown.
+        ("stack is empty", [b"(".as_slice(), &b"N".repeat(400_000), b"1", &b"(t0".repeat(200_000)].concat()),
+    ];
+    for (why, storm) in storms {
+        let file = pth(&[b"\x80\x02", &storm[..], b"."].concat(), &[]);
+        let (message, memory) = peak(|| refusal(&file));
+        assert!(message.contains(why), "{why}: {message}");
+        assert!(memory < 200 << 20, "{why}: {} MB", memory >> 20);
+    }
+}
+
+#[test]
+fn tensors_that_claim_too_much() {
+    let v = Tensor::vector("0", &[2]);
+    let huge = 1_000_000_000_000;
+    let refused = |tensor: Tensor, why: &str| {
+        let (message, memory) = peak(|| refusal(&with_value(|p| p.tensor(&tensor, false))));
+        assert!(message.contains("tensor 'a': ") && message.contains(why), "{message}");
+        assert!(memory < 1 << 20, "{why}: {memory} bytes");
+    };
+    refused(Tensor { len: huge, ..v }, "its storage claims 4000000000000 bytes, the file has 8");
+    refused(Tensor { len: i64::MAX, ..v }, "its storage claims");
+    refused(Tensor { len: -2, ..v }, "a size of -2");
+    refused(Tensor { shape: &[huge], ..v }, "over a storage of 2 elements");
+    refused(Tensor { shape: &[huge], strides: &[0], ..v }, "over a storage of 2 elements");
+    refused(Tensor { shape: &[i64::MAX, i64::MAX], strides: &[1, 1], ..v }, "too large");
+    refused(Tensor { offset: 1, ..v }, "leaves its storage");
+    refused(Tensor { offset: i64::MAX, ..v }, "leaves its storage");
+    refused(Tensor { offset: -1, ..v }, "a size of -1");
+    refused(Tensor { strides: &[2], ..v }, "leaves its storage");
+    refused(Tensor { strides: &[i64::MAX], ..v }, "leaves its storage");
+    refused(Tensor { strides: &[-1], ..v }, "a size of -1");
+    refused(Tensor { strides: &[1, 1], ..v }, "1 extents and 2 strides");
+    refused(Tensor { shape: &[1; 65], strides: &[1; 65], ..v }, "65 dimensions");
+    refused(Tensor { key: "9", ..v }, "record 'data/9' is missing");
+    refused(Tensor { key: "../../etc/passwd", ..v }, "is missing");
+    // Nothing in it, however large the other extents.
+    let empty = Tensor { shape: &[i64::MAX, 0, i64::MAX], strides: &[1, 1, 1], ..v };
+    let checkpoint = open(&with_value(|p| p.tensor(&empty, false))).unwrap();
+    assert!(checkpoint.tensor("a", checkpoint.shape("a").unwrap()).unwrap().is_empty());
+}
+
+#[test]
+fn tensors_that_share_too_much() {
+    // A thousand names for one storage of 4 kB are 4 MB from a file of 150 kB.
+    let names: Vec<String> = (0..1000).map(|i| i.to_string()).collect();
+    let tensors: Vec<(&str, Tensor)> =
+        names.iter().map(|name| (&name[..], Tensor::vector("0", &[1024]))).collect();
+    let file = pth(&Pickle::new(2).state(&tensors, false).stop(), &[("0", &[0; 4096])]);
+    assert!(refusal(&file).contains("its tensors claim 4096000 bytes, the file has"));
+}
+
+#[test]
+fn odd_names() {
+    let named = |name: &str| {
+        pth(&Pickle::new(2).state(&[(name, Tensor::vector("0", &[2]))], false).stop(), &[("0", &[0; 8])])
+    };
+    assert!(open(&named("ünïcode.weight")).is_ok());
+    assert!(refusal(&named("a\x1b[2Jb")).contains("not plain text: 'a\\x1b[2Jb'"));
+    assert!(refusal(&named(&"x".repeat(10_000))).len() < 400);
+    let twice = [("a", Tensor::vector("0", &[2])), ("module.a", Tensor::vector("0", &[2]))];
+    assert!(
+        refusal(&pth(&Pickle::new(2).state(&twice, false).stop(), &[("0", &[0; 8])]))
+            .contains("two tensors are named 'a'")
+    );
+}
+
+/// Overwrites bytes of `file` at the last place where `pattern` is found, `at` bytes on.
+fn patch(file: &[u8], pattern: &[u8], at: usize, with: &[u8]) -> Vec<u8> {
+    let found = file.windows(pattern.len()).rposition(|window| window == pattern).unwrap();
+    let mut file = file.to_vec();
+    file[found + at..][..with.len()].copy_from_slice(with);
+    file
+}
+
+#[test]
+fn broken_archives() {
+    let file = with_value(good);
+    let all = &[0xff; 8];
+    let (entry, end) = (b"PK\x01\x02".as_slice(), b"PK\x05\x06".as_slice());
+    let name = b"x/data/0".as_slice();
+    for (file, why) in [
+        (file[..file.len() - 1].to_vec(), "truncated"),
+        (file[..40].to_vec(), "truncated"),
+        (patch(&file, end, 10, &all[..2]), "damaged directory"),
+        (patch(&file, end, 12, &all[..4]), "outside the file"),
+        (patch(&file, end, 16, &all[..4]), "outside the file"),
+        (patch(&file, entry, 28, &all[..2]), "truncated directory"),
+        (patch(&file, entry, 30, &all[..2]), "truncated directory"),
+        (patch(&file, entry, 32, &all[..2]), "truncated directory"),
+        // The last directory entry is data/0: a bomb, an encrypted one, one that is not there.
+        (patch(&file, entry, 10, &[8]), "compressed or encrypted"),
+        (patch(&file, entry, 8, &[1]), "compressed or encrypted"),
+        (patch(&file, entry, 24, &all[..4]), "compressed or encrypted"),
+        (patch(&file, entry, 20, &[0xff, 0xff, 0, 0, 0xff, 0xff, 0, 0]), "outside the file"),
+        (patch(&file, entry, 42, &all[..4]), "outside the file"),
+        (patch(&file, entry, 42, &[1, 0, 0, 0]), "no local header"),
+        (patch(&file, name, 7, b"1"), "record 'data/0' is missing"),
+        (patch(&file, name, 0, b"x/versio"), "record 'data/0' is missing"),
+    ] {
+        let (message, memory) = peak(|| refusal(&file));
+        assert!(message.contains(why), "{why}: {message}");
+        assert!(memory < 1 << 20, "{why}: {memory} bytes");
+    }
+    let twice = zip(&[("x/data.pkl", b"}."), ("x/data.pkl", b"}.")]);
+    assert!(refusal(&twice).contains("two entries are named 'x/data.pkl'"));
+    let two = zip(&[("x/data.pkl", b"}."), ("y/data.pkl", b"}.")]);
+    assert!(refusal(&two).contains("not one that torch.save writes"));
+}
+
+#[test]
+fn overlapping_entries() {
+    let (a, b) = (Tensor::vector("0", &[2]), Tensor::vector("1", &[2]));
+    let pickle = Pickle::new(2).state(&[("a", a), ("b", b)], false).stop();
+    // An archive within storage 0 whose entry storage 1 is.
+    let inner = zip(&[("x/data/1", &[0; 8])]);
+    let file = pth(&pickle, &[("0", &inner), ("1", &[0; 8])]);
+    let at = file.windows(38).position(|w| w == &inner[..38]).unwrap() as u32;
+    let file = patch(&file, b"PK\x01\x02", 42, &at.to_le_bytes());
+    assert!(refusal(&file).contains("record 'data/1' overlaps another"));
+}
+
+#[test]
+fn broken_safetensors() {
+    let claim = r#"{"a":{"dtype":"F32","shape":[1000000,1000000],"data_offsets":[0,4000000000000]}}"#;
+    let nested = format!("{{\"a\":{}", "[".repeat(100_000));
+    let wide = format!("{{\"a\":[{}0]}}", "0,".repeat(2 << 20));
+    let cases: [(Vec<u8>, &str); 17] = [
+        (safetensors(claim, b""), "claim 4000000000000 bytes, the file has 0"),
+        (
+            safetensors(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, b"123"),
+            "claim 4 bytes, the file has 3",
+        ),
+        (
+            safetensors(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, b"12345"),
+            "claim 4 bytes, the file has 5",
+        ),
+        (
+            safetensors(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#, b"1234"),
+            "shape [2] of F32 in 4 bytes",
+        ),
+        (
+            safetensors(r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#, b""),
+            "in 0 bytes",
+        ),
+        (safetensors(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}"#, b"1234"), "make no sense"),
+        (
+            safetensors(
+                r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[18446744073709551614,18446744073709551615]}}"#,
+                b"1",
+            ),
+            "make no sense",
+        ),
+        (safetensors(r#"{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}"#, b"1234"), "no shape"),
+        (safetensors(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0]}}"#, b"1234"), "not two numbers"),
+        (
+            safetensors(
+                r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#,
+                b"1234",
+            ),
+            "overlap",
+        ),
+        (
+            safetensors(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#, b"12345678"),
+            "leave holes",
+        ),
+        (safetensors(r#"{"a":7}"#, b""), "no dtype"),
+        (safetensors(r#"{"__metadata__":{"a":7}}"#, b""), "not text"),
+        (safetensors("{}", b""), "no tensors"),
+        (safetensors(&nested, b""), "damaged header"),
+        (safetensors(&wide, b""), "at most"),
+        ([&(1u64 << 62).to_le_bytes()[..], b"{}"].concat(), "at most"),
+    ];
+    for (file, why) in cases {
+        let (message, memory) = peak(|| refusal(&file));
+        assert!(message.contains(why), "{why}: {message}");
+        assert!(memory < 1 << 20, "{why}: {memory} bytes");
+    }
+    let cut = [&100u64.to_le_bytes()[..], b"{}"].concat();
+    assert!(refusal(&cut).contains("cut off"));
+}

@@ -1,0 +1,9 @@
+//! Checkpoints: reading, hostile files, writing, and where they are looked for.
+
+mod hostile;
+mod memory;
+mod mutate;
+mod read;
+mod registry;
+mod save;
+mod writer;

@@ -1,0 +1,193 @@
+//! Writes small checkpoints as `torch.save` does, whole or broken on purpose.
+
+use rtmo_engine::weights::Checkpoint;
+use std::path::PathBuf;
+
+/// Opcodes of a pickle, appended one by one.
+#[derive(Clone, Default)]
+pub struct Pickle(pub Vec<u8>);
+
+impl Pickle {
+    pub fn new(protocol: u8) -> Pickle {
+        Pickle(vec![0x80, protocol])
+    }
+
+    pub fn op(mut self, bytes: &[u8]) -> Pickle {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    pub fn text(self, text: &str) -> Pickle {
+        self.op(b"X").op(&(text.len() as u32).to_le_bytes()).op(text.as_bytes())
+    }
+
+    pub fn int(self, value: i64) -> Pickle {
+        match value {
+            0..=255 => self.op(&[b'K', value as u8]),
+            256..=65535 => self.op(b"M").op(&(value as u16).to_le_bytes()),
+            _ => self.op(&[0x8a, 8]).op(&value.to_le_bytes()),
+        }
+    }
+
+    pub fn global(self, module: &str, name: &str) -> Pickle {
+        self.op(format!("c{module}\n{name}\n").as_bytes())
+    }
+
+    pub fn ints(self, values: &[i64]) -> Pickle {
+        values.iter().fold(self.op(b"("), |pickle, &value| pickle.int(value)).op(b"t")
+    }
+
+    /// `module.name(*args)`, where `args` pushes the arguments.
+    pub fn call(self, module: &str, name: &str, args: impl FnOnce(Pickle) -> Pickle) -> Pickle {
+        args(self.global(module, name).op(b"(")).op(b"tR")
+    }
+
+    /// A tensor as `torch.save` writes it.
+    pub fn tensor(self, t: &Tensor, legacy: bool) -> Pickle {
+        self.call("torch._utils", "_rebuild_tensor_v2", |p| {
+            let p = p.op(b"(").text("storage").global("torch", t.class).text(t.key).text("cpu").int(t.len);
+            let p = if legacy { p.op(b"N") } else { p };
+            let p = p.op(b"tQ").int(t.offset).ints(t.shape).ints(t.strides);
+            p.op(b"\x89").call("collections", "OrderedDict", |p| p)
+        })
+    }
+
+    /// An OrderedDict of the tensors.
+    pub fn state(self, tensors: &[(&str, Tensor)], legacy: bool) -> Pickle {
+        let p = self.call("collections", "OrderedDict", |p| p).op(b"(");
+        tensors.iter().fold(p, |p, (name, tensor)| p.text(name).tensor(tensor, legacy)).op(b"u")
+    }
+
+    pub fn stop(self) -> Vec<u8> {
+        self.op(b".").0
+    }
+}
+
+/// A tensor's description: `len` is the claimed number of elements of its storage.
+#[derive(Clone, Copy)]
+pub struct Tensor<'a> {
+    pub class: &'a str,
+    pub key: &'a str,
+    pub len: i64,
+    pub offset: i64,
+    pub shape: &'a [i64],
+    pub strides: &'a [i64],
+}
+
+impl<'a> Tensor<'a> {
+    /// A vector of f32 that is all of storage `key`.
+    pub fn vector(key: &'a str, shape: &'a [i64; 1]) -> Tensor<'a> {
+        Tensor { class: "FloatStorage", key, len: shape[0], offset: 0, shape, strides: &[1] }
+    }
+}
+
+pub fn bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// A zip archive of stored entries. As torch does, it pads before the data with an extra field.
+pub fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    zip_with(entries, false)
+}
+
+/// With `wide`, all sizes and offsets are where zip64 has them.
+pub fn zip_with(entries: &[(&str, &[u8])], wide: bool) -> Vec<u8> {
+    let (mut file, mut directory) = (Vec::new(), Vec::new());
+    let narrow = |value: usize| if wide { u32::MAX } else { value as u32 }.to_le_bytes();
+    let padding = b"FB\x03\x00ZZZ";
+    for (name, data) in entries {
+        let (at, len) = (file.len(), (name.len() as u16).to_le_bytes());
+        file.extend(
+            [b"PK\x03\x04".as_slice(), &[0; 22], &len, &[7, 0], name.as_bytes(), padding, data].concat(),
+        );
+        let size = (data.len() as u64).to_le_bytes();
+        let extra =
+            [b"FB\x00\x00\x01\x00\x18\x00".as_slice(), &size, &size, &(at as u64).to_le_bytes()].concat();
+        let extra = if wide { extra } else { Vec::new() };
+        directory.extend(
+            [b"PK\x01\x02".as_slice(), &[0; 16], &narrow(data.len()), &narrow(data.len()), &len].concat(),
+        );
+        directory
+            .extend([&[extra.len() as u8, 0], &[0; 10][..], &narrow(at), name.as_bytes(), &extra].concat());
+    }
+    let (at, size, count) = (file.len(), directory.len(), entries.len());
+    file.extend(directory);
+    if wide {
+        let end = (file.len() as u64).to_le_bytes();
+        let count = (count as u64).to_le_bytes();
+        file.extend([b"PK\x06\x06".as_slice(), &44u64.to_le_bytes(), &[0; 12], &count, &count].concat());
+        file.extend([(size as u64).to_le_bytes(), (at as u64).to_le_bytes()].concat());
+        file.extend([b"PK\x06\x07".as_slice(), &[0; 4], &end, &[1, 0, 0, 0]].concat());
+    }
+    let count = if wide { u16::MAX } else { count as u16 }.to_le_bytes();
+    file.extend(
+        [b"PK\x05\x06".as_slice(), &[0; 4], &count, &count, &narrow(size), &narrow(at), &[0; 2]].concat(),
+    );
+    file
+}
+
+/// A `.pth` archive of a pickle and storages.
+pub fn pth(pickle: &[u8], storages: &[(&str, &[u8])]) -> Vec<u8> {
+    let names: Vec<String> = storages.iter().map(|(key, _)| format!("x/data/{key}")).collect();
+    let mut entries = vec![("x/data.pkl", pickle), ("x/byteorder", b"little"), ("x/version", b"3\n")];
+    entries.extend(names.iter().zip(storages).map(|(name, (_, data))| (&name[..], *data)));
+    zip(&entries)
+}
+
+/// The older stream of pickles: `(key, elements, bytes)` of each storage.
+pub fn legacy(pickle: &[u8], storages: &[(&str, i64, &[u8])]) -> Vec<u8> {
+    let magic = [0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+    let mut file = Pickle::new(2).op(&magic).stop();
+    file.extend(Pickle::new(2).int(1001).stop());
+    file.extend(Pickle::new(2).op(b"}").text("little_endian").op(b"\x88s").stop());
+    file.extend_from_slice(pickle);
+    file.extend(storages.iter().fold(Pickle::new(2).op(b"]("), |p, (key, ..)| p.text(key)).op(b"e").stop());
+    for (_, len, data) in storages {
+        file.extend(len.to_le_bytes());
+        file.extend_from_slice(data);
+    }
+    file
+}
+
+/// A safetensors file with this header.
+pub fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+}
+
+/// A folder for one test.
+pub struct Folder(tempfile::TempDir);
+
+impl Folder {
+    pub fn new() -> Folder {
+        Folder(tempfile::tempdir().unwrap())
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, data: &[u8]) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, data).unwrap();
+        path
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.0.path()).unwrap();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+/// Opens a file with this content.
+pub fn open(data: &[u8]) -> rtmo_engine::Result<Checkpoint> {
+    let folder = Folder::new();
+    Checkpoint::open(folder.write("w.pth", data))
+}
+
+/// The message of the error that opening a file with this content gives.
+pub fn refusal(data: &[u8]) -> String {
+    open(data).expect_err("the file should be refused").to_string()
+}
