@@ -11,6 +11,8 @@ pub mod backend;
 pub mod engine;
 pub mod error;
 pub mod model;
+#[doc(hidden)]
+pub mod parity;
 pub mod plan;
 pub mod vision;
 pub mod weights;

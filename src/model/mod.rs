@@ -19,7 +19,7 @@ mod net;
 mod random;
 
 pub use config::{Config, Dcc, Head, Neck, Stage, Variant};
-pub use random::random;
+pub use random::{noise_image, random};
 
 use crate::error::{Error, Result};
 use crate::plan::{Op, Plan};

@@ -4,11 +4,14 @@
 //! All buffers stay intact after a run. A single step can be executed on inputs of one's choice: [`Reference::set_map`]
 //! (or [`Reference::set_rows`]) its inputs, [`Reference::run_steps`], then [`Reference::map`] its output.
 
+pub mod ops;
+
 use super::{Executor, Frame, RunOptions, SelectParams, StepTime, Survivors};
 use crate::error::{Error, Result};
 use crate::plan::{
     Act, BinAxis, BinDecode, BufferId, Conv, Extent, Gau, GridLevel, Op, Plan, PreAdd, TensorId, View,
 };
+use ops::{ConvSpec, activate, dot, iou, sigmoid, softmax};
 use std::ops::Range;
 use std::time::Instant;
 
@@ -180,125 +183,47 @@ impl Reference {
     }
 
     fn conv(&mut self, conv: &Conv) {
-        let (h, w) = self.plan.hw(conv.dst);
-        let (src_h, src_w) = self.plan.hw(conv.src);
-        let (cin, cout) = (conv.src.c / conv.groups, conv.dst.c / conv.groups);
-        let src = self.map(conv.src);
-        // [group, kernel, kernel, cin, cout]: the innermost loop runs over outputs.
-        let weight = self.tensor(conv.weight);
-        let window = conv.kernel * conv.kernel * cin;
-        let mut transposed = vec![0.0; weight.len()];
-        for (o, row) in weight.chunks_exact(window).enumerate() {
-            for (i, v) in row.iter().enumerate() {
-                transposed[(o / cout * window + i) * cout + o % cout] = *v;
-            }
-        }
-        let bias = self.tensor(conv.bias);
-        let pre_add = match conv.pre_add {
-            PreAdd::None => vec![],
-            PreAdd::Same(view) | PreAdd::Upsampled(view) => self.map(view),
-            PreAdd::Table(table) => self.tensor(table),
-        };
-        let post_add = conv.post_add.map_or_else(Vec::new, |view| self.map(view));
+        let (h, w) = self.plan.hw(conv.src);
+        let Conv { kernel, stride, pad, groups, .. } = *conv;
+        let spec = ConvSpec { h, w, cin: conv.src.c, cout: conv.dst.c, kernel, stride, pad, groups };
+        let (weight, bias) = (self.tensor(conv.weight), self.tensor(conv.bias));
+        let mut out = ops::conv(&self.map(conv.src), &weight, &bias, spec);
 
-        let pixel = |y: usize, x: usize, out: &mut [f64]| {
-            out.copy_from_slice(&bias);
-            for ky in 0..conv.kernel {
-                for kx in 0..conv.kernel {
-                    let (Some(sy), Some(sx)) = (
-                        (y * conv.stride + ky).checked_sub(conv.pad),
-                        (x * conv.stride + kx).checked_sub(conv.pad),
-                    ) else {
-                        continue;
-                    };
-                    if sy >= src_h || sx >= src_w {
-                        continue;
-                    }
-                    let src = &src[(sy * src_w + sx) * conv.src.c..][..conv.src.c];
-                    for (g, (src, out)) in src.chunks_exact(cin).zip(out.chunks_exact_mut(cout)).enumerate() {
-                        let at = g * window + (ky * conv.kernel + kx) * cin;
-                        let weight = &transposed[at * cout..][..cin * cout];
-                        for (s, weight) in src.iter().zip(weight.chunks_exact(cout)) {
-                            for (o, w) in out.iter_mut().zip(weight) {
-                                *o += s * w;
-                            }
-                        }
-                    }
-                }
-            }
-            let at = (y * w + x) * conv.dst.c;
-            let add = match conv.pre_add {
-                PreAdd::None => None,
-                PreAdd::Same(_) | PreAdd::Table(_) => Some(at),
-                PreAdd::Upsampled(_) => Some((y / 2 * (w / 2) + x / 2) * conv.dst.c),
-            };
-            for (c, o) in out.iter_mut().enumerate() {
-                let sum = *o + add.map_or(0.0, |at| pre_add[at + c]);
-                *o = activate(conv.act, sum) + post_add.get(at + c).unwrap_or(&0.0);
+        let pre_add = match conv.pre_add {
+            PreAdd::None => vec![0.0; out.len()],
+            PreAdd::Same(view) => self.map(view),
+            PreAdd::Table(table) => self.tensor(table),
+            PreAdd::Upsampled(view) => {
+                let (h, w) = self.plan.hw(conv.dst);
+                let half = self.map(view);
+                let cells = (0..h).flat_map(|y| (0..w).map(move |x| y / 2 * w.div_ceil(2) + x / 2));
+                cells.flat_map(|cell| half[cell * view.c..][..view.c].iter().copied()).collect()
             }
         };
-        let mut out = vec![0.0; h * w * conv.dst.c];
-        parallel_rows(&mut out, w * conv.dst.c, |y, row| {
-            for (x, out) in row.chunks_exact_mut(conv.dst.c).enumerate() {
-                pixel(y, x, out);
-            }
-        });
+        let post_add = conv.post_add.map_or_else(|| vec![0.0; out.len()], |view| self.map(view));
+        for ((o, pre), post) in out.iter_mut().zip(&pre_add).zip(&post_add) {
+            *o = activate(conv.act, *o + pre) + post;
+        }
         self.set_map(conv.dst, &out);
     }
 
     fn pool_pyramid(&mut self, src: View, dst: View, window: usize) {
-        let (h, w) = self.plan.hw(src);
-        let c = src.c;
         let mut level = self.map(src);
         for i in 0..3 {
-            let mut pooled = vec![f64::NEG_INFINITY; level.len()];
-            let reach = |at: usize, n: usize| at.saturating_sub(window / 2)..(at + window / 2 + 1).min(n);
-            for y in 0..h {
-                for x in 0..w {
-                    let out = &mut pooled[(y * w + x) * c..][..c];
-                    for sy in reach(y, h) {
-                        for sx in reach(x, w) {
-                            let inside = &level[(sy * w + sx) * c..][..c];
-                            out.iter_mut().zip(inside).for_each(|(o, v)| *o = o.max(*v));
-                        }
-                    }
-                }
-            }
-            self.set_map(dst.slice(i * c, c), &pooled);
-            level = pooled;
+            level = ops::max_pool(&level, self.plan.hw(src), window);
+            self.set_map(dst.slice(i * src.c, src.c), &level);
         }
     }
 
     fn attention(&mut self, qkv: View, dst: View, heads: usize) {
         let c = dst.c;
-        let d = c / heads;
-        let (q, k, v) = (self.map(qkv.slice(0, c)), self.map(qkv.slice(c, c)), self.map(qkv.slice(2 * c, c)));
-        let mut out = vec![0.0; q.len()];
-        parallel_rows(&mut out, c, |i, out| {
-            for (head, out) in out.chunks_exact_mut(d).enumerate() {
-                let of_head = |row: &'_ [f64]| -> Vec<f64> { row[head * d..][..d].to_vec() };
-                let query = of_head(&q[i * c..][..c]);
-                let logits: Vec<f64> = k.chunks_exact(c).map(|k| dot(&query, &k[head * d..][..d])).collect();
-                for (p, v) in softmax(&logits).into_iter().zip(v.chunks_exact(c)) {
-                    out.iter_mut().zip(&v[head * d..][..d]).for_each(|(o, v)| *o += p * v);
-                }
-            }
-        });
-        self.set_map(dst, &out);
+        let [q, k, v] = [0, 1, 2].map(|i| self.map(qkv.slice(i * c, c)));
+        self.set_map(dst, &ops::attention(&q, &k, &v, c, heads));
     }
 
     fn layer_norm(&mut self, src: View, dst: View, gamma: TensorId, beta: TensorId, eps: f32) {
         let (gamma, beta) = (self.tensor(gamma), self.tensor(beta));
-        let mut values = self.map(src);
-        for row in values.chunks_exact_mut(src.c) {
-            let n = row.len() as f64;
-            let mean = row.iter().sum::<f64>() / n;
-            let var = row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
-            for (i, v) in row.iter_mut().enumerate() {
-                *v = (*v - mean) / (var + f64::from(eps)).sqrt() * gamma[i] + beta[i];
-            }
-        }
-        self.set_map(dst, &values);
+        self.set_map(dst, &ops::layer_norm(&self.map(src), &gamma, &beta, f64::from(eps)));
     }
 
     fn select(&self, levels: &[GridLevel]) -> Vec<Person> {
@@ -460,93 +385,5 @@ impl Executor for Reference {
 
     fn describe(&self) -> String {
         "reference, f64".into()
-    }
-}
-
-/// Calls `f(i, row)` for every row of `len` elements, on all cores.
-fn parallel_rows(data: &mut [f64], len: usize, f: impl Fn(usize, &mut [f64]) + Sync) {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let rows = (data.len() / len).div_ceil(threads).max(1);
-    std::thread::scope(|scope| {
-        for (part, data) in data.chunks_mut(rows * len).enumerate() {
-            let f = &f;
-            scope.spawn(move || {
-                data.chunks_exact_mut(len).enumerate().for_each(|(i, row)| f(part * rows + i, row));
-            });
-        }
-    });
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
-}
-
-fn softmax(logits: &[f64]) -> Vec<f64> {
-    let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let e: Vec<f64> = logits.iter().map(|l| (l - max).exp()).collect();
-    let sum: f64 = e.iter().sum();
-    e.into_iter().map(|e| e / sum).collect()
-}
-
-fn activate(act: Act, x: f64) -> f64 {
-    match act {
-        Act::None => x,
-        Act::Silu => x * sigmoid(x),
-        Act::Gelu => x * 0.5 * erfc(-x / std::f64::consts::SQRT_2),
-    }
-}
-
-/// Intersection over union of two boxes of corners.
-fn iou(a: &[f64; 4], b: &[f64; 4]) -> f64 {
-    let area = |b: &[f64; 4]| (b[2] - b[0]) * (b[3] - b[1]);
-    let w = (a[2].min(b[2]) - a[0].max(b[0])).max(0.0);
-    let h = (a[3].min(b[3]) - a[1].max(b[1])).max(0.0);
-    w * h / (area(a) + area(b) - w * h)
-}
-
-/// `1 - erf(x)` to about 1e-16 of its size near zero and 1e-14 in the tails: for `|x| < 3` by the series
-/// `erf(x) = 2 / sqrt(pi) * exp(-x^2) * sum_n 2^n x^(2n+1) / (2n+1)!!` (DLMF 7.6.2), beyond by the continued fraction
-/// of DLMF 7.9.1.
-fn erfc(x: f64) -> f64 {
-    let scale = (-x * x).exp() / std::f64::consts::PI.sqrt();
-    if x.abs() < 3.0 {
-        let (mut term, mut sum) = (x, x);
-        for n in 1..120 {
-            term *= 2.0 * x * x / f64::from(2 * n + 1);
-            sum += term;
-        }
-        return 1.0 - 2.0 * scale * sum;
-    }
-    let a = x.abs();
-    let fraction = (1..=60).rev().fold(a, |tail, n| a + f64::from(n) / 2.0 / tail);
-    let tail = scale / fraction;
-    if x > 0.0 { tail } else { 2.0 - tail }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn erfc_equals_known_values() {
-        // Values from NIST's tables (DLMF 7.23).
-        for (x, expected) in [
-            (0.0, 1.0),
-            (0.5, 0.479_500_122_186_953_5),
-            (-0.5, 1.520_499_877_813_046_5),
-            (2.0, 0.004_677_734_981_047_266),
-            (2.999, 2.2228e-5),
-            (4.0, 1.541_725_790_028_002e-8),
-            (-4.0, 2.0 - 1.541_725_790_028_002e-8),
-        ] {
-            let tolerance = if x == 2.999 { 1e-4 * expected } else { 1e-14 };
-            assert!((erfc(x) - expected).abs() < tolerance, "erfc({x}) = {}", erfc(x));
-        }
-        // The two formulas meet.
-        assert!((erfc(2.999_999_999) - erfc(3.0)).abs() < 1e-12);
     }
 }
