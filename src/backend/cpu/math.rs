@@ -38,7 +38,7 @@ pub fn silu<S: Simd>(s: S, x: S::V) -> S::V {
     p = s.mul_add(p, r, s.splat(2.402_224_2e-1));
     p = s.mul_add(p, r, s.splat(6.931_47e-1));
     p = s.mul_add(p, r, s.splat(1.0));
-    s.div(x, s.add(s.splat(1.0), s.mul_pow2(p, n)))
+    s.mul(x, s.recip(s.add(s.splat(1.0), s.mul_pow2(p, n))))
 }
 
 /// Gaussian error function, absolute error under 3e-7: Abramowitz and Stegun 7.1.26 has 1.5e-7 in exact arithmetic.

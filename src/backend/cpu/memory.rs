@@ -1,39 +1,79 @@
 //! Memory that kernels see: aligned blocks, resolved maps, per-thread scratch.
 
 use crate::plan::{Arena, Extent, Plan, View};
+use memmap2::MmapMut;
+use std::ptr::NonNull;
 
 /// A block of f32 values aligned to a cache line.
+///
+/// Large blocks are mapped on their own, in huge pages where the system grants them: weights and maps of megabytes
+/// otherwise cost a miss in the translation buffer every 4 KiB.
 #[derive(Default)]
 pub struct Block {
-    lines: Vec<Line>,
+    memory: Memory,
     len: usize,
+}
+
+#[derive(Default)]
+enum Memory {
+    #[default]
+    Empty,
+    Lines(Vec<Line>),
+    Mapped(MmapMut),
 }
 
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 struct Line([f32; 16]);
 
+/// Bytes from which a block is mapped on its own.
+const MAPPED: usize = 1 << 20;
+
 impl Block {
     /// `len` zeros.
     pub fn zeroed(len: usize) -> Block {
-        Block { lines: vec![Line([0.0; 16]); len.div_ceil(16)], len }
+        let bytes = len * size_of::<f32>();
+        if bytes >= MAPPED
+            && let Ok(map) = MmapMut::map_anon(bytes)
+        {
+            #[cfg(target_os = "linux")]
+            let _ = map.advise(memmap2::Advice::HugePage); // a wish only: without it all works, slower
+            return Block { memory: Memory::Mapped(map), len };
+        }
+        Block { memory: Memory::Lines(vec![Line([0.0; 16]); len.div_ceil(16)]), len }
+    }
+
+    /// A copy of `values`.
+    pub fn from_slice(values: &[f32]) -> Block {
+        let mut block = Block::zeroed(values.len());
+        block.copy_from_slice(values);
+        block
     }
 
     /// First value.
     pub fn as_ptr(&self) -> *const f32 {
-        self.lines.as_ptr().cast()
+        match &self.memory {
+            Memory::Empty => NonNull::<Line>::dangling().as_ptr().cast(),
+            Memory::Lines(lines) => lines.as_ptr().cast(),
+            Memory::Mapped(map) => map.as_ptr().cast(),
+        }
     }
 
     /// First value, for writing.
     pub fn as_mut_ptr(&mut self) -> *mut f32 {
-        self.lines.as_mut_ptr().cast()
+        match &mut self.memory {
+            Memory::Empty => NonNull::<Line>::dangling().as_ptr().cast(),
+            Memory::Lines(lines) => lines.as_mut_ptr().cast(),
+            Memory::Mapped(map) => map.as_mut_ptr().cast(),
+        }
     }
 
     /// Makes room for `len` values; contents are kept, new ones are zero.
     pub fn grow(&mut self, len: usize) {
         if len > self.len {
-            self.lines.resize(len.div_ceil(16), Line([0.0; 16]));
-            self.len = len;
+            let mut larger = Block::zeroed(len.max(self.len * 2));
+            larger[..self.len].copy_from_slice(self);
+            *self = larger;
         }
     }
 }
@@ -41,7 +81,7 @@ impl Block {
 impl std::ops::Deref for Block {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        // SAFETY: `lines` holds at least `len` initialised f32 values, contiguous since Line is 64 bytes of them.
+        // SAFETY: the memory holds at least `len` initialised f32 values, aligned to a line or a page.
         unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len) }
     }
 }

@@ -56,10 +56,11 @@ pub fn pack<S: Simd>(panels: &[Panel], depth: usize, w: impl Fn(usize, usize) ->
 #[inline(always)]
 pub fn tiles(n: usize, max: usize, mut f: impl FnMut(usize, usize)) {
     let count = n.div_ceil(max);
+    let (height, taller) = (n / count.max(1), n % count.max(1));
     let mut first = 0;
     for i in 0..count {
-        let end = n * (i + 1) / count;
-        f(first, end - first);
-        first = end;
+        let rows = height + usize::from(i < taller);
+        f(first, rows);
+        first += rows;
     }
 }

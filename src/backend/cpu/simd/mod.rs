@@ -86,6 +86,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a / b`.
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `1 / a` to a relative 2e-7, for normal `a` up to 2^126.
+    #[inline(always)]
+    fn recip(self, a: Self::V) -> Self::V {
+        self.div(self.splat(1.0), a)
+    }
     /// Larger of each lane.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// Smaller of each lane.
