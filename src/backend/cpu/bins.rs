@@ -200,7 +200,8 @@ impl<S: Simd> Work for BinDecode<S> {
             let out = state.rows[self.dst.0].row(person).add(self.dst.1);
             let (center, size) = (f64::from(survivor.center[dimension]), f64::from(survivor.size[dimension]));
             let grid = f64::from(survivor.prior[dimension]);
-            let step = size * self.padding / (axis.bins - 1) as f64;
+            // A single bin lies at the first place.
+            let step = size * self.padding / (axis.bins - 1).max(1) as f64;
             let first = center - grid - 0.5 * size * self.padding;
 
             let codes = scratch.values.as_mut_ptr();

@@ -22,6 +22,7 @@ pub mod peak;
 pub mod pointwise;
 pub mod pool;
 pub mod prepare;
+mod probe;
 pub mod simd;
 pub mod survivors;
 pub mod winograd;
@@ -37,6 +38,7 @@ use memory::{Block, Map};
 use pool::{Pool, Worker};
 use prepare::{GUARD, Phase, Prepared, prepare};
 use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -152,14 +154,22 @@ impl CpuExecutor {
         })
     }
 
-    /// One image through all phases; `after(phase)` is called by the first thread after each phase's barrier.
-    fn execute(&mut self, frame: Frame<'_>, options: &RunOptions, after: &(dyn Fn(usize) + Sync)) {
+    /// One image through some of the phases; `after(phase)` is called by the first thread after each phase's barrier.
+    fn execute(
+        &mut self,
+        phases: Range<usize>,
+        frame: Frame<'_>,
+        options: &RunOptions,
+        after: &(dyn Fn(usize) + Sync),
+    ) {
         for counter in &self.counters {
             counter.0.store(0, Ordering::Relaxed);
         }
         let base = Base(self.arena.as_mut_ptr());
         let context = Context { base: base.0, options, frame, state: &self.state };
-        let (phases, counters, scratch) = (&self.phases, &self.counters, &self.scratch);
+        let (counters, scratch) = (&self.counters[phases.clone()], &self.scratch);
+        let first = phases.start;
+        let phases = &self.phases[phases];
         let (context, base) = (&context, &base);
         self.pool.run(&|worker: &Worker<'_>| {
             let _ = base;
@@ -177,7 +187,7 @@ impl CpuExecutor {
                 }
                 worker.barrier();
                 if worker.index == 0 {
-                    after(index);
+                    after(first + index);
                 }
             }
         });
@@ -226,7 +236,7 @@ impl Executor for CpuExecutor {
     fn run(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
         let mut all = Vec::with_capacity(frames.len());
         for &frame in frames {
-            self.execute(frame, options, &|_| ());
+            self.execute(0..self.phases.len(), frame, options, &|_| ());
             all.push(self.survivors(options));
         }
         Ok(all)
@@ -235,7 +245,7 @@ impl Executor for CpuExecutor {
     fn run_timed(&mut self, frame: Frame<'_>, options: &RunOptions) -> Result<(Survivors, Vec<StepTime>)> {
         let ends: Vec<Mutex<Option<Instant>>> = self.phases.iter().map(|_| Mutex::new(None)).collect();
         let start = Instant::now();
-        self.execute(frame, options, &|phase| {
+        self.execute(0..self.phases.len(), frame, options, &|phase| {
             *ends[phase].lock().expect("nobody panics with it") = Some(Instant::now());
         });
         let mut times: Vec<StepTime> = Vec::new();

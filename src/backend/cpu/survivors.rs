@@ -52,6 +52,7 @@ impl Work for Select {
             }
         });
         let levels = &levels[..self.levels.len()];
+        state.survivors.clear();
         select(levels, &context.options.select, &mut state.selection, &mut state.survivors);
         let n = state.survivors.len();
         for rows in &mut state.rows {

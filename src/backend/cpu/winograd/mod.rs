@@ -184,12 +184,12 @@ impl<T: Simd, W: Scheme> Kernel for Input<'_, T, W> {
                     let mut half = [[s.splat(0.0); MAX]; MAX];
                     for column in 0..W::WINDOW {
                         let mut d = [s.splat(0.0); MAX];
-                        for row in 0..W::WINDOW {
-                            d[row] = s.load(pixels[row * MAX + column].add(c));
+                        for (row, d) in d.iter_mut().enumerate().take(W::WINDOW) {
+                            *d = s.load(pixels[row * MAX + column].add(c));
                         }
                         let t = W::input(s, &d);
-                        for row in 0..W::POINTS {
-                            half[row][column] = t[row];
+                        for (half, t) in half.iter_mut().zip(t).take(W::POINTS) {
+                            half[column] = t;
                         }
                     }
                     let out = self.out.add(i * src.c + c);
@@ -236,12 +236,12 @@ impl<T: Simd, W: Scheme> Kernel for Output<'_, T, W> {
                     let mut half = [[s.splat(0.0); MAX]; MAX];
                     for column in 0..W::POINTS {
                         let mut m = [s.splat(0.0); MAX];
-                        for row in 0..W::POINTS {
-                            m[row] = s.load(products.add((row * W::POINTS + column) * self.step));
+                        for (row, m) in m.iter_mut().enumerate().take(W::POINTS) {
+                            *m = s.load(products.add((row * W::POINTS + column) * self.step));
                         }
                         let t = W::output(s, &m);
-                        for row in 0..W::OUT {
-                            half[row][column] = t[row];
+                        for (half, t) in half.iter_mut().zip(t).take(W::OUT) {
+                            half[column] = t;
                         }
                     }
                     for (row, half) in half.iter().enumerate().take(W::OUT) {

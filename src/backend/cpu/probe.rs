@@ -1,0 +1,97 @@
+//! Single steps on chosen memory, for tests and benchmarks.
+
+use super::CpuExecutor;
+use super::memory::Map;
+use super::prepare::GUARD;
+use crate::backend::reference::Person;
+use crate::backend::{Frame, RunOptions, Survivors};
+use crate::plan::{Extent, View};
+use crate::vision::select::Candidate;
+use crate::vision::{Letterbox, Photo};
+use std::ops::Range;
+
+#[doc(hidden)]
+impl CpuExecutor {
+    /// Where a view of a map lies in [`CpuExecutor::memory`]; `None` for survivor rows, for maps that no step
+    /// touches, and for the network input, which the executor keeps elsewhere, with a border.
+    pub fn locate(&self, view: View) -> Option<Map> {
+        if self.input.is_some_and(|(input, ..)| input.buffer == view.buffer) {
+            return None;
+        }
+        let map = self.maps[view.buffer.0]?;
+        Some(Map { offset: map.offset + view.c0, c: view.c, ..map })
+    }
+
+    /// All maps and their guard zones; not what kernels keep in the arena for themselves.
+    pub fn memory(&mut self) -> &mut [f32] {
+        let end = |m: &Map| m.offset + m.pixels() * m.pitch + GUARD;
+        let len = self.maps.iter().flatten().map(end).max().unwrap_or(0);
+        &mut self.arena[..len]
+    }
+
+    /// Fills the threads' scratch with `value`: nobody may rely on what it holds.
+    pub fn fill_scratch(&mut self, value: f32) {
+        for scratch in &mut self.scratch {
+            scratch.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()).values.fill(value);
+        }
+    }
+
+    /// Overwrites the network input: `h * w * 3` values.
+    ///
+    /// # Panics
+    /// If the plan has no network input, or `values` are more or fewer than it holds.
+    pub fn write_input(&mut self, values: &[f32]) {
+        let (_, map, border) = self.input.expect("a plan with a network input");
+        let (h, w) = (map.h - 2 * border, map.w - 2 * border);
+        assert_eq!(values.len(), h * w * 3, "values of the network input");
+        for (y, row) in values.chunks_exact(w * 3).enumerate() {
+            let at = map.offset + ((y + border) * map.w + border) * 3;
+            self.arena[at..at + w * 3].copy_from_slice(row);
+        }
+    }
+
+    /// Executes some of the plan's steps on what the maps hold; the photo is a single grey pixel. Returns what the
+    /// outputs hold then.
+    pub fn run_steps(&mut self, steps: Range<usize>, options: &RunOptions) -> Survivors {
+        let photo = Photo { width: 1, height: 1, bgr: vec![114; 3] };
+        let letterbox = Letterbox::new((1, 1), self.plan.input_size);
+        let at = |step: usize| self.phases.partition_point(|phase| phase.step < step);
+        let phases = at(steps.start)..at(steps.end);
+        self.execute(phases, Frame { photo: &photo, letterbox: &letterbox }, options, &|_| ());
+        self.survivors(options)
+    }
+
+    /// Names of the kernels that execute a step.
+    pub fn kernels(&self, step: usize) -> Vec<&'static str> {
+        self.phases.iter().filter(|phase| phase.step == step).map(|phase| phase.kernel).collect()
+    }
+
+    /// The survivors of the last selection.
+    pub fn people(&mut self) -> Vec<Person> {
+        let person = |c: &Candidate| Person {
+            level: c.level,
+            cell: c.index,
+            score: c.score.into(),
+            center: c.center.map(f64::from),
+            size: c.size.map(f64::from),
+            prior: c.prior.map(f64::from),
+        };
+        self.state.get_mut().survivors.iter().map(person).collect()
+    }
+
+    /// A view of survivor rows, `[people, c]`, for reading or writing.
+    ///
+    /// # Panics
+    /// If the view is of a map.
+    pub fn rows(&mut self, view: View) -> Vec<&mut [f32]> {
+        assert_eq!(self.plan.buffer_of(view).extent, Extent::Survivors);
+        let state = self.state.get_mut();
+        let rows = &state.rows[view.buffer.0];
+        let row = |i: usize| {
+            // SAFETY: selection made room for every survivor's row; rows do not overlap, and the state is borrowed
+            // for as long as they are.
+            unsafe { std::slice::from_raw_parts_mut(rows.row(i).add(view.c0), view.c) }
+        };
+        (0..state.survivors.len()).map(row).collect()
+    }
+}
