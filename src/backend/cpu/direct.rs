@@ -37,6 +37,8 @@ pub struct Cut {
 struct Segment {
     dy: isize,
     dx: isize,
+    /// Values from the output pixel's own input pixel to the segment's first.
+    offset: isize,
 }
 
 /// One panel of a group.
@@ -54,6 +56,9 @@ pub struct Direct<S> {
     src: Map,
     shape: Shape,
     segments: Vec<Segment>,
+    /// Input pixels `pad .. pad + inner` see no tap outside the map.
+    inner_h: usize,
+    inner_w: usize,
     depth: usize,
     columns: Vec<Column>,
     weights: Block,
@@ -85,10 +90,8 @@ impl<S: Simd> Direct<S> {
         let mut segments = Vec::new();
         for ky in 0..kernel {
             for kx in (0..kernel).step_by(if whole_rows { kernel } else { 1 }) {
-                segments.push(Segment {
-                    dy: ky as isize - shape.pad as isize,
-                    dx: kx as isize - shape.pad as isize,
-                });
+                let (dy, dx) = (ky as isize - shape.pad as isize, kx as isize - shape.pad as isize);
+                segments.push(Segment { dy, dx, offset: (dy * src.w as isize + dx) * src.pitch as isize });
             }
         }
         let depth = if whole_rows { kernel * cin } else { cin };
@@ -131,6 +134,8 @@ impl<S: Simd> Direct<S> {
             src,
             shape,
             segments,
+            inner_h: (src.h + 1).saturating_sub(kernel),
+            inner_w: (src.w + 1).saturating_sub(kernel),
             depth,
             columns,
             weights,
@@ -154,22 +159,30 @@ impl<S: Simd> Direct<S> {
         max: usize,
         rows: &mut [*const f32],
     ) {
-        let (src, stride) = (&self.src, self.shape.stride as isize);
+        let (src, stride) = (&self.src, self.shape.stride);
         let out_w = self.epilogue.dst.w;
+        let (mut y, mut x) = (p0 / out_w, p0 % out_w);
         let mut at = 0;
-        tiles(p1 - p0, max, |first, height| {
+        tiles(p1 - p0, max, |_, height| {
             for r in 0..height {
-                let pixel = p0 + first + r;
-                let (y, x) = ((pixel / out_w) as isize * stride, (pixel % out_w) as isize * stride);
+                let (iy, ix) = (y * stride, x * stride);
+                let pixel = src.offset as isize + ((iy * src.w + ix) * src.pitch) as isize;
+                let inner = iy.wrapping_sub(self.shape.pad) < self.inner_h
+                    && ix.wrapping_sub(self.shape.pad) < self.inner_w;
                 for (t, segment) in self.segments.iter().enumerate() {
-                    let (iy, ix) = (y + segment.dy, x + segment.dx);
-                    let inside = (0..src.h as isize).contains(&iy) && (0..src.w as isize).contains(&ix);
+                    let inside = inner
+                        || (iy.wrapping_add_signed(segment.dy) < src.h
+                            && ix.wrapping_add_signed(segment.dx) < src.w);
                     rows[at + t * height + r] = if inside {
                         // SAFETY: the pixel lies inside the map.
-                        unsafe { base.add(src.offset + (iy as usize * src.w + ix as usize) * src.pitch) }
+                        unsafe { base.offset(pixel + segment.offset) }
                     } else {
                         self.zeros.as_ptr()
                     };
+                }
+                x += 1;
+                if x == out_w {
+                    (y, x) = (y + 1, 0);
                 }
             }
             at += height * self.segments.len();
