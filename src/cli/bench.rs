@@ -121,7 +121,8 @@ impl Bench {
 
         let report = Report { times, batch: self.batch.into(), flops: engine.flops(), peak };
         let (pw, ph) = (photos[0].width, photos[0].height);
-        terminal.say(format!("photo    {pw}x{ph}, {photo_name}; {people} people"))?;
+        let noun = if people == 1 { "person" } else { "people" };
+        terminal.say(format!("photo    {pw}x{ph}, {photo_name}; {people} {noun}"))?;
         terminal.say(format!(
             "runs     {} after {} to warm up, batch {}\n",
             self.iters, self.warmup, self.batch

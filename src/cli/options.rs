@@ -50,8 +50,8 @@ impl Network {
             Err(_) if self.nothing_asked() => {
                 let url = registry::find(registry::DEFAULT_MODEL).map_or("", |published| published.url);
                 let warning = format!(
-                    "no weights here, so these are random ones of rtmo-t: the people they find mean nothing. For real \
-                     people download {url} into weights/ ('rtmo-engine models' lists others)"
+                    "no weights found: these are random ones of rtmo-t, and the people they find mean nothing; put \
+                     {url} into weights/, or see 'rtmo-engine models'"
                 );
                 Ok((model::random(Variant::T, 17, 2, SEED), Some(warning)))
             }

@@ -14,6 +14,8 @@ use super::winograd::scheme::{F43, F43Stride2, Scheme};
 use super::winograd::{self, Winograd};
 use super::work::Work;
 use crate::plan::{Arena, Conv, Op, Plan, PreAdd, TensorId, View};
+use std::sync::Mutex;
+use std::thread;
 
 /// A phase, and what the tables call its kernel.
 pub struct Phase {
@@ -41,11 +43,37 @@ pub const GUARD: usize = 16;
 /// Chooses and packs kernels for every step. Weights are dropped from the plan as they are packed.
 pub fn prepare<S: Simd>(simd: S, plan: &mut Plan, arena: &Arena, threads: usize) -> Prepared {
     let mut builder =
-        Builder { simd, arena, threads, arena_len: arena.len, input: None, uses: uses(plan), phases: vec![] };
+        Builder { simd, arena, threads, arena_len: arena.len, input: None, uses: uses(plan), jobs: vec![] };
     for step in 0..plan.steps.len() {
         builder.step(plan, step);
     }
-    Prepared { phases: builder.phases, arena_len: builder.arena_len, input: builder.input }
+    Prepared { phases: make(builder.jobs, threads), arena_len: builder.arena_len, input: builder.input }
+}
+
+/// A phase to be made: its step, its kernel's name, and what packs its weights.
+type Job = (usize, &'static str, Box<dyn FnOnce() -> Box<dyn Work> + Send>);
+
+/// Makes the phases, each on one of `threads` threads.
+fn make(jobs: Vec<Job>, threads: usize) -> Vec<Phase> {
+    let queue = Mutex::new(jobs.into_iter().enumerate());
+    let work = || {
+        let mut made = Vec::new();
+        loop {
+            let next = queue.lock().expect("nobody panics with it").next();
+            let Some((place, (step, kernel, job))) = next else { return made };
+            made.push((place, Phase { step, kernel, work: job() }));
+        }
+    };
+    let mut made = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut made = work();
+        for other in others {
+            made.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        made
+    });
+    made.sort_by_key(|(place, _)| *place);
+    made.into_iter().map(|(_, phase)| phase).collect()
 }
 
 /// How often each tensor is used.
@@ -66,7 +94,7 @@ struct Builder<'a, S> {
     arena_len: usize,
     input: Option<(View, Map, usize)>,
     uses: Vec<usize>,
-    phases: Vec<Phase>,
+    jobs: Vec<Job>,
 }
 
 impl<S: Simd> Builder<'_, S> {
@@ -78,7 +106,17 @@ impl<S: Simd> Builder<'_, S> {
     }
 
     fn push(&mut self, step: usize, kernel: &'static str, work: impl Work + 'static) {
-        self.phases.push(Phase { step, kernel, work: Box::new(work) });
+        self.push_later(step, kernel, || work);
+    }
+
+    /// As `push`, of what takes time to make.
+    fn push_later<W: Work + 'static>(
+        &mut self,
+        step: usize,
+        kernel: &'static str,
+        make: impl FnOnce() -> W + Send + 'static,
+    ) {
+        self.jobs.push((step, kernel, Box::new(|| Box::new(make()))));
     }
 
     fn reserve(&mut self, len: usize) -> usize {
@@ -214,11 +252,12 @@ impl<S: Simd> Builder<'_, S> {
         let waste = covered as f64 / dst.pixels() as f64;
         if shape == padded && src.c.is_multiple_of(S::LANES) && shape.stride == 1 && waste < 2.5 {
             let cut = self.winograd_cut::<F43>(&src, &dst);
-            self.push(step, F43::NAME, Winograd::<S, F43>::new(simd, src, &weight, &bias, epilogue, cut));
+            let make = move || Winograd::<S, F43>::new(simd, src, &weight, &bias, epilogue, cut);
+            self.push_later(step, F43::NAME, make);
         } else if shape == padded && src.c.is_multiple_of(S::LANES) && shape.stride == 2 && waste < 1.4 {
             let cut = self.winograd_cut::<F43Stride2>(&src, &dst);
-            let conv = Winograd::<S, F43Stride2>::new(simd, src, &weight, &bias, epilogue, cut);
-            self.push(step, F43Stride2::NAME, conv);
+            let make = move || Winograd::<S, F43Stride2>::new(simd, src, &weight, &bias, epilogue, cut);
+            self.push_later(step, F43Stride2::NAME, make);
         } else {
             let kernel = match (shape.kernel, shape.groups) {
                 (1, _) => "1x1",
@@ -226,7 +265,8 @@ impl<S: Simd> Builder<'_, S> {
                 _ => "grouped",
             };
             let cut = self.direct_cut(&dst, weight.len());
-            self.push(step, kernel, Direct::new(simd, src, shape, &weight, &bias, epilogue, cut));
+            let make = move || Direct::new(simd, src, shape, &weight, &bias, epilogue, cut);
+            self.push_later(step, kernel, make);
         }
     }
 
