@@ -1,5 +1,7 @@
 //! Backends execute [`Plan`]s. They know operations, not RTMO.
 
+pub mod reference;
+
 use crate::error::Result;
 use crate::plan::{Plan, View};
 use crate::vision::{Letterbox, Photo};
