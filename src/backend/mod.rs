@@ -1,5 +1,6 @@
 //! Backends execute [`Plan`]s. They know operations, not RTMO.
 
+pub mod cpu;
 pub mod reference;
 
 use crate::error::Result;

@@ -320,6 +320,25 @@ impl Op {
         }
     }
 
+    /// Constants that the step uses, one entry a use.
+    pub fn tensors(&self) -> Vec<TensorId> {
+        match self {
+            Op::Letterbox { .. } | Op::PoolPyramid { .. } | Op::Attention { .. } | Op::Select { .. } => {
+                vec![]
+            }
+            Op::Conv(c) => match c.pre_add {
+                PreAdd::Table(table) => vec![c.weight, c.bias, table],
+                PreAdd::None | PreAdd::Same(_) | PreAdd::Upsampled(_) => vec![c.weight, c.bias],
+            },
+            Op::LayerNorm { gamma, beta, .. } => vec![*gamma, *beta],
+            Op::SurvivorLinear { weight, bias, .. } => weight.iter().chain(bias).copied().collect(),
+            Op::Gau(g) => {
+                vec![g.norm_gain, g.uv, g.q_gain, g.q_bias, g.k_gain, g.k_bias, g.out, g.residual_gain]
+            }
+            Op::BinDecode(d) => vec![d.x.weight, d.y.weight],
+        }
+    }
+
     /// The view that the step writes; `None` for [`Op::Select`], which fixes the survivors instead.
     pub fn writes(&self) -> Option<View> {
         match self {

@@ -1,6 +1,7 @@
 //! Pictures in, pictures out: decoding, letterboxing, selection of people, drawing.
 
 mod letterbox;
+pub mod select;
 
 pub use letterbox::Letterbox;
 

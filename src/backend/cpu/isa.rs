@@ -1,0 +1,129 @@
+//! Which instruction set runs: detected once, or forced by `RTMO_ISA`.
+
+use crate::error::{Error, Result};
+
+/// An instruction set that kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// Plain Rust, 4 lanes.
+    Portable,
+    /// Plain Rust on the tiles of the AVX2 kernels; for tests.
+    Portable8,
+    /// Plain Rust on the tiles of the AVX-512 kernels; for tests.
+    Portable16,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL.
+    Avx512,
+    /// AVX-512 with BF16 dot products.
+    Avx512Bf16,
+    /// AArch64 NEON.
+    Neon,
+}
+
+/// All, best first.
+const ALL: [Isa; 7] =
+    [Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable, Isa::Portable16, Isa::Portable8];
+
+impl Isa {
+    /// Name as `RTMO_ISA` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "scalar",
+            Isa::Portable8 => "scalar8",
+            Isa::Portable16 => "scalar16",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512bf16",
+            Isa::Neon => "neon",
+        }
+    }
+
+    /// Whether this CPU (and this build) has it.
+    pub fn available(self) -> bool {
+        match self {
+            Isa::Portable | Isa::Portable8 | Isa::Portable16 => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => super::simd::avx2::Avx2::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => super::simd::avx512::Avx512::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => super::simd::avx512::Avx512Bf16::new().is_some(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => super::simd::neon::Neon::new().is_some(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => false,
+            #[cfg(not(target_arch = "aarch64"))]
+            Isa::Neon => false,
+        }
+    }
+
+    /// Every instruction set that runs here, best first.
+    pub fn all() -> impl Iterator<Item = Isa> {
+        ALL.into_iter().filter(|isa| isa.available())
+    }
+
+    /// The one to use: `RTMO_ISA` if set, else the best.
+    ///
+    /// # Errors
+    /// If `RTMO_ISA` names none, or one that this CPU lacks.
+    pub fn choose() -> Result<Isa> {
+        let Some(name) = std::env::var_os("RTMO_ISA").filter(|name| !name.is_empty()) else {
+            return Ok(Isa::all().next().expect("the portable one always runs"));
+        };
+        let here: Vec<_> = Isa::all().map(Isa::name).collect();
+        let found = ALL.into_iter().find(|isa| name == isa.name());
+        found.filter(|isa| isa.available()).ok_or_else(|| {
+            let name = name.to_string_lossy();
+            let why = if found.is_some() { "this CPU does not have it" } else { "no such instruction set" };
+            Error::Usage(format!("RTMO_ISA={name}: {why}; here: {}", here.join(", ")))
+        })
+    }
+}
+
+/// Calls `$body` with `$simd` bound to the token of `$isa`.
+macro_rules! with_isa {
+    ($isa:expr, $simd:ident => $body:expr) => {
+        match $isa {
+            $crate::backend::cpu::isa::Isa::Portable => {
+                let $simd = $crate::backend::cpu::simd::portable::Portable::<4>;
+                $body
+            }
+            $crate::backend::cpu::isa::Isa::Portable8 => {
+                let $simd = $crate::backend::cpu::simd::portable::Portable::<8>;
+                $body
+            }
+            $crate::backend::cpu::isa::Isa::Portable16 => {
+                let $simd = $crate::backend::cpu::simd::portable::Portable::<16>;
+                $body
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::backend::cpu::isa::Isa::Avx2 => {
+                let $simd =
+                    $crate::backend::cpu::simd::avx2::Avx2::new().expect("an available instruction set");
+                $body
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::backend::cpu::isa::Isa::Avx512 => {
+                let $simd =
+                    $crate::backend::cpu::simd::avx512::Avx512::new().expect("an available instruction set");
+                $body
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::backend::cpu::isa::Isa::Avx512Bf16 => {
+                let $simd = $crate::backend::cpu::simd::avx512::Avx512Bf16::new()
+                    .expect("an available instruction set");
+                $body
+            }
+            #[cfg(target_arch = "aarch64")]
+            $crate::backend::cpu::isa::Isa::Neon => {
+                let $simd =
+                    $crate::backend::cpu::simd::neon::Neon::new().expect("an available instruction set");
+                $body
+            }
+            #[allow(unreachable_patterns)] // on x86-64 or AArch64 the others
+            _ => unreachable!("an instruction set of another architecture is never available"),
+        }
+    };
+}
+pub(crate) use with_isa;

@@ -1,0 +1,88 @@
+//! A packed matrix: `out = x w^T + bias` for rows anywhere in memory.
+
+use super::memory::Block;
+use super::micro::{MAX_ROWS, Micros, Tile, max_rows};
+use super::pack::{Panel, pack, panels, tiles};
+use super::simd::Simd;
+use std::ops::Range;
+
+/// An `[out, depth]` matrix packed for instruction set `S`.
+pub struct Matrix<S> {
+    depth: usize,
+    panels: Vec<Panel>,
+    starts: Vec<usize>,
+    weights: Block,
+    bias: Option<Block>,
+    micros: Micros,
+    simd: std::marker::PhantomData<S>,
+}
+
+impl<S: Simd> Matrix<S> {
+    /// Packs the row-major `weight`, `[bias.len() or given by its length, depth]`.
+    pub fn new(simd: S, weight: &[f32], depth: usize, bias: Option<&[f32]>) -> Matrix<S> {
+        let out = weight.len() / depth;
+        let panels = panels::<S>(out);
+        let (weights, starts) = pack::<S>(&panels, depth, |j, k| weight[j * depth + k]);
+        let bias = bias.map(|bias| {
+            let mut block = Block::zeroed(out.next_multiple_of(S::LANES));
+            block[..out].copy_from_slice(bias);
+            block
+        });
+        let widest = panels.iter().map(|p| p.vectors).max().unwrap_or(0);
+        Matrix {
+            depth,
+            panels,
+            starts,
+            weights,
+            bias,
+            micros: Micros::new(simd, widest),
+            simd: Default::default(),
+        }
+    }
+
+    /// Number of panels, the unit in which work can be shared out.
+    pub fn panels(&self) -> usize {
+        self.panels.len()
+    }
+
+    /// Outputs rounded up to whole vectors: what `multiply` writes a row.
+    pub fn width(&self) -> usize {
+        self.panels.last().map_or(0, |p| p.c0 + p.vectors * S::LANES)
+    }
+
+    /// `out[r * pitch + j]` for `r < n`, and the outputs of `range` of the panels.
+    ///
+    /// # Safety
+    /// `row(r)` must be readable for `depth` values, `out + r * pitch` writable for [`Matrix::width`] values.
+    pub unsafe fn multiply(
+        &self,
+        row: impl Fn(usize) -> *const f32,
+        n: usize,
+        range: Range<usize>,
+        out: *mut f32,
+        pitch: usize,
+    ) {
+        for index in range {
+            let panel = self.panels[index];
+            tiles(n, max_rows::<S>(panel.vectors), |first, height| {
+                let mut rows = [std::ptr::null(); MAX_ROWS];
+                for (r, p) in rows[..height].iter_mut().enumerate() {
+                    *p = row(first + r);
+                }
+                // SAFETY: packed for every panel; `out` by contract.
+                unsafe {
+                    self.micros.get(height, panel.vectors)(&Tile {
+                        rows: rows.as_ptr(),
+                        shift: 0,
+                        segments: 1,
+                        depth: self.depth,
+                        weights: self.weights.as_ptr().add(self.starts[index]),
+                        init: self.bias.as_ref().map_or(std::ptr::null(), |b| b.as_ptr().add(panel.c0)),
+                        out: out.add(first * pitch + panel.c0),
+                        pitch,
+                    });
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The CPU backend: handwritten SIMD kernels, a thread pool, one arena.
+//!
+//! ```text
+//! plan -> prepare (choose kernels, pack weights) -> phases of items -> run: one parallel region, a barrier a phase
+//!   direct, winograd, attention, survivors, gau, bins      operations
+//!     micro, matrix, pack, epilogue, math                  what they are made of
+//!       simd                                               what a vector is, per instruction set
+//! ```
+
+pub mod attention;
+pub mod bins;
+pub mod direct;
+pub mod epilogue;
+pub mod gau;
+pub mod isa;
+pub mod math;
+pub mod matrix;
+pub mod memory;
+pub mod micro;
+pub mod pack;
+pub mod pointwise;
+pub mod pool;
+pub mod prepare;
+pub mod simd;
+pub mod survivors;
+pub mod winograd;
+pub mod work;
+
+pub use isa::Isa;
+
+use super::{Executor, Frame, RunOptions, StepTime, Survivors};
+use crate::error::{Error, Result};
+use crate::plan::{Extent, Op, Plan, View};
+use isa::with_isa;
+use memory::{Block, Map};
+use pool::{Pool, Worker};
+use prepare::{GUARD, Phase, Prepared, prepare};
+use std::cell::UnsafeCell;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use work::{Context, Rows, Scratch, ScratchSize, State};
+
+/// How a plan is prepared for the CPU.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuOptions {
+    /// Threads; the caller of a run is one of them.
+    pub threads: usize,
+    /// Instruction set.
+    pub isa: Isa,
+    /// Keep every map intact until the end of a run, so that [`Executor::read`] may look at it.
+    pub keep_maps: bool,
+}
+
+impl CpuOptions {
+    /// As many threads as the process may use, the instruction set of [`Isa::choose`].
+    ///
+    /// # Errors
+    /// If `RTMO_ISA` asks for what this CPU lacks.
+    pub fn detect() -> Result<CpuOptions> {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        Ok(CpuOptions { threads, isa: Isa::choose()?, keep_maps: false })
+    }
+}
+
+/// A plan prepared for the CPU.
+pub struct CpuExecutor {
+    plan: Plan,
+    options: CpuOptions,
+    pool: Pool,
+    phases: Vec<Phase>,
+    counters: Vec<Counter>,
+    arena: Block,
+    maps: Vec<Option<Map>>,
+    input: Option<(View, Map, usize)>,
+    scratch: Vec<Mutex<Scratch>>,
+    state: UnsafeCell<State>,
+    heatmaps: Option<[usize; 2]>,
+}
+
+/// Next item of a phase, on a cache line of its own.
+#[repr(align(64))]
+struct Counter(AtomicUsize);
+
+/// The arena's address, for the threads of a run.
+struct Base(*mut f32);
+
+// SAFETY: threads write disjoint parts between barriers, see `Work`.
+unsafe impl Sync for Base {}
+
+// SAFETY: the cell is only entered during `run`, which has the executor for itself.
+unsafe impl Send for CpuExecutor {}
+
+impl CpuExecutor {
+    /// Prepares a plan; drops its weights as they are packed.
+    ///
+    /// # Errors
+    /// If this CPU lacks the instruction set.
+    pub fn new(mut plan: Plan, options: CpuOptions) -> Result<CpuExecutor> {
+        if !options.isa.available() {
+            return Err(Error::Device(format!("this CPU has no {}", options.isa.name())));
+        }
+        let threads = options.threads.max(1);
+        let arena = plan.arena(16, GUARD, options.keep_maps);
+        let Prepared { phases, arena_len, input } =
+            with_isa!(options.isa, simd => prepare(simd, &mut plan, &arena, threads));
+        let maps = (0..plan.buffers.len())
+            .map(|i| {
+                let (buffer, offset) = (&plan.buffers[i], arena.offsets[i]?);
+                let Extent::Map { h, w } = buffer.extent else { return None };
+                Some(Map { offset, pitch: buffer.c, h, w, c: buffer.c })
+            })
+            .collect();
+        let size = phases.iter().fold(ScratchSize::default(), |size, p| size.max(p.work.scratch()));
+        let heatmaps = plan.steps.iter().find_map(|s| match &s.op {
+            Op::BinDecode(d) => Some([d.tokens * d.x.bins, d.tokens * d.y.bins]),
+            _ => None,
+        });
+        let rows = plan.buffers.iter().map(|b| match b.extent {
+            Extent::Survivors => Rows::new(b.c),
+            Extent::Map { .. } => Rows::new(0),
+        });
+        let state = State {
+            selection: Default::default(),
+            survivors: Vec::new(),
+            rows: rows.collect(),
+            heatmaps: Rows::new(heatmaps.map_or(0, |h| h[0] + h[1])),
+        };
+        Ok(CpuExecutor {
+            options,
+            pool: Pool::new(threads),
+            counters: phases.iter().map(|_| Counter(AtomicUsize::new(0))).collect(),
+            phases,
+            arena: Block::zeroed(arena_len),
+            maps,
+            input,
+            scratch: (0..threads).map(|_| Mutex::new(Scratch::new(size))).collect(),
+            state: UnsafeCell::new(state),
+            heatmaps,
+            plan,
+        })
+    }
+
+    /// One image through all phases; `after(phase)` is called by the first thread after each phase's barrier.
+    fn execute(&mut self, frame: Frame<'_>, options: &RunOptions, after: &(dyn Fn(usize) + Sync)) {
+        for counter in &self.counters {
+            counter.0.store(0, Ordering::Relaxed);
+        }
+        let base = Base(self.arena.as_mut_ptr());
+        let context = Context { base: base.0, options, frame, state: &self.state };
+        let (phases, counters, scratch) = (&self.phases, &self.counters, &self.scratch);
+        let (context, base) = (&context, &base);
+        self.pool.run(&|worker: &Worker<'_>| {
+            let _ = base;
+            let mut scratch = scratch[worker.index].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            for (index, (phase, counter)) in phases.iter().zip(counters).enumerate() {
+                let items = phase.work.items(context);
+                loop {
+                    let item = counter.0.fetch_add(1, Ordering::Relaxed);
+                    if item >= items {
+                        break;
+                    }
+                    // SAFETY: the arena and scratch were made for these phases; the counter hands each item to one
+                    // thread; the barrier completes a phase before the next.
+                    unsafe { phase.work.run(item, context, &mut scratch) };
+                }
+                worker.barrier();
+                if worker.index == 0 {
+                    after(index);
+                }
+            }
+        });
+    }
+
+    /// What the last run found.
+    fn survivors(&mut self, options: &RunOptions) -> Survivors {
+        let keypoints = self.plan.keypoints;
+        let state = self.state.get_mut();
+        let n = state.survivors.len();
+        let values = |view: Option<View>| -> Vec<f32> {
+            let Some(view) = view else { return Vec::new() };
+            let rows = &state.rows[view.buffer.0];
+            (0..n)
+                .flat_map(|i| {
+                    // SAFETY: rows were reserved for all survivors, with room for every channel.
+                    unsafe { std::slice::from_raw_parts(rows.row(i).add(view.c0).cast_const(), view.c) }
+                })
+                .copied()
+                .collect()
+        };
+        let xy = values(self.plan.keypoint_xy);
+        debug_assert_eq!(xy.len(), n * keypoints * 2);
+        let (mut heatmaps_x, mut heatmaps_y) = (Vec::new(), Vec::new());
+        if let (true, Some([x, y])) = (options.heatmaps, self.heatmaps) {
+            for i in 0..n {
+                // SAFETY: reserved by selection, written by the bins' phase.
+                let row = unsafe { std::slice::from_raw_parts(state.heatmaps.row(i).cast_const(), x + y) };
+                heatmaps_x.extend_from_slice(&row[..x]);
+                heatmaps_y.extend_from_slice(&row[x..]);
+            }
+        }
+        Survivors {
+            scores: state.survivors.iter().map(|s| s.score).collect(),
+            boxes: state.survivors.iter().map(|s| s.bbox).collect(),
+            priors: state.survivors.iter().map(|s| s.prior).collect(),
+            keypoints: xy.chunks_exact(2).map(|p| [p[0], p[1]]).collect(),
+            visibility: values(self.plan.keypoint_vis).iter().map(|v| 1.0 / (1.0 + (-v).exp())).collect(),
+            heatmaps_x,
+            heatmaps_y,
+        }
+    }
+}
+
+impl Executor for CpuExecutor {
+    fn run(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
+        let mut all = Vec::with_capacity(frames.len());
+        for &frame in frames {
+            self.execute(frame, options, &|_| ());
+            all.push(self.survivors(options));
+        }
+        Ok(all)
+    }
+
+    fn run_timed(&mut self, frame: Frame<'_>, options: &RunOptions) -> Result<(Survivors, Vec<StepTime>)> {
+        let ends: Vec<Mutex<Option<Instant>>> = self.phases.iter().map(|_| Mutex::new(None)).collect();
+        let start = Instant::now();
+        self.execute(frame, options, &|phase| {
+            *ends[phase].lock().expect("nobody panics with it") = Some(Instant::now());
+        });
+        let mut times: Vec<StepTime> = Vec::new();
+        let mut last = start;
+        for (phase, end) in self.phases.iter().zip(&ends) {
+            let end = end.lock().expect("nobody panics with it").unwrap_or(last);
+            let time = end - last;
+            last = end;
+            match times.last_mut() {
+                Some(t) if t.step == phase.step => {
+                    t.time += time;
+                    t.kernel = format!("{} + {}", t.kernel, phase.kernel);
+                }
+                _ => times.push(StepTime { step: phase.step, kernel: phase.kernel.into(), time }),
+            }
+        }
+        debug_assert!(times.iter().map(|t| t.time).sum::<Duration>() <= start.elapsed());
+        Ok((self.survivors(options), times))
+    }
+
+    fn read(&mut self, view: View, _image: usize) -> Result<Vec<f32>> {
+        let name = &self.plan.buffer_of(view).name;
+        let (map, border) = match self.input {
+            Some((input, map, border)) if input.buffer == view.buffer => (map, border),
+            _ => {
+                let map = self.maps[view.buffer.0]
+                    .ok_or_else(|| Error::Usage(format!("'{name}' is not a feature map")))?;
+                (map, 0)
+            }
+        };
+        let mut out = Vec::with_capacity(map.pixels() * view.c);
+        for y in border..map.h - border {
+            for x in border..map.w - border {
+                let at = map.offset + (y * map.w + x) * map.pitch + view.c0;
+                out.extend_from_slice(&self.arena[at..at + view.c]);
+            }
+        }
+        Ok(out)
+    }
+
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn describe(&self) -> String {
+        format!("CPU, {}, {} threads, fp32", self.options.isa.name(), self.pool.threads())
+    }
+}

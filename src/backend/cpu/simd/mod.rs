@@ -1,0 +1,170 @@
+//! What a vector is: one small trait, one file per instruction set.
+//!
+//! Kernels are written once, generic over [`Simd`], and marked `#[inline(always)]`; [`Simd::vectorize`] calls them
+//! from a function compiled with the instruction set's features, so that everything inlines into it. A value of an
+//! implementing type exists only where the CPU has the instructions: holding it is the proof that calling them is
+//! sound.
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
+pub mod portable;
+
+/// A computation that is compiled once per instruction set.
+pub trait Kernel {
+    /// Result.
+    type Output;
+    /// The body; implementations must be `#[inline(always)]`.
+    fn call<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// An instruction set: vectors of `LANES` f32 values.
+pub trait Simd: Copy + Send + Sync + 'static {
+    /// `LANES` values.
+    type V: Copy;
+    /// f32 values a vector.
+    const LANES: usize;
+    /// Accumulators that fit the register file beside a kernel's other operands.
+    const ACCUMULATORS: usize;
+    /// Widest panel, in vectors, of the matrix kernels.
+    const PANEL: usize;
+
+    /// The token, without asking the CPU.
+    ///
+    /// # Safety
+    /// The CPU must have the instruction set.
+    unsafe fn assume() -> Self;
+
+    /// Runs `kernel` compiled for this instruction set.
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::V;
+    /// # Safety
+    /// `p .. p + LANES` must be readable.
+    unsafe fn load(self, p: *const f32) -> Self::V;
+    /// # Safety
+    /// `p .. p + LANES` must be writable.
+    unsafe fn store(self, p: *mut f32, v: Self::V);
+    /// First `n < LANES` lanes from memory, the others zero.
+    ///
+    /// # Safety
+    /// `p .. p + n` must be readable.
+    #[inline(always)]
+    unsafe fn load_first(self, p: *const f32, n: usize) -> Self::V {
+        let mut lanes = [0.0; 16];
+        for (i, lane) in lanes.iter_mut().enumerate().take(n.min(Self::LANES)) {
+            // SAFETY: i < n, readable by the caller's promise.
+            *lane = unsafe { *p.add(i) };
+        }
+        // SAFETY: LANES <= 16.
+        unsafe { self.load(lanes.as_ptr()) }
+    }
+    /// Writes the first `n < LANES` lanes.
+    ///
+    /// # Safety
+    /// `p .. p + n` must be writable.
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut f32, v: Self::V, n: usize) {
+        let mut lanes = [0.0; 16];
+        // SAFETY: LANES <= 16; i < n is writable by the caller's promise.
+        unsafe {
+            self.store(lanes.as_mut_ptr(), v);
+            for (i, lane) in lanes.iter().enumerate().take(n.min(Self::LANES)) {
+                *p.add(i) = *lane;
+            }
+        }
+    }
+    /// `a + b`.
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`.
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`.
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Larger of each lane.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Smaller of each lane.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`.
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `c - a * b`.
+    fn neg_mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a * 2^n`, where `n` holds integers in `-126 ..= 127`.
+    fn mul_pow2(self, a: Self::V, n: Self::V) -> Self::V;
+    /// Nearest integer, ties to even.
+    fn round(self, a: Self::V) -> Self::V;
+    /// Magnitude of `a`, sign of `sign`.
+    fn copysign(self, a: Self::V, sign: Self::V) -> Self::V;
+    /// Sum of all lanes.
+    #[inline(always)]
+    fn reduce_add(self, v: Self::V) -> f32 {
+        let mut lanes = [0.0f32; 16];
+        // SAFETY: LANES <= 16.
+        unsafe { self.store(lanes.as_mut_ptr(), v) };
+        lanes[..Self::LANES].iter().sum()
+    }
+    /// Largest lane.
+    #[inline(always)]
+    fn reduce_max(self, v: Self::V) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        // SAFETY: LANES <= 16.
+        unsafe { self.store(lanes.as_mut_ptr(), v) };
+        lanes[..Self::LANES].iter().copied().fold(f32::NEG_INFINITY, f32::max)
+    }
+
+    /// `acc[j] += a0 * b0[j] + a1 * b1[j]` over bf16 pairs: `pair` holds `a0` (low half) and `a1`, `b` points at
+    /// `2 * LANES` bf16 values `b0[0], b1[0], b0[1], ...`. Rounds as `vdpbf16ps` does or better.
+    ///
+    /// # Safety
+    /// `b .. b + 2 * LANES` must be readable.
+    #[inline(always)]
+    unsafe fn dot_bf16(self, acc: Self::V, pair: u32, b: *const u16) -> Self::V {
+        let (mut lo, mut hi) = ([0f32; 16], [0f32; 16]);
+        for i in 0..Self::LANES {
+            // SAFETY: 2 * i + 1 < 2 * LANES, readable by the caller's promise.
+            let (b0, b1) = unsafe { (*b.add(2 * i), *b.add(2 * i + 1)) };
+            lo[i] = f32::from_bits((b0 as u32) << 16);
+            hi[i] = f32::from_bits((b1 as u32) << 16);
+        }
+        let (a0, a1) = (f32::from_bits(pair << 16), f32::from_bits(pair & 0xffff_0000));
+        // SAFETY: LANES <= 16.
+        unsafe {
+            let acc = self.mul_add(self.splat(a0), self.load(lo.as_ptr()), acc);
+            self.mul_add(self.splat(a1), self.load(hi.as_ptr()), acc)
+        }
+    }
+    /// `LANES` bf16 values, widened.
+    ///
+    /// # Safety
+    /// `p .. p + LANES` must be readable.
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> Self::V {
+        let mut lanes = [0f32; 16];
+        for (i, lane) in lanes.iter_mut().enumerate().take(Self::LANES) {
+            // SAFETY: i < LANES.
+            *lane = f32::from_bits((unsafe { *p.add(i) } as u32) << 16);
+        }
+        // SAFETY: LANES <= 16.
+        unsafe { self.load(lanes.as_ptr()) }
+    }
+    /// Writes the first `n <= LANES` lanes rounded to nearest-even bf16.
+    ///
+    /// # Safety
+    /// `p .. p + n` must be writable.
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, v: Self::V, n: usize) {
+        let mut lanes = [0f32; 16];
+        // SAFETY: LANES <= 16; i < n is writable.
+        unsafe {
+            self.store(lanes.as_mut_ptr(), v);
+            for (i, lane) in lanes.iter().enumerate().take(n.min(Self::LANES)) {
+                *p.add(i) = half::bf16::from_f32(*lane).to_bits();
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Selection, and the linear maps of the survivors' grid cells.
+
+use super::matrix::Matrix;
+use super::memory::Map;
+use super::simd::Simd;
+use super::work::{Context, Scratch, Work};
+use crate::vision::select::{LevelMaps, select};
+
+/// Most head levels of a plan.
+pub const MAX_LEVELS: usize = 4;
+
+/// A head level, resolved.
+pub struct Level {
+    /// Class logits.
+    pub cls: Map,
+    /// Box regression.
+    pub bbox: Map,
+    /// Pixels a cell.
+    pub stride: usize,
+}
+
+/// Threshold and NMS; makes room for the survivors' rows. A single item.
+pub struct Select {
+    /// Head levels.
+    pub levels: Vec<Level>,
+}
+
+impl Work for Select {
+    fn items(&self, _: &Context<'_>) -> usize {
+        1
+    }
+
+    unsafe fn run(&self, _: usize, context: &Context<'_>, _: &mut Scratch) {
+        // SAFETY: selection is a single item of its own phase, so nobody else looks at the state.
+        let state = unsafe { &mut *context.state.get() };
+        // SAFETY: the slice covers the map's pixels, up to the last one's channels.
+        let values = |m: &Map| unsafe {
+            let len = (m.pixels() - 1) * m.pitch + m.c;
+            std::slice::from_raw_parts(context.base.add(m.offset).cast_const(), len)
+        };
+        let levels: [LevelMaps<'_>; MAX_LEVELS] = std::array::from_fn(|i| {
+            // Unused places of the array repeat the last level; the slice below leaves them out.
+            let level = &self.levels[i.min(self.levels.len() - 1)];
+            LevelMaps {
+                cls: values(&level.cls),
+                bbox: values(&level.bbox),
+                cls_pitch: level.cls.pitch,
+                bbox_pitch: level.bbox.pitch,
+                h: level.cls.h,
+                w: level.cls.w,
+                stride: level.stride,
+            }
+        });
+        let levels = &levels[..self.levels.len()];
+        select(levels, &context.options.select, &mut state.selection, &mut state.survivors);
+        let n = state.survivors.len();
+        for rows in &mut state.rows {
+            rows.reserve(n);
+        }
+        if context.options.heatmaps {
+            state.heatmaps.reserve(n);
+        }
+    }
+}
+
+/// Linear maps of the survivors' cells, an item a panel of a level.
+pub struct SurvivorLinear<S> {
+    /// Per level, where to gather and the packed matrix.
+    pub levels: Vec<(Map, Matrix<S>)>,
+    /// Buffer of the rows written.
+    pub dst: usize,
+    /// First channel written.
+    pub c0: usize,
+}
+
+impl<S: Simd> Work for SurvivorLinear<S> {
+    fn items(&self, _: &Context<'_>) -> usize {
+        self.levels.iter().map(|(_, m)| m.panels()).sum()
+    }
+
+    unsafe fn run(&self, mut item: usize, context: &Context<'_>, _: &mut Scratch) {
+        let mut level = 0;
+        while item >= self.levels[level].1.panels() {
+            item -= self.levels[level].1.panels();
+            level += 1;
+        }
+        let (map, matrix) = &self.levels[level];
+        // SAFETY: selection is complete; rows were reserved for every survivor and are padded to whole vectors; the
+        // items write disjoint panels of a level's rows.
+        unsafe {
+            let state = context.state();
+            let rows = &state.rows[self.dst];
+            for (i, survivor) in state.survivors.iter().enumerate() {
+                if survivor.level == level {
+                    let cell = context.base.add(map.offset + survivor.index * map.pitch).cast_const();
+                    matrix.multiply(|_| cell, 1, item..item + 1, rows.row(i).add(self.c0), rows.pitch);
+                }
+            }
+        }
+    }
+}
