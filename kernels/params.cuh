@@ -51,26 +51,32 @@ struct ConvLaunch {
 };
 static_assert(sizeof(ConvLaunch) == 4 * 216 + 40, "mirror in params.rs");
 
-// One photo of the batch, and what the caller wants to know of it. Written by the host before each run.
+// How a photo becomes the network's input, see letterbox.cu.
+enum Sampler { SAMPLER_WARP = 0, SAMPLER_RESIZE = 1, SAMPLER_HALVE = 2 };
+
+// One photo of the batch, and what the caller wants to know of it. Written by the host before each run, at the start of one
+// block that also holds the tables and the photos; `photo`, `columns` and `rows` are offsets from its start in bytes.
 struct Frame {
-  long long offset;        // bytes from the start of the photos
+  long long photo;
+  int columns, rows;       // sampling tables
   int width, height;       // of the photo, which is BGR, row by row
+  int fit_w, fit_h;        // part of the input that the photo fills (resize and halve)
+  int sampler;
   float score_logit;       // a grid is a candidate if its class logit is strictly above this
   float nms_thr;           // a candidate is suppressed if its IoU with a better one is strictly above this
   int max_people;          // at most this many; negative: all
   int force;               // negative: off; else the best `force` grids survive, whatever their scores and overlaps
+  int reserved;
 };
-static_assert(sizeof(Frame) == 32, "mirror in params.rs");
+static_assert(sizeof(Frame) == 56, "mirror in params.rs");
 
 struct LetterboxLaunch {
   const Frame* frames;
-  const int* tables;       // per image: source column of each input column, source row of each input row, in 1/32 pixel
-  const unsigned char* photos;
   half* dst;               // [in_h / 2, in_w / 2, 16]: 2x2 pixels by B, G, R, and four zeros
   long long image;
   int in_w, in_h, images, reserved;
 };
-static_assert(sizeof(LetterboxLaunch) == 56, "mirror in params.rs");
+static_assert(sizeof(LetterboxLaunch) == 40, "mirror in params.rs");
 
 struct PoolLaunch {
   const half* src;
@@ -147,25 +153,19 @@ struct SelectLaunch {
 };
 static_assert(sizeof(SelectLaunch) == 88 + 15 * 4 + 20, "mirror in params.rs");
 
-// Linear maps of survivors' grid cells, one weight matrix a level.
-struct SurvivorLinearStep {
+// A linear map of survivors' grid cells, one weight matrix a level.
+struct SurvivorLinearLaunch {
   const half* src[LEVELS];
   const half* weight[LEVELS];   // mma fragments, see fragments.cuh
   const float* bias[LEVELS];
   float* dst;                   // [images, capacity, dst_pitch]
-  int src_pitch[LEVELS];
-  int cin, cout, dst_pitch, first_block, reserved;
-};
-static_assert(sizeof(SurvivorLinearStep) == 112, "mirror in params.rs");
-enum { SURVIVOR_STEPS = 2 };
-struct SurvivorLinearLaunch {
-  SurvivorLinearStep step[SURVIVOR_STEPS];
   const Survivor* survivors;
   const Count* counts;
   long long image;
-  int steps, levels, capacity, images;
+  int src_pitch[LEVELS];
+  int cin, cout, dst_pitch, levels, capacity, images, reserved;
 };
-static_assert(sizeof(SurvivorLinearLaunch) == 2 * 112 + 40, "mirror in params.rs");
+static_assert(sizeof(SurvivorLinearLaunch) == 144, "mirror in params.rs");
 
 struct GauLaunch {
   const float* src;        // [images, capacity, src_pitch]

@@ -11,29 +11,27 @@ constexpr int TILE = 16, WARPS = 2;
 
 KERNEL(survivor_linear, SurvivorLinearLaunch, 64, 1) {
   SHARED_MEMORY(smem);
-  const int which = p.steps > 1 && (int)blockIdx.x >= p.step[1].first_block ? 1 : 0, image = (int)blockIdx.y;
-  const SurvivorLinearStep& s = p.step[which];
-  const int tid = threadIdx.x, lane = tid & 31, tile = ((int)blockIdx.x - s.first_block) * WARPS + (tid >> 5);
-  const int k_tiles = (s.cin + 15) / 16, slots = TILE + 1;
+  const int tid = threadIdx.x, lane = tid & 31, tile = (int)blockIdx.x * WARPS + (tid >> 5), image = (int)blockIdx.y;
+  const int k_tiles = (p.cin + 15) / 16, slots = TILE + 1;
   const uint32_t planes = smem_u32(smem), columns = columns_address(planes, slots, 0, lane);
-  const bool active = tile * 16 < s.cout;
+  const bool active = tile * 16 < p.cout;
   pdl_wait();
   pdl_launch();
   const int people = p.counts[image].people;
   const Survivor* survivors = p.survivors + (long long)image * p.capacity;
-  float* dst = s.dst + (long long)image * p.capacity * s.dst_pitch;
+  float* dst = p.dst + (long long)image * p.capacity * p.dst_pitch;
   for (int first = 0; first < people; first += TILE) {
     float acc[2][4] = {};
     for (int level = 0; level < p.levels; level++) {
       bool here = false;
       for (int i = 0; i < TILE && first + i < people; i++) here |= survivors[first + i].level == level;
       if (!here) continue;   // uniform over the block
-      const half* src = s.src[level] + image * p.image;
+      const half* src = p.src[level] + image * p.image;
       __syncthreads();       // the rows before have been read
       for (int i = tid; i < k_tiles * 2 * TILE; i += WARPS * 32) {
         const int n = i % TILE, k8 = i / TILE;
-        const bool real = first + n < people && survivors[first + n].level == level && k8 * 8 < s.cin;
-        const long long at = real ? (long long)survivors[first + n].cell * s.src_pitch[level] + k8 * 8 : 0;
+        const bool real = first + n < people && survivors[first + n].level == level && k8 * 8 < p.cin;
+        const long long at = real ? (long long)survivors[first + n].cell * p.src_pitch[level] + k8 * 8 : 0;
         cp16(planes + (uint32_t)(k8 * slots + n) * 16, src + at, real ? 16 : 0);
       }
       cp_commit();
@@ -43,7 +41,7 @@ KERNEL(survivor_linear, SurvivorLinearLaunch, 64, 1) {
 #pragma unroll 8
         for (int k = 0; k < k_tiles; k++) {
           uint32_t a[4], b[4];
-          load_weights(a, s.weight[level], tile, k, k_tiles, lane);
+          load_weights(a, p.weight[level], tile, k, k_tiles, lane);
           ldmatrix4(b, columns + (uint32_t)(k * 2 * slots * 16));
           mma16816(acc[0], a, b[0], b[1]);
           mma16816(acc[1], a, b[2], b[3]);
@@ -56,7 +54,7 @@ KERNEL(survivor_linear, SurvivorLinearLaunch, 64, 1) {
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         const int row = first + n * 8 + 2 * (lane & 3) + (j & 1), out = tile * 16 + (lane >> 2) + 8 * (j >> 1);
-        if (row < people && out < s.cout) dst[(long long)row * s.dst_pitch + out] = acc[n][j] + s.bias[survivors[row].level][out];
+        if (row < people && out < p.cout) dst[(long long)row * p.dst_pitch + out] = acc[n][j] + p.bias[survivors[row].level][out];
       }
   }
 }

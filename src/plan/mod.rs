@@ -12,6 +12,7 @@
 
 mod arena;
 
+pub(crate) use arena::place;
 pub use arena::{Arena, Lifetime};
 
 /// Index of a [`Buffer`] in its plan.
