@@ -34,6 +34,7 @@ struct ConvStep {
   int first_block;         // of this step in the launch
   int tap[9];              // slot offset of each tap
   unsigned div_halo_w, div_tile_w, div_flat_w;   // ceil(2^32 / x) of halo_w, tile_w and ow + 2
+  int reserved;
 };
 static_assert(sizeof(ConvStep) == 216, "mirror in params.rs");
 

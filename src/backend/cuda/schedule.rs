@@ -87,16 +87,17 @@ fn depends(plan: &Plan, later: usize, earlier: usize) -> bool {
 }
 
 impl Schedule {
-    /// Checks that the kernels can do every step, and arranges them. `keep_all`: no buffers share memory.
+    /// Checks that the kernels can do every step, and arranges them. `keep_all`: no buffers share memory;
+    /// `group`: independent convolutions share launches.
     ///
     /// # Errors
     /// A step that is beyond the kernels, by name and with the reason.
-    pub fn new(plan: &Plan, keep_all: bool) -> Result<Schedule> {
+    pub fn new(plan: &Plan, keep_all: bool, group: bool) -> Result<Schedule> {
         for step in &plan.steps {
             supported(plan, &step.op)
                 .map_err(|why| Error::Usage(format!("step {}: not possible on CUDA: {why}", step.name)))?;
         }
-        let groups = groups(plan);
+        let groups = groups(plan, if group { LOOK_AHEAD } else { 0 });
         let storage = storage(plan);
         let mut lives: Vec<Option<Lifetime>> = vec![None; plan.buffers.len()];
         for (at, group) in groups.iter().enumerate() {
@@ -157,7 +158,7 @@ fn storage(plan: &Plan) -> Vec<Storage> {
     storage
 }
 
-fn groups(plan: &Plan) -> Vec<Group> {
+fn groups(plan: &Plan, look_ahead: usize) -> Vec<Group> {
     let n = plan.steps.len();
     let mut done = vec![false; n];
     let mut groups = Vec::new();
@@ -171,7 +172,7 @@ fn groups(plan: &Plan) -> Vec<Group> {
             Op::Conv(c) => {
                 let mut steps = vec![i];
                 let most = if few(c) { PREDICT_STEPS } else { CONV_STEPS };
-                for j in i + 1..n.min(i + 1 + LOOK_AHEAD) {
+                for j in i + 1..n.min(i + 1 + look_ahead) {
                     let Op::Conv(d) = &plan.steps[j].op else { continue };
                     let alike = few(c) == few(d)
                         && (c.kernel, c.stride) == (d.kernel, d.stride)
