@@ -61,7 +61,7 @@ fn build(cxx: &str, replaced: Option<(&str, &str)>) -> std::result::Result<PathB
     let mut jobs = Vec::new();
     for (path, text) in units {
         let mut hash = DefaultHasher::new();
-        (cxx, &headers, &text, 3).hash(&mut hash);
+        (cxx, &headers, &text, 4).hash(&mut hash);
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let object = out.join(format!("{name}-{:016x}.o", hash.finish()));
         object.hash(&mut all);
@@ -75,7 +75,7 @@ fn build(cxx: &str, replaced: Option<(&str, &str)>) -> std::result::Result<PathB
         let unique = format!("{}.{:?}", std::process::id(), std::thread::current().id());
         let (source, partial) = (object.with_extension(format!("{unique}.cpp")), object.with_extension(unique));
         std::fs::write(&source, text).map_err(|e| format!("{}: {e}", source.display()))?;
-        let flags = ["-std=c++17", "-O1", "-fPIC", "-U_FORTIFY_SOURCE", "-DRTMO_EMULATOR", "-Wall", "-Werror", "-Wno-unknown-pragmas"];
+        let flags = ["-std=c++17", "-O2", "-fPIC", "-U_FORTIFY_SOURCE", "-DRTMO_EMULATOR", "-Wall", "-Werror", "-Wno-unknown-pragmas"];
         let mut args: Vec<&std::ffi::OsStr> = flags.iter().map(|f| f.as_ref()).collect();
         args.extend(["-I".as_ref(), emu.as_os_str(), "-I".as_ref(), kernels.as_os_str(), "-c".as_ref()]);
         args.extend([source.as_os_str(), "-o".as_ref(), partial.as_os_str()]);

@@ -109,10 +109,6 @@ impl HostMemory {
         self.host
     }
 
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// What it holds. Kernels write only while a [`Program`] runs, which borrows nothing but ends before it returns.
     pub fn read(&self) -> &[u8] {
         // SAFETY: `host` points to `bytes` initialised bytes for as long as `self` lives; programs that write them

@@ -3,21 +3,22 @@
 use bytemuck::{Pod, Zeroable};
 
 /// Every number of a parameter struct, in the order of its fields; lets a test see that each arrives in its place.
+#[cfg(test)]
 pub(super) trait Fields {
     /// Appends the values (a float as its bits).
     fn list(&self, out: &mut Vec<i64>);
     /// Overwrites each value with the next of 1, 2, 3, ...
-    #[cfg(test)]
     fn number(&mut self, next: &mut i64);
 }
 
+#[cfg(test)]
 macro_rules! number {
     ($($t:ty),*) => {$(
+        #[cfg(test)]
         impl Fields for $t {
             fn list(&self, out: &mut Vec<i64>) {
                 out.push(*self as i64);
             }
-            #[cfg(test)]
             fn number(&mut self, next: &mut i64) {
                 *self = *next as $t;
                 *next += 1;
@@ -25,24 +26,25 @@ macro_rules! number {
         }
     )*};
 }
+#[cfg(test)]
 number!(u64, i64, i32, u32);
 
+#[cfg(test)]
 impl Fields for f32 {
     fn list(&self, out: &mut Vec<i64>) {
         out.push(i64::from(self.to_bits()));
     }
-    #[cfg(test)]
     fn number(&mut self, next: &mut i64) {
         *self = *next as f32;
         *next += 1;
     }
 }
 
+#[cfg(test)]
 impl<T: Fields, const N: usize> Fields for [T; N] {
     fn list(&self, out: &mut Vec<i64>) {
         self.iter().for_each(|v| v.list(out));
     }
-    #[cfg(test)]
     fn number(&mut self, next: &mut i64) {
         self.iter_mut().for_each(|v| v.number(next));
     }
@@ -60,11 +62,11 @@ macro_rules! params {
                 Zeroable::zeroed()
             }
         }
+        #[cfg(test)]
         impl Fields for $name {
             fn list(&self, out: &mut Vec<i64>) {
                 $(self.$field.list(out);)*
             }
-            #[cfg(test)]
             fn number(&mut self, next: &mut i64) {
                 $(self.$field.number(next);)*
             }

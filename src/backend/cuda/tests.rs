@@ -6,9 +6,9 @@ use super::gpu::{Gpu, Memory, Purpose, Sequence};
 use super::launch::{Launch, Params};
 use super::lower::{Lowering, Place};
 use super::params::{self, Count, Fields, Survivor};
-use super::schedule::{Group, Schedule, Storage};
+use super::schedule::{Group, Storage};
 use super::tiles::{Choice, Shape, TILES, Trigger, Unit};
-use super::{CudaExecutor, Options, device, images, tune};
+use super::{CudaExecutor, Options, device, tune};
 use crate::backend::reference::{Person, Reference};
 use crate::backend::{Executor, Frame, RunOptions, SelectParams};
 use crate::error::Result;
@@ -140,8 +140,15 @@ impl Rig {
         values.chunks_exact(pitch).flat_map(|r| &r[view.c0..view.c0 + view.c]).copied().collect()
     }
 
-    /// Runs all steps on both sides, with these tiles; checks that the kernels wrote nothing but the steps' outputs.
-    fn run_with(&mut self, mut choose: impl FnMut(&[Shape]) -> Choice) -> Result<()> {
+    /// Runs all steps on both sides, with these tiles.
+    fn run_with(&mut self, choose: impl FnMut(&[Shape]) -> Choice) -> Result<()> {
+        self.run_device(choose)?;
+        self.r.run_steps(0..self.r.plan().steps.len());
+        Ok(())
+    }
+
+    /// Runs the scheduled launches; checks that the kernels wrote nothing but the steps' outputs.
+    fn run_device(&mut self, mut choose: impl FnMut(&[Shape]) -> Choice) -> Result<()> {
         let setup = &self.x.setups[0];
         let place = Place {
             images: 1,
@@ -191,8 +198,6 @@ impl Rig {
                 assert!(a == b || allowed[which][i], "byte {i} of {} was overwritten", ["the maps", "the rows"][which]);
             }
         }
-        let steps = 0..self.plan().steps.len();
-        self.r.run_steps(steps);
         Ok(())
     }
 
@@ -464,5 +469,462 @@ fn parameters_arrive_field_by_field() {
         check::<params::GauLaunch>(&gpu, "echo_GauLaunch");
         check::<params::BinDecodeLaunch>(&gpu, "echo_BinDecodeLaunch");
         check::<params::CollectLaunch>(&gpu, "echo_CollectLaunch");
+    }
+}
+
+#[test]
+fn pyramids_pool() {
+    for gpu in gpus(&[1, 2]) {
+        for (h, w, window) in [(20, 20, 5), (3, 7, 5), (1, 1, 5), (9, 4, 3)] {
+            let mut plan = Plan::default();
+            let all = plan.map("all", h, w, 8 + 4 * 24);
+            let (src, dst) = (all.slice(8, 24), all.slice(32, 72));
+            plan.push("pool", Op::PoolPyramid { src, dst, window });
+            let mut rig = Rig::new(&gpu, &plan);
+            fill(&mut rig, &[src], &mut Rng(h as u64));
+            rig.run().unwrap();
+            rig.close(dst, 1e-9, &format!("{h}x{w}, window {window}"));
+        }
+    }
+}
+
+#[test]
+fn attention_attends() {
+    // below and above one chunk of 512 keys, tails of queries and keys
+    for (seed, h, w, scale) in [(1, 20, 20, 1.0), (2, 3, 5, 1.0), (3, 1, 1, 1.0), (0, 19, 28, 0.5), (4, 4, 8, 6.0)] {
+        for gpu in gpus(&[seed]) {
+            let heads = if h * w > 300 { 1 } else { 3 };
+            let mut plan = Plan::default();
+            let qkv = plan.map("qkv", h, w, 3 * heads * 32 + 8).slice(8, 3 * heads * 32);
+            let dst = plan.map("out", h, w, heads * 32 + 8).slice(8, heads * 32);
+            plan.push("attention", Op::Attention { qkv, dst, heads });
+            let mut rig = Rig::new(&gpu, &plan);
+            let values = Rng(seed + 9).normals(h * w * qkv.c, scale * 0.6);
+            rig.set(qkv, &values);
+            rig.run().unwrap();
+            // probabilities and results are rounded to fp16
+            rig.close(dst, 1e-3, &format!("{h}x{w} tokens, scale {scale}"));
+        }
+    }
+}
+
+#[test]
+fn layer_norms_normalise() {
+    for gpu in gpus(&[1]) {
+        for c in [8, 256, 264, 1024] {
+            let mut rng = Rng(c as u64);
+            let mut plan = Plan::default();
+            let src = plan.map("in", 3, 3, c + 8).slice(8, c);
+            let dst = plan.map("out", 3, 3, c);
+            let gamma = plan.tensor("gamma", &[c], rng.normals(c, 1.0));
+            let beta = plan.tensor("beta", &[c], rng.normals(c, 1.0));
+            plan.push("norm", Op::LayerNorm { src, dst, gamma, beta, eps: 1e-5 });
+            let mut rig = Rig::new(&gpu, &plan);
+            // a large mean: what the two-pass variance is for
+            let values: Vec<f32> = rng.normals(9 * c, 1.0).iter().map(|v| v + 50.0).collect();
+            rig.set(src, &values);
+            rig.run().unwrap();
+            rig.close(dst, 5e-4, &format!("{c} channels"));
+        }
+    }
+}
+
+#[test]
+fn predictions_stay_in_fp32() {
+    for gpu in gpus(&[1, 2]) {
+        let mut rng = Rng(5);
+        let mut plan = Plan::default();
+        let mut outputs = Vec::new();
+        let mut inputs = Vec::new();
+        for (h, w, cin, cout) in [(5, 7, 264, 1), (5, 7, 144, 4), (2, 3, 8, 1), (2, 3, 512, 3)] {
+            let src = plan.map("in", h, w, cin + 8).slice(8, cin);
+            let dst = plan.map("out", h, w, cout);
+            let w: Vec<f32> = rng.normals(cin * cout, 0.1).iter().map(|&v| f16::from_f32(v).to_f32()).collect();
+            let weight = plan.tensor("w", &[cout, 1, 1, cin], w);
+            let bias = plan.tensor("b", &[cout], rng.normals(cout, 1.0));
+            let (pre_add, act, post_add) = (PreAdd::None, Act::None, None);
+            let conv = Conv { src, dst, weight, bias, kernel: 1, stride: 1, pad: 0, groups: 1, pre_add, act, post_add };
+            plan.push("predict", Op::Conv(conv));
+            inputs.push(src);
+            outputs.push(dst);
+        }
+        let mut rig = Rig::new(&gpu, &plan);
+        assert!(matches!(rig.x.schedule.groups[..], [Group::Predict(_)]));
+        fill(&mut rig, &inputs, &mut rng);
+        rig.run().unwrap();
+        for dst in outputs {
+            rig.close(dst, 1e-6, "prediction");
+        }
+    }
+}
+
+/// Two head levels with boxes that overlap a good deal, and the selection.
+fn selection(shapes: &[(usize, usize, usize)]) -> (Plan, Vec<GridLevel>) {
+    let mut plan = Plan { input_size: (32, 32), ..Plan::default() };
+    let level = |plan: &mut Plan, &(h, w, stride): &(usize, usize, usize)| {
+        let src = plan.map("features", h, w, 8);
+        let mut predict = |name: &str, c: usize| {
+            let dst = plan.map(name, h, w, c);
+            let (weight, bias) = (plan.tensor("w", &[c, 1, 1, 8], vec![0.0; c * 8]), plan.tensor("b", &[c], vec![0.0; c]));
+            let (pre_add, act, post_add) = (PreAdd::None, Act::None, None);
+            let conv = Conv { src, dst, weight, bias, kernel: 1, stride: 1, pad: 0, groups: 1, pre_add, act, post_add };
+            plan.push(name, Op::Conv(conv));
+            dst
+        };
+        let (cls, bbox) = (predict("cls", 1), predict("bbox", 4));
+        GridLevel { cls, bbox, stride }
+    };
+    let levels: Vec<GridLevel> = shapes.iter().map(|s| level(&mut plan, s)).collect();
+    plan.push("select", Op::Select { levels: levels.clone() });
+    (plan, levels)
+}
+
+fn frame_header(select: &SelectParams) -> params::Frame {
+    // by way of the real writer
+    let photo = Photo { width: 32, height: 32, bgr: vec![0; 32 * 32 * 3] };
+    let letterbox = Letterbox::new((32, 32), (32, 32));
+    let frames = [Frame { photo: &photo, letterbox: &letterbox }];
+    let layout = super::Layout::new(&frames, (32, 32)).unwrap();
+    let mut block = vec![0; layout.bytes];
+    layout.write(&frames, select, &mut block);
+    bytemuck::pod_read_unaligned(&block[..size_of::<params::Frame>()])
+}
+
+#[test]
+fn selection_is_the_reference_s() {
+    let cases = [
+        SelectParams::default(),
+        SelectParams { score_thr: 0.5, nms_thr: 0.3, ..SelectParams::default() },
+        SelectParams { score_thr: 0.0, nms_thr: 1.0, ..SelectParams::default() },
+        SelectParams { score_thr: 0.999999, ..SelectParams::default() },
+        SelectParams { max_people: Some(3), ..SelectParams::default() },
+        SelectParams { force: Some(7), ..SelectParams::default() },
+        SelectParams { force: Some(10000), ..SelectParams::default() },
+    ];
+    for gpu in gpus(&[1]) {
+        for shapes in [vec![(6, 9, 16), (3, 5, 32)], vec![(1, 1, 32)], vec![(3, 4, 8), (2, 2, 16), (1, 1, 32)]] {
+            for select in &cases {
+                let (plan, levels) = selection(&shapes);
+                let mut rig = Rig::new(&gpu, &plan);
+                // only the selection runs
+                rig.x.schedule.groups.retain(|g| matches!(g, Group::Select(_)));
+                let mut rng = Rng(11);
+                for l in &levels {
+                    let n = plan.buffer_of(l.cls).extent.pixels();
+                    let logits = rng.normals(n, 3.0);
+                    rig.set(l.cls, &logits);
+                    let boxes: Vec<f32> = rng.normals(n * 4, 0.7).chunks(4).flat_map(|b| [b[0], b[1], b[2] + 1.0, b[3] + 1.0]).collect();
+                    rig.set(l.bbox, &boxes);
+                }
+                let header = frame_header(select);
+                rig.gpu.upload(rig.x.setups[0].input.address, bytemuck::bytes_of(&header)).unwrap();
+                rig.r.set_options(&RunOptions { select: *select, heatmaps: false });
+                let last = plan.steps.len() - 1;
+                rig.run_device(|_| unreachable!("no convolutions")).unwrap();
+                let setup = &rig.x.setups[0];
+                rig.r.run_steps(last..last + 1);
+
+                let mut count = Count::default();
+                gpu.download(setup.counts.address, bytemuck::bytes_of_mut(&mut count)).unwrap();
+                let mut list = vec![Survivor::default(); count.people as usize];
+                let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut list);
+                assert_eq!(bytes.len(), count.people as usize * SURVIVOR_BYTES);
+                gpu.download(setup.survivors.address, bytes).unwrap();
+                let want = rig.r.people();
+                let what = format!("{select:?} on {shapes:?}");
+                assert_eq!((count.people as usize, count.lost), (want.len(), 0), "{what}");
+                for (g, w) in list.iter().zip(want) {
+                    assert_eq!((g.level as usize, g.cell as usize), (w.level, w.cell), "{what}");
+                    let got = [g.score, g.cx, g.cy, g.w, g.h, g.gx, g.gy];
+                    let want = [w.score, w.center[0], w.center[1], w.size[0], w.size[1], w.prior[0], w.prior[1]];
+                    let (relative, _) = distance(&got, &want);
+                    assert!(relative < 1e-6, "{what}: {got:?}, expected {want:?}");
+                }
+            }
+        }
+    }
+}
+
+fn people(n: usize, levels: &[(usize, usize, usize)], rng: &mut Rng) -> Vec<Person> {
+    let person = |_| {
+        let level = (rng.unit() * levels.len() as f32) as usize;
+        let (h, w, stride) = levels[level];
+        let cell = (rng.unit() * (h * w) as f32) as usize;
+        // what fp32 represents, so that both sides see the same numbers
+        let v: Vec<f64> = rng.normals(4, 1.0).iter().map(|&v| f64::from(v)).collect();
+        let prior = [(cell % w * stride) as f64 + 7.5, (cell / w * stride) as f64 + 7.5];
+        let round = |v: f64| f64::from(v as f32);
+        Person {
+            level,
+            cell,
+            score: 0.5,
+            center: [round(prior[0] + 9.0 * v[0]), round(prior[1] + 9.0 * v[1])],
+            size: [round((v[2] + 4.0).exp()), round((v[3] + 4.5).exp())],
+            prior,
+        }
+    };
+    (0..n).map(person).collect()
+}
+
+#[test]
+fn survivors_get_their_level_s_linear_map() {
+    let levels = [(3, 4, 16), (2, 2, 32)];
+    for (seed, n, cin, cout) in [(1, 1, 144, 50), (2, 0, 16, 16), (3, 37, 104, 35), (4, 16, 288, 33)] {
+        for gpu in gpus(&[seed]) {
+            let mut rng = Rng(seed);
+            let (mut plan, _) = selection(&[(8, 8, 16)]); // gives room for 64 survivors
+            let (mut src, mut weight, mut bias) = (vec![], vec![], vec![]);
+            for (h, w, _) in levels {
+                src.push(plan.map("features", h, w, cin + 16).slice(8, cin));
+                let values: Vec<f32> = rng.normals(cin * cout, 0.1).iter().map(|&v| f16::from_f32(v).to_f32()).collect();
+                weight.push(plan.tensor("w", &[cout, cin], values));
+                bias.push(plan.tensor("b", &[cout], rng.normals(cout, 1.0)));
+            }
+            let dst = plan.rows("out", cout);
+            plan.push("linear", Op::SurvivorLinear { src: src.clone(), weight, bias, dst });
+            let mut rig = survivor_rig(&gpu, &plan);
+            fill(&mut rig, &src, &mut rng);
+            let list = people(n, &levels, &mut rng);
+            rig.set_people(&list);
+            run_last(&mut rig);
+            rig.close(dst, 1e-6, &format!("{n} survivors, {cin}->{cout}"));
+        }
+    }
+}
+
+/// A rig that runs a plan's last step only, on people given by hand.
+fn survivor_rig(gpu: &Arc<dyn Gpu>, plan: &Plan) -> Rig {
+    let mut rig = Rig::new(gpu, plan);
+    let last = rig.x.schedule.groups.len() - 1;
+    rig.x.schedule.groups.drain(..last);
+    rig
+}
+
+fn run_last(rig: &mut Rig) {
+    rig.run_device(|_| unreachable!("no convolutions")).unwrap();
+    let steps = rig.r.plan().steps.len();
+    rig.r.run_steps(steps - 1..steps);
+}
+
+#[test]
+fn gated_attention_units_gate() {
+    let (d, e, s) = (128, 256, 128);
+    for (seed, tokens, n, scale) in [(1, 17, 3, 1.0), (2, 14, 1, 1.0), (3, 1, 2, 30.0), (0, 20, 2, 0.1)] {
+        for gpu in gpus(&[seed]) {
+            let mut rng = Rng(seed + 20);
+            let (mut plan, _) = selection(&[(4, 4, 16)]);
+            let src = plan.rows("in", tokens * (d + 1)).slice(0, tokens * d);
+            let dst = plan.rows("out", tokens * d);
+            let round = |v: Vec<f32>| v.into_iter().map(|v| f16::from_f32(v).to_f32()).collect::<Vec<_>>();
+            let gau = Gau {
+                src,
+                dst,
+                tokens,
+                dim: d,
+                expansion: e,
+                key_dim: s,
+                norm_gain: plan.tensor("g", &[1], vec![1.3]),
+                uv: plan.tensor("uv", &[2 * e + s, d], round(rng.normals((2 * e + s) * d, 0.15))),
+                q_gain: plan.tensor("qg", &[s], rng.normals(s, 1.0)),
+                q_bias: plan.tensor("qb", &[tokens, s], rng.normals(tokens * s, 1.0)),
+                k_gain: plan.tensor("kg", &[s], rng.normals(s, 1.0)),
+                k_bias: plan.tensor("kb", &[tokens, s], rng.normals(tokens * s, 1.0)),
+                out: plan.tensor("o", &[d, e], round(rng.normals(d * e, 0.1))),
+                residual_gain: plan.tensor("r", &[d], rng.normals(d, 1.0)),
+            };
+            plan.push("gau", Op::Gau(gau));
+            let mut rig = survivor_rig(&gpu, &plan);
+            let list = people(n, &[(4, 4, 16)], &mut rng);
+            rig.set_people(&list);
+            let values = rng.normals(n * tokens * d, scale);
+            rig.set(src, &values);
+            run_last(&mut rig);
+            // normalised tokens enter as fp16, and attention squares what comes of it
+            rig.close(dst, 2e-3, &format!("{tokens} tokens, {n} people, scale {scale}"));
+        }
+    }
+}
+
+#[test]
+fn bins_decode_to_pixels() {
+    for (seed, tokens, n, bins, scale) in [(1, 17, 3, (192, 256), 0.3), (2, 14, 1, (192, 256), 1.5), (0, 3, 5, (7, 2), 0.3)] {
+        for gpu in gpus(&[seed]) {
+            let mut rng = Rng(seed + 30);
+            let (mut plan, _) = selection(&[(40, 40, 16)]);
+            let src = plan.rows("in", tokens * 128);
+            let dst = plan.rows("out", tokens * 2);
+            let mut axis = |bins| BinAxis { bins, weight: plan.tensor("w", &[128, 128], rng.normals(128 * 128, 0.1)) };
+            let (x, y) = (axis(bins.0), axis(bins.1));
+            let (dim, pe_dim, temperature, padding) = (128, 128, 300.0, 1.25);
+            let decode = BinDecode { src, dst, tokens, dim, pe_dim, temperature, padding, x, y };
+            plan.push("dcc", Op::BinDecode(decode));
+            let mut rig = survivor_rig(&gpu, &plan);
+            let list = people(n, &[(40, 40, 16)], &mut rng);
+            rig.set_people(&list);
+            let values = rng.normals(n * tokens * 128, scale);
+            rig.set(src, &values);
+            run_last(&mut rig);
+            let (_, largest) = rig.error(dst);
+            assert!(largest < 5e-3, "{tokens} keypoints, {bins:?} bins: {largest:.2e} px");
+        }
+    }
+}
+
+/// A photo with some structure, and how it is laid into an input.
+fn photo(seed: u64, w: usize, h: usize, input: (usize, usize)) -> (Photo, Letterbox) {
+    let mut rng = Rng(seed);
+    let noise: Vec<u8> = (0..w * h * 3).map(|_| (rng.unit() * 256.0) as u8).collect();
+    let smooth = |i: usize| {
+        let (x, y, c) = (i / 3 % w, i / 3 / w, i % 3);
+        let wave = ((x * (c + 1)) as f32 / 9.0).sin() + ((y * (3 - c)) as f32 / 7.0).cos();
+        (127.0 + 50.0 * wave + f32::from(noise[i]) / 10.0) as u8
+    };
+    let bgr = (0..w * h * 3).map(smooth).collect();
+    (Photo { width: w, height: h, bgr }, Letterbox::new((w, h), input))
+}
+
+#[test]
+fn letterboxes_are_the_cpu_s_to_the_bit() {
+    let input = (64, 32);
+    for gpu in gpus(&[1, 2]) {
+        let mut plan = Plan { input_size: input, ..Plan::default() };
+        let image = plan.map("input", input.1, input.0, 3);
+        plan.push("letterbox", Op::Letterbox { dst: image });
+        let (weight, bias) = (plan.tensor("w", &[8, 6, 6, 3], vec![0.01; 8 * 108]), plan.tensor("b", &[8], vec![0.0; 8]));
+        let dst = plan.map("stem", input.1 / 2, input.0 / 2, 8);
+        let (pre_add, act, post_add) = (PreAdd::None, Act::None, None);
+        let conv = Conv { src: image, dst, weight, bias, kernel: 6, stride: 2, pad: 2, groups: 1, pre_add, act, post_add };
+        plan.push("stem", Op::Conv(conv));
+        let mut x = CudaExecutor::on(gpu.clone(), plan, OPTIONS).unwrap();
+        let sizes = [(61, 47), (1, 1), (200, 30), (7, 90), (64, 32), (128, 64)];
+        let photos: Vec<(Photo, Letterbox)> = sizes
+            .iter()
+            .flat_map(|&(w, h)| {
+                let (p, l) = photo(1, w, h, input);
+                [(p.clone(), l), (p, Letterbox::rtmlib((w, h), input))]
+            })
+            .collect();
+        // together as one batch, and one by one
+        let frames: Vec<Frame<'_>> = photos.iter().map(|(photo, letterbox)| Frame { photo, letterbox }).collect();
+        let check = |x: &mut CudaExecutor, image_index: usize, (photo, letterbox): &(Photo, Letterbox)| {
+            let mut row = vec![0; input.0 * 3];
+            let got = x.read(image, image_index).unwrap();
+            for (y, got) in got.chunks_exact(row.len()).enumerate() {
+                letterbox.sample_row(photo, y, &mut row);
+                let want: Vec<f32> = row.iter().map(|&v| f32::from(v)).collect();
+                assert_eq!(got, want, "row {y} of {}x{}", photo.width, photo.height);
+            }
+        };
+        x.run(&frames, &RunOptions::default()).unwrap();
+        for (i, p) in photos.iter().enumerate() {
+            check(&mut x, i, p);
+        }
+        for (i, p) in photos.iter().enumerate() {
+            x.run(&frames[i..=i], &RunOptions::default()).unwrap();
+            check(&mut x, 0, p);
+        }
+    }
+}
+
+#[test]
+fn a_whole_network_finds_the_same_people() {
+    let Some(emulator) = Emulator::new(HOPPER, 1) else { return };
+    let older = Emulator::new(AMPERE, 0);
+    for gpu in [Some(emulator), older, real()].into_iter().flatten() {
+        let input = (96, 64);
+        let checkpoint = crate::model::random(crate::model::Variant::T, 17, 2, 3);
+        let plan = crate::model::build(&checkpoint, input).unwrap();
+        let mut x = CudaExecutor::on(gpu, plan.clone(), OPTIONS).unwrap();
+        let (photo, letterbox) = photo(5, 90, 70, input);
+        let frame = Frame { photo: &photo, letterbox: &letterbox };
+        let options = RunOptions { select: SelectParams { force: Some(4), ..SelectParams::default() }, heatmaps: true };
+        let got = x.run(&[frame], &options).unwrap().remove(0);
+
+        let mut r = Reference::new(plan.clone());
+        let mut pixels = vec![0u8; input.0 * input.1 * 3];
+        for (y, row) in pixels.chunks_exact_mut(input.0 * 3).enumerate() {
+            letterbox.sample_row(&photo, y, row);
+        }
+        let values: Vec<f32> = pixels.iter().map(|&v| f32::from(v)).collect();
+        let want = r.run(&values, &options);
+        let mut worst = (0.0, String::new());
+        for step in &plan.steps {
+            let Some(view) = step.op.writes() else { continue };
+            if plan.buffer_of(view).extent == Extent::Survivors {
+                continue;
+            }
+            let (relative, _) = distance(&x.read(view, 0).unwrap(), &r.map(view));
+            if relative > worst.0 {
+                worst = (relative, step.name.clone());
+            }
+        }
+        // the bound on maps that the engine states for fp16
+        assert!(worst.0 < 1e-2, "relative error {:.2e} at {}", worst.0, worst.1);
+        assert_eq!(got.priors, want.priors, "the same grids, in the same order");
+        let float = |v: &[[f32; 2]]| -> Vec<f64> { v.iter().flatten().map(|&v| f64::from(v)).collect() };
+        let (_, pixels) = distance(&got.keypoints.concat(), &float(&want.keypoints));
+        assert!(pixels < 1.0, "keypoints differ by {pixels:.2} px");
+        let wide = |v: &[f32]| -> Vec<f64> { v.iter().map(|&v| f64::from(v)).collect() };
+        let (_, visible) = distance(&got.visibility, &wide(&want.visibility));
+        assert!(visible < 0.01, "visibility differs by {visible:.3}");
+        let (_, heat) = distance(&got.heatmaps_x, &wide(&want.heatmaps_x));
+        assert!(heat < 0.02 && got.heatmaps_y.len() == want.heatmaps_y.len(), "heatmaps differ by {heat:.3}");
+
+        // shared memory between buffers, no shared launches, a batch, each step on its own: bit for bit the same
+        let plain = Options { keep_all: false, tune: false, group: false };
+        let mut y = CudaExecutor::on(x.gpu.clone(), plan, plain).unwrap();
+        let options = RunOptions { heatmaps: false, ..options };
+        let one = y.run(&[frame], &options).unwrap().remove(0);
+        assert_eq!((&one.keypoints, &one.scores, &one.boxes), (&got.keypoints, &got.scores, &got.boxes));
+        let (timed, steps) = y.run_timed(frame, &options).unwrap();
+        assert_eq!(timed, one);
+        assert_eq!(steps.len(), y.plan().steps.len());
+        if x.gpu.caps() != AMPERE {
+            for each in y.run(&[frame, frame, frame], &options).unwrap() {
+                assert_eq!(each, one);
+            }
+        }
+    }
+}
+
+/// Each of these mistakes in a kernel must be noticed without a GPU: the tests are worth nothing otherwise.
+#[test]
+fn mistakes_in_kernels_are_noticed() {
+    let read = |file: &str| std::fs::read_to_string(format!("{}/kernels/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let mutations: [(&str, &str, &str, &str); 9] = [
+        ("conv_mma.cu", "cp_wait<DEPTH - 1>();", "cp_wait<DEPTH>();", "a wait count one too lax"),
+        ("conv_mma.cu", "    cp_wait<DEPTH - 1>();\n    __syncthreads();", "    cp_wait<DEPTH - 1>();", "no barrier in the loop"),
+        ("conv_mma.cu", "  __syncthreads();   // the halo table is complete", "", "no barrier after the halo table"),
+        ("conv_mma.cu", "  pdl_wait();\n", "", "no wait for the kernel before"),
+        ("conv_mma.cu", "(lane >> 4) * p.plane", "(lane >> 3) * p.plane", "a wrong fragment address"),
+        ("conv_wg.cu", "mbar_wait(full_w + 8 * slot, phase);", "", "no wait for the weights"),
+        ("conv_wg.cu", "if (c >= l.buffers) mbar_wait(empty_a + 8 * buffer, phase);", "", "activations overwritten too early"),
+        ("conv_wg.cu", "wgmma_operand(weights + wn * WN * BK * 2, 8, PLANES * 8)", "wgmma_operand(weights + wn * WN * BK * 2, PLANES * 8, 8)", "swapped strides"),
+        ("conv_wg.cu", "mbar_init(empty_w + 8 * i, NWG);", "mbar_init(empty_w + 8 * i, NWG + 1);", "a barrier that never completes"),
+    ];
+    for (file, from, to, what) in mutations {
+        let text = read(file);
+        assert!(text.contains(from), "{what}: the kernel has changed, and so must the mistake");
+        let unit = file.trim_end_matches(".cu");
+        let name = if unit == "conv_mma" { "conv_mma_64x32x32_3_4x1x1" } else { "conv_wg_3_1x1_32x64_8" };
+        // the mistake's unit alone, with the one kernel that is run: quick to compile
+        let kept = if unit == "conv_mma" { "CONV_MMA(64, 32, 32, 3, 4, 1, 1)" } else { "CONV_WG(3, 1, 1, 32, 64, 8)" };
+        let keep = |line: &&str| !line.starts_with("CONV_") || *line == kept;
+        let text: Vec<&str> = text.lines().collect();
+        let text: String = text.into_iter().filter(keep).map(|l| format!("{l}\n")).collect();
+        let text = text.replace(from, to);
+        let tile = TILES.iter().position(|t| t.name == name).unwrap();
+        let choice = Choice { tile, width: 8, split: 1, buffers: 2, trigger: Trigger::Mid };
+        let mut noticed = false;
+        for seed in [0, 1, 2, 3] {
+            let Some(gpu) = Emulator::mutated(file, &text, seed) else { return };
+            let case = Case { cin: 264, cout: 40, h: 6, w: 5, ..PLAIN };
+            let run = std::panic::AssertUnwindSafe(|| check_conv(&gpu, &[case], Some(choice), what));
+            let hook = std::panic::take_hook();
+            std::panic::set_hook(Box::new(|_| {}));
+            noticed |= std::panic::catch_unwind(run).is_err();
+            std::panic::set_hook(hook);
+        }
+        assert!(noticed, "nobody noticed: {what}");
     }
 }

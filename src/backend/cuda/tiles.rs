@@ -116,8 +116,6 @@ pub(super) struct Geometry {
     pub step: ConvStep,
     /// Pixel tiles an image times channel tiles.
     pub tiles: usize,
-    /// Channel tiles.
-    pub columns: usize,
 }
 
 fn magic(d: usize) -> u32 {
@@ -216,7 +214,7 @@ pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
             s.tap[r * shape.kernel + t] = at as i32;
         }
     }
-    Some(Geometry { step: s, tiles: tiles * columns, columns })
+    Some(Geometry { step: s, tiles: tiles * columns })
 }
 
 /// The fewest activation buffers that a kernel's pipeline can live with. conv_mma loads `stages - 1` steps ahead without
