@@ -70,7 +70,8 @@ fn nvcc() -> Option<PathBuf> {
         assert!(given.is_file(), "NVCC: no file {}", given.display());
         return Some(given);
     }
-    let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os).map(|h| PathBuf::from(h).join("bin"));
+    let homes =
+        ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os).map(|h| PathBuf::from(h).join("bin"));
     let path = env::var_os("PATH").unwrap_or_default();
     homes
         .chain(env::split_paths(&path))
@@ -90,7 +91,8 @@ fn compile(nvcc: &Path, archs: &[String], out: &Path) -> Vec<(String, String, Pa
     let mut sources: Vec<PathBuf> =
         fs::read_dir("kernels").expect("kernels/").map(|e| e.expect("kernels/").path()).collect();
     sources.sort();
-    let (units, headers): (Vec<_>, Vec<_>) = sources.into_iter().partition(|p| p.extension().is_some_and(|e| e == "cu"));
+    let (units, headers): (Vec<_>, Vec<_>) =
+        sources.into_iter().partition(|p| p.extension().is_some_and(|e| e == "cu"));
     let headers: Vec<Vec<u8>> = headers.iter().map(|p| fs::read(p).expect("readable header")).collect();
 
     let mut jobs = Vec::new();
@@ -136,7 +138,11 @@ fn compile(nvcc: &Path, archs: &[String], out: &Path) -> Vec<(String, String, Pa
                         Ok(r) if r.status.success() => {
                             fs::rename(&partial, target).err().map(|e| format!("{}: {e}", target.display()))
                         }
-                        Ok(r) => Some(format!("{} for {arch}:\n{}", unit.display(), String::from_utf8_lossy(&r.stderr))),
+                        Ok(r) => Some(format!(
+                            "{} for {arch}:\n{}",
+                            unit.display(),
+                            String::from_utf8_lossy(&r.stderr)
+                        )),
                         Err(e) => Some(format!("{}: {e}", nvcc.display())),
                     };
                     failures.lock().expect("no worker panics while holding it").extend(error);

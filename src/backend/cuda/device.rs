@@ -56,7 +56,8 @@ fn device_info(ordinal: usize) -> Result<DeviceInfo> {
     use sys::CUdevice_attribute as A;
     let device = result::device::get(ordinal as i32).map_err(failed(format!("device {ordinal}")))?;
     // SAFETY: `device` was just obtained from the driver.
-    let attribute = |a| unsafe { result::device::get_attribute(device, a) }.map_err(failed("device attribute"));
+    let attribute =
+        |a| unsafe { result::device::get_attribute(device, a) }.map_err(failed("device attribute"));
     let capability = (
         attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
         attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
@@ -106,7 +107,8 @@ impl Device {
     /// Without a driver, without that GPU, or if none of the compiled kernels run on it.
     pub fn open(ordinal: usize) -> Result<Arc<Device>> {
         if IMAGES.is_empty() {
-            let how = "build with nvcc (the CUDA toolkit, or the nvidia-cuda-nvcc package) in PATH or CUDA_HOME";
+            let how =
+                "build with nvcc (the CUDA toolkit, or the nvidia-cuda-nvcc package) in PATH or CUDA_HOME";
             return Err(Error::Device(format!("this build carries no CUDA kernels; {how}")));
         }
         let all = devices()?;
@@ -126,10 +128,12 @@ impl Device {
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed("creating a context"))?;
         // SAFETY: `context` was just retained.
         unsafe { result::ctx::set_current(context) }.map_err(failed("entering the context"))?;
-        let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("stream"))?;
+        let stream =
+            result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("stream"))?;
         let optin = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         // SAFETY: `device` is valid.
-        let shared = unsafe { result::device::get_attribute(device, optin) }.map_err(failed("attribute"))? as u32;
+        let shared =
+            unsafe { result::device::get_attribute(device, optin) }.map_err(failed("attribute"))? as u32;
         Ok(Arc::new(Device { info, arch, shared, device, context, stream, loaded: Mutex::default() }))
     }
 
@@ -147,9 +151,10 @@ impl Device {
         let module = match loaded.modules.get(file) {
             Some(m) => *m,
             None => {
-                let image = IMAGES.iter().find(|i| i.file == file && i.arch == self.arch).ok_or_else(|| {
-                    Error::Device(format!("kernel {kernel}: not compiled for {}", self.arch))
-                })?;
+                let image =
+                    IMAGES.iter().find(|i| i.file == file && i.arch == self.arch).ok_or_else(|| {
+                        Error::Device(format!("kernel {kernel}: not compiled for {}", self.arch))
+                    })?;
                 // PTX is text and must end with a zero; machine code does not mind one.
                 let mut code = image.code.to_vec();
                 code.push(0);
@@ -256,7 +261,9 @@ impl Gpu for CudaGpu {
             sys::cuMemHostAlloc(&mut host, bytes, sys::CU_MEMHOSTALLOC_DEVICEMAP)
                 .result()
                 .map_err(failed(format!("{bytes} bytes of pinned memory")))?;
-            sys::cuMemHostGetDevicePointer_v2(&mut device, host, 0).result().map_err(failed("mapping pinned memory"))?;
+            sys::cuMemHostGetDevicePointer_v2(&mut device, host, 0)
+                .result()
+                .map_err(failed("mapping pinned memory"))?;
         }
         Ok((host as u64, device))
     }
@@ -331,7 +338,9 @@ impl Program for Graph {
     fn run(&self) -> Result<()> {
         self.device.enter()?;
         // SAFETY: `exec` is valid, its buffers are owned by the executor that owns this program.
-        unsafe { sys::cuGraphLaunch(self.exec, self.device.stream) }.result().map_err(failed("launching a graph"))?;
+        unsafe { sys::cuGraphLaunch(self.exec, self.device.stream) }
+            .result()
+            .map_err(failed("launching a graph"))?;
         self.device.synchronize()
     }
 

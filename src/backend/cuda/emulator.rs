@@ -12,16 +12,21 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-/// The emulator's C interface. It runs one kernel at a time.
-pub(super) struct Library_ {
+/// The emulator's C interface.
+struct Emu {
     library: Library,
-    lock: Mutex<()>,
 }
+
+/// One emulated kernel at a time, whichever library it is in: while one runs, the process's signal handlers are its.
+static LOCK: Mutex<()> = Mutex::new(());
 
 fn compiler() -> Option<String> {
     let given = std::env::var("CXX").ok();
     let names = ["c++", "g++", "clang++"].map(String::from);
-    given.into_iter().chain(names).find(|cxx| Command::new(cxx).arg("--version").output().is_ok_and(|o| o.status.success()))
+    given
+        .into_iter()
+        .chain(names)
+        .find(|cxx| Command::new(cxx).arg("--version").output().is_ok_and(|o| o.status.success()))
 }
 
 fn run(cxx: &str, args: &[&std::ffi::OsStr]) -> std::result::Result<(), String> {
@@ -49,7 +54,8 @@ fn build(cxx: &str, replaced: Option<(&str, &str)>) -> std::result::Result<PathB
         match path.extension().and_then(|e| e.to_str()) {
             Some("cu") => {
                 let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
-                let text = replaced.filter(|r| name.as_deref() == Some(r.0)).map_or(text, |r| r.1.to_string());
+                let text =
+                    replaced.filter(|r| name.as_deref() == Some(r.0)).map_or(text, |r| r.1.to_string());
                 units.push((path, text));
             }
             _ => headers.push(text),
@@ -73,9 +79,19 @@ fn build(cxx: &str, replaced: Option<(&str, &str)>) -> std::result::Result<PathB
     let next = std::sync::atomic::AtomicUsize::new(0);
     let compile = |(object, text): &(PathBuf, String)| -> std::result::Result<(), String> {
         let unique = format!("{}.{:?}", std::process::id(), std::thread::current().id());
-        let (source, partial) = (object.with_extension(format!("{unique}.cpp")), object.with_extension(unique));
+        let (source, partial) =
+            (object.with_extension(format!("{unique}.cpp")), object.with_extension(unique));
         std::fs::write(&source, text).map_err(|e| format!("{}: {e}", source.display()))?;
-        let flags = ["-std=c++17", "-O2", "-fPIC", "-U_FORTIFY_SOURCE", "-DRTMO_EMULATOR", "-Wall", "-Werror", "-Wno-unknown-pragmas"];
+        let flags = [
+            "-std=c++17",
+            "-O2",
+            "-fPIC",
+            "-U_FORTIFY_SOURCE",
+            "-DRTMO_EMULATOR",
+            "-Wall",
+            "-Werror",
+            "-Wno-unknown-pragmas",
+        ];
         let mut args: Vec<&std::ffi::OsStr> = flags.iter().map(|f| f.as_ref()).collect();
         args.extend(["-I".as_ref(), emu.as_os_str(), "-I".as_ref(), kernels.as_os_str(), "-c".as_ref()]);
         args.extend([source.as_os_str(), "-o".as_ref(), partial.as_os_str()]);
@@ -92,7 +108,9 @@ fn build(cxx: &str, replaced: Option<(&str, &str)>) -> std::result::Result<PathB
             Ok(())
         };
         let threads: Vec<_> = (0..2).map(|_| scope.spawn(worker)).collect();
-        threads.into_iter().try_for_each(|t| t.join().unwrap_or_else(|_| Err("a compiling thread died".into())))
+        threads
+            .into_iter()
+            .try_for_each(|t| t.join().unwrap_or_else(|_| Err("a compiling thread died".into())))
     })?;
     let library = out.join(format!("emu-{:016x}.so", all.finish()));
     if !library.is_file() {
@@ -105,16 +123,17 @@ fn build(cxx: &str, replaced: Option<(&str, &str)>) -> std::result::Result<PathB
     Ok(library)
 }
 
-fn open(cxx: &str, replaced: Option<(&str, &str)>) -> Arc<Library_> {
-    let path = build(cxx, replaced).unwrap_or_else(|e| panic!("the kernels do not compile for the host:\n{e}"));
+fn open(cxx: &str, replaced: Option<(&str, &str)>) -> Arc<Emu> {
+    let path =
+        build(cxx, replaced).unwrap_or_else(|e| panic!("the kernels do not compile for the host:\n{e}"));
     // SAFETY: the library was built from this repository's emulator; its initialisers only register kernels.
     let library = unsafe { Library::new(&path) }.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    Arc::new(Library_ { library, lock: Mutex::new(()) })
+    Arc::new(Emu { library })
 }
 
 /// An emulated GPU.
 pub(super) struct Emulator {
-    library: Arc<Library_>,
+    library: Arc<Emu>,
     caps: Caps,
     /// Order of threads and of asynchronous work; 0: as late and as regular as possible.
     seed: u64,
@@ -129,7 +148,7 @@ impl Emulator {
     /// `None`, after saying so, on a machine without a C++ compiler. In continuous integration (`CI` is set) that is a
     /// failure.
     pub fn new(caps: Caps, seed: u64) -> Option<Arc<dyn Gpu>> {
-        static LIBRARY: OnceLock<Option<Arc<Library_>>> = OnceLock::new();
+        static LIBRARY: OnceLock<Option<Arc<Emu>>> = OnceLock::new();
         let library = LIBRARY.get_or_init(|| compiler().map(|cxx| open(&cxx, None)));
         Emulator::with(library.clone(), caps, seed)
     }
@@ -139,17 +158,22 @@ impl Emulator {
         Emulator::with(compiler().map(|cxx| open(&cxx, Some((file, text)))), HOPPER, seed)
     }
 
-    fn with(library: Option<Arc<Library_>>, caps: Caps, seed: u64) -> Option<Arc<dyn Gpu>> {
+    fn with(library: Option<Arc<Emu>>, caps: Caps, seed: u64) -> Option<Arc<dyn Gpu>> {
         let Some(library) = library else {
-            assert!(std::env::var_os("CI").is_none(), "no C++ compiler (CXX, c++, g++, clang++) to test the kernels with");
-            eprintln!("NOT TESTED: no C++ compiler (CXX, c++, g++, clang++) to run the CUDA kernels on the host with");
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "no C++ compiler (CXX, c++, g++, clang++) to test the kernels with"
+            );
+            eprintln!(
+                "NOT TESTED: no C++ compiler (CXX, c++, g++, clang++) to run the CUDA kernels on the host with"
+            );
             return None;
         };
         Some(Arc::new(Emulator { library, caps, seed }))
     }
 }
 
-impl Library_ {
+impl Emu {
     fn launch(&self, item: &Launch, dependent: bool, seed: u64) -> Result<()> {
         type Call = unsafe extern "C" fn(
             *const c_char,
@@ -227,12 +251,12 @@ impl Gpu for Emulator {
     }
 
     fn alloc(&self, bytes: usize, purpose: Purpose) -> Result<u64> {
-        let _guard = self.library.lock.lock().unwrap_or_else(|e| e.into_inner());
+        let _guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
         Ok(self.library.alloc(bytes, purpose == Purpose::Constant))
     }
 
     fn free(&self, address: u64) {
-        let _guard = self.library.lock.lock().unwrap_or_else(|e| e.into_inner());
+        let _guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
         self.library.free(address);
     }
 
@@ -264,7 +288,7 @@ impl Gpu for Emulator {
 }
 
 struct Emulated {
-    library: Arc<Library_>,
+    library: Arc<Emu>,
     sm90: bool,
     seed: u64,
     sequence: Sequence,
@@ -276,13 +300,16 @@ impl Program for Emulated {
     }
 
     fn run_timed(&self) -> Result<Vec<Duration>> {
-        let _guard = self.library.lock.lock().unwrap_or_else(|e| e.into_inner());
+        let _guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
         if let Some((from, to, bytes)) = self.sequence.upload {
             // SAFETY: both blocks belong to the executor and have at least that many bytes.
             unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
         }
         let run = |item: &Launch| {
-            assert!(self.sm90 || item.cluster == 1 && !item.kernel.starts_with("conv_wg"), "not for this GPU: {item:?}");
+            assert!(
+                self.sm90 || item.cluster == 1 && !item.kernel.starts_with("conv_wg"),
+                "not for this GPU: {item:?}"
+            );
             let start = std::time::Instant::now();
             // Always checked as if dependent: a kernel must be right under both kinds of launch.
             self.library.launch(item, true, self.seed)?;

@@ -31,7 +31,9 @@ impl Layout {
             let (photo, letterbox) = (frame.photo, frame.letterbox);
             if letterbox.input_size() != input_size {
                 let (got, want) = (letterbox.input_size(), input_size);
-                return Err(Error::Usage(format!("letterbox for an input of {got:?} pixels, the network takes {want:?}")));
+                return Err(Error::Usage(format!(
+                    "letterbox for an input of {got:?} pixels, the network takes {want:?}"
+                )));
             }
             let size = (photo.width, photo.height);
             if letterbox.photo_size() != size || photo.bgr.len() != size.0 * size.1 * 3 {

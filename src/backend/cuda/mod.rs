@@ -207,7 +207,9 @@ impl CudaExecutor {
                 if let schedule::Group::Conv(steps) = group {
                     let convs = steps.iter().map(|&s| &self.plan.steps[s].op);
                     let shapes: Vec<Shape> = convs
-                        .filter_map(|op| if let Op::Conv(c) = op { Some(lower::shape(&self.plan, c)) } else { None })
+                        .filter_map(|op| {
+                            if let Op::Conv(c) = op { Some(lower::shape(&self.plan, c)) } else { None }
+                        })
                         .collect();
                     choose(&shapes);
                 }
@@ -313,7 +315,8 @@ impl CudaExecutor {
     fn results(&self, index: usize, options: &RunOptions) -> Result<Vec<Option<Survivors>>> {
         let setup = &self.setups[index];
         let (k, fields) = (self.plan.keypoints, self.fields());
-        let counts: &[Count] = bytemuck::cast_slice(&setup.host_counts.read()[..setup.images * size_of::<Count>()]);
+        let counts: &[Count] =
+            bytemuck::cast_slice(&setup.host_counts.read()[..setup.images * size_of::<Count>()]);
         let rows: &[f32] =
             bytemuck::cast_slice(&setup.host_rows.read()[..setup.images * setup.capacity * fields * 4]);
         let mut all = Vec::with_capacity(setup.images);
@@ -439,7 +442,9 @@ impl Executor for CudaExecutor {
                 let values = (0..h).flat_map(|y| (0..w).flat_map(move |x| (0..3).map(move |c| (y, x, c))));
                 Ok(take(values.map(|(y, x, c)| at(y, x, c)).collect(), 3))
             }
-            Storage::Rows { .. } => Err(Error::Usage(format!("{} holds survivor rows, not a map", buffer.name))),
+            Storage::Rows { .. } => {
+                Err(Error::Usage(format!("{} holds survivor rows, not a map", buffer.name)))
+            }
         }
     }
 
@@ -494,7 +499,8 @@ impl Bench {
         };
         let (mut blocks, mut cut) = (0, Vec::new());
         let part = self.dst.bytes / shapes.len();
-        params.image = params.image.min((part / self.images / 2) as i64).min((self.src.bytes / self.images / 2) as i64);
+        params.image =
+            params.image.min((part / self.images / 2) as i64).min((self.src.bytes / self.images / 2) as i64);
         params.image &= !7;
         for (i, (shape, slot)) in shapes.iter().zip(&mut params.step).enumerate() {
             let g = tiles::geometry(shape, choice)?;

@@ -33,7 +33,8 @@ pub(super) fn conv(weight: &[f32], shape: &Shape, tile: &Tile, chunks: usize) ->
                 let at = group + k - first; // from the window's start
                 let (chunk, c) = (at / tile.bk, at % tile.bk);
                 let block = ((chunk * taps + tap) * (cout_pad / 8) + n / 8) * (tile.bk / 8) + c / 8;
-                packed[block * 64 + n % 8 * 8 + c % 8] = f16::from_f32(weight[(n * taps + tap) * per_group + k]);
+                packed[block * 64 + n % 8 * 8 + c % 8] =
+                    f16::from_f32(weight[(n * taps + tap) * per_group + k]);
             }
         }
     }

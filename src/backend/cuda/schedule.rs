@@ -235,7 +235,10 @@ fn supported(plan: &Plan, op: &Op) -> std::result::Result<(), String> {
             require(src.c % 8 == 0 && src.c <= 1024, format!("{} channels, expected 8, 16, .. 1024", src.c))
         }
         Op::Select { levels } => {
-            require(levels.len() <= LEVELS, format!("{} head levels, expected at most {LEVELS}", levels.len()))?;
+            require(
+                levels.len() <= LEVELS,
+                format!("{} head levels, expected at most {LEVELS}", levels.len()),
+            )?;
             let cells: usize = levels.iter().map(|l| plan.buffer_of(l.cls).extent.pixels()).sum();
             require(cells <= MAX_CELLS, format!("{cells} grid cells, expected at most {MAX_CELLS}"))
         }
@@ -246,7 +249,10 @@ fn supported(plan: &Plan, op: &Op) -> std::result::Result<(), String> {
         }
         Op::Gau(g) => {
             let (d, e, s) = (g.dim, g.expansion, g.key_dim);
-            require((d, e, s) == (128, 256, 128), format!("d = {d}, e = {e}, s = {s}, expected 128, 256, 128"))?;
+            require(
+                (d, e, s) == (128, 256, 128),
+                format!("d = {d}, e = {e}, s = {s}, expected 128, 256, 128"),
+            )?;
             require(g.src.c0 % 4 == 0 && g.dst.c0 % 4 == 0, "rows that are not aligned".into())?;
             require(g.tokens <= MAX_TOKENS, format!("{} keypoints, expected at most {MAX_TOKENS}", g.tokens))
         }
@@ -274,7 +280,10 @@ fn conv_supported(
     let (kernel, stride, pad) = (c.kernel, c.stride, c.pad);
     if kernel == 6 {
         let photo = plan.steps.iter().any(|s| matches!(s.op, Op::Letterbox { dst } if dst == c.src));
-        require(photo && (stride, pad, c.groups) == (2, 2, 1), "a 6x6 convolution that is not the stem".into())?;
+        require(
+            photo && (stride, pad, c.groups) == (2, 2, 1),
+            "a 6x6 convolution that is not the stem".into(),
+        )?;
     } else {
         let what = format!("kernel {kernel}, stride {stride}, padding {pad}");
         require(matches!((kernel, stride, pad), (1, 1, 0) | (3, 1, 1) | (3, 2, 1)), what)?;
@@ -285,7 +294,8 @@ fn conv_supported(
     if few(c) {
         let plain = kernel == 1 && c.groups == 1 && c.act == Act::None && c.post_add.is_none();
         let plain = plain && c.pre_add == PreAdd::None && c.dst.c <= 4 && c.dst.c0 == 0;
-        let what = format!("{} output channels, expected a multiple of 8 or a plain 1x1 with up to 4", c.dst.c);
+        let what =
+            format!("{} output channels, expected a multiple of 8 or a plain 1x1 with up to 4", c.dst.c);
         return require(plain && c.dst.c == plan.buffer_of(c.dst).c, what);
     }
     aligned(c.dst)?;

@@ -33,7 +33,15 @@ const fn mma(name: &'static str, [bm, bn, bk]: [usize; 3], stages: usize, warps:
     Tile { name, unit: Unit::Mma { warps, slices }, bm, bn, bk, stages }
 }
 
-const fn wg(name: &'static str, kernel: usize, across: u32, along: u32, bn: usize, bk: usize, stages: usize) -> Tile {
+const fn wg(
+    name: &'static str,
+    kernel: usize,
+    across: u32,
+    along: u32,
+    bn: usize,
+    bk: usize,
+    stages: usize,
+) -> Tile {
     Tile { name, unit: Unit::Wgmma { kernel, across, along }, bm: across as usize * 64, bn, bk, stages }
 }
 
@@ -144,7 +152,10 @@ pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
     let columns = shape.cout.div_ceil(tile.bn);
     let channels = (0..columns).map(|n| window(shape, n * tile.bn, tile.bn).1).max()?;
     let chunks = channels.div_ceil(tile.bk);
-    if choice.split > chunks || choice.split == 0 || choice.buffers < buffers_needed(shape, tile, chunks, choice.split) {
+    if choice.split > chunks
+        || choice.split == 0
+        || choice.buffers < buffers_needed(shape, tile, chunks, choice.split)
+    {
         return None;
     }
     let mut s = ConvStep {
@@ -180,7 +191,10 @@ pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
         (3, width @ 8..) if tile.bm % width as usize == 0 => {
             tile_w = width as usize;
             tile_h = tile.bm / tile_w;
-            if tile_w % 8 != 0 || tile_w > shape.ow.next_multiple_of(8) || tile_h > shape.oh.next_multiple_of(8) {
+            if tile_w % 8 != 0
+                || tile_w > shape.ow.next_multiple_of(8)
+                || tile_h > shape.oh.next_multiple_of(8)
+            {
                 return None;
             }
             (halo_w, halo_h) = ((tile_w - 1) * shape.stride + 3, (tile_h - 1) * shape.stride + 3);
@@ -235,7 +249,8 @@ pub(super) fn shared_bytes(steps: &[Geometry], choice: &Choice) -> usize {
         let s = &g.step;
         let plane = s.plane as usize;
         let halo = (s.halo_h * s.halo_w) as usize * 8;
-        let base = tile.stages * tile.bn * tile.bk * 2 + choice.buffers * plane * 16 * (tile.bk / 8) + halo + 16;
+        let base =
+            tile.stages * tile.bn * tile.bk * 2 + choice.buffers * plane * 16 * (tile.bk / 8) + halo + 16;
         base + match tile.unit {
             Unit::Mma { slices, .. } => (slices as usize * choice.split - 1) * tile.bm * tile.bn * 4,
             Unit::Wgmma { across, along, .. } => {

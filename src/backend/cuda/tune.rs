@@ -1,7 +1,9 @@
 //! Which tile for which convolution: measured on this GPU at first load and kept in a file, else the built-in table.
 
 use super::gpu::Caps;
-use super::tiles::{Choice, Shape, TILES, Trigger, Trigger::*, Unit, buffers_needed, geometry, shared_bytes, window};
+use super::tiles::{
+    Choice, Shape, TILES, Trigger, Trigger::*, Unit, buffers_needed, geometry, shared_bytes, window,
+};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -121,9 +123,11 @@ fn estimate(caps: &Caps, shapes: &[Shape], images: usize, choice: &Choice) -> f6
     let tile = &TILES[choice.tile];
     let steps: Vec<_> = shapes.iter().filter_map(|s| geometry(s, choice)).collect();
     let blocks: usize = steps.iter().map(|g| g.tiles * images * choice.split).sum();
-    let longest = steps.iter().map(|g| (g.step.chunks * g.step.kernel * g.step.kernel) as usize).max().unwrap_or(0);
+    let longest =
+        steps.iter().map(|g| (g.step.chunks * g.step.kernel * g.step.kernel) as usize).max().unwrap_or(0);
     let each = 350f64.max((tile.bm * tile.bn * tile.bk) as f64 / 512.0);
-    let run = 2500.0 + longest.div_ceil(choice.split) as f64 * each + if choice.split > 1 { 1700.0 } else { 0.0 };
+    let run =
+        2500.0 + longest.div_ceil(choice.split) as f64 * each + if choice.split > 1 { 1700.0 } else { 0.0 };
     let waves = (blocks as f64 / f64::from(caps.sms)).max(1.0);
     run * if waves < 4.0 { waves.ceil() } else { waves }
 }
@@ -143,7 +147,8 @@ pub(super) fn candidates(caps: &Caps, shapes: &[Shape]) -> Vec<Choice> {
                 let buffers: Vec<usize> = match t.unit {
                     Unit::Mma { .. } => {
                         let need = |s: &Shape| {
-                            let channels = (0..s.cout).step_by(t.bn).map(|n| window(s, n, t.bn).1).max().unwrap_or(0);
+                            let channels =
+                                (0..s.cout).step_by(t.bn).map(|n| window(s, n, t.bn).1).max().unwrap_or(0);
                             buffers_needed(s, t, channels.div_ceil(t.bk), split)
                         };
                         vec![shapes.iter().map(need).max().unwrap_or(1)]
@@ -195,7 +200,8 @@ impl Cache {
         let Some(folder) = folder else { return Cache::default() };
         // Kernels of another version of this crate are other kernels.
         let text: String = format!("{identity} {}", env!("CARGO_PKG_VERSION"));
-        let name: String = text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+        let name: String =
+            text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
         Cache::read(folder.join("rtmo-engine").join(format!("tiles-{name}.txt")))
     }
 
@@ -246,7 +252,9 @@ fn parse(line: &str) -> Option<(String, Choice)> {
         width: words.next()?.parse().ok()?,
         split: words.next()?.parse().ok()?,
         buffers: words.next()?.parse().ok()?,
-        trigger: [Early, Late, Mid].into_iter().find(|t| Some(format!("{t:?}").as_str()) == words.clone().next())?,
+        trigger: [Early, Late, Mid]
+            .into_iter()
+            .find(|t| Some(format!("{t:?}").as_str()) == words.clone().next())?,
     };
     Some((signature.to_string(), choice))
 }

@@ -143,7 +143,8 @@ fn read_header(file: &mut Bytes<'_>) -> Result<Header, Reason> {
         if colors > 256 {
             return Err(format!("not a readable BMP: a palette of {colors} colours"));
         }
-        palette = file.take(colors as usize * entry)?.chunks_exact(entry).map(|c| [c[0], c[1], c[2]]).collect();
+        palette =
+            file.take(colors as usize * entry)?.chunks_exact(entry).map(|c| [c[0], c[1], c[2]]).collect();
         palette.resize(256, [0; 3]);
     }
     let mut compression = compression;

@@ -25,7 +25,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Stored, Reason> {
         (info, MaybeUninit::zeroed().assume_init(), MaybeUninit::zeroed().assume_init())
     };
     let mut warning: Option<String> = None;
-    let outcome = catch_unwind(AssertUnwindSafe(|| read(&mut info, &mut errors, &mut progress, &mut warning, bytes)));
+    let outcome =
+        catch_unwind(AssertUnwindSafe(|| read(&mut info, &mut errors, &mut progress, &mut warning, bytes)));
     // SAFETY: `info` is zeroed or in a state that libjpeg left; both may be destroyed, also after a fatal error.
     unsafe { ffi::jpeg_destroy_decompress(&mut info) };
     let fatal = |panic: Box<dyn Any + Send>| match panic.downcast::<Fatal>() {

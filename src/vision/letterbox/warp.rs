@@ -223,8 +223,10 @@ mod avx2 {
             let weights = _mm256_shuffle_epi8(_mm256_cvtepu32_epi64(weights), four_times);
             let u = _mm256_maddubs_epi16(_mm256_shuffle_epi8(four(upper), pair), weights);
             let l = _mm256_maddubs_epi16(_mm256_shuffle_epi8(four(lower), pair), weights);
-            let blend = |ul: __m256i| _mm256_srli_epi32::<10>(_mm256_add_epi32(_mm256_madd_epi16(ul, down), half));
-            let sum = _mm256_packs_epi32(blend(_mm256_unpacklo_epi16(u, l)), blend(_mm256_unpackhi_epi16(u, l)));
+            let blend =
+                |ul: __m256i| _mm256_srli_epi32::<10>(_mm256_add_epi32(_mm256_madd_epi16(ul, down), half));
+            let sum =
+                _mm256_packs_epi32(blend(_mm256_unpacklo_epi16(u, l)), blend(_mm256_unpackhi_epi16(u, l)));
             let bytes = _mm256_shuffle_epi8(_mm256_packus_epi16(sum, sum), close);
             let out = &mut out[12 * v..12 * v + 14];
             out[..8].copy_from_slice(&_mm256_extract_epi64::<0>(bytes).to_le_bytes());
