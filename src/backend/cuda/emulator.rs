@@ -21,6 +21,9 @@ struct Emu {
 static LOCK: Mutex<()> = Mutex::new(());
 
 fn compiler() -> Option<String> {
+    if std::env::var_os("RTMO_TEST_GPU_ONLY").is_some() {
+        return None; // for compute-sanitizer, which has no business in the emulator
+    }
     let given = std::env::var("CXX").ok();
     let names = ["c++", "g++", "clang++"].map(String::from);
     given
@@ -147,7 +150,7 @@ pub(super) const AMPERE: Caps = Caps { sms: 82, shared: 99 << 10, sm90: false, w
 impl Emulator {
     /// `None`, after saying so, on a machine without a C++ compiler. In continuous integration (`CI` is set) that is a
     /// failure.
-    pub fn new(caps: Caps, seed: u64) -> Option<Arc<dyn Gpu>> {
+    pub fn start(caps: Caps, seed: u64) -> Option<Arc<dyn Gpu>> {
         static LIBRARY: OnceLock<Option<Arc<Emu>>> = OnceLock::new();
         let library = LIBRARY.get_or_init(|| compiler().map(|cxx| open(&cxx, None)));
         Emulator::with(library.clone(), caps, seed)

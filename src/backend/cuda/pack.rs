@@ -27,7 +27,7 @@ pub(super) fn conv(weight: &[f32], shape: &Shape, tile: &Tile, chunks: usize) ->
     let mut packed = vec![f16::ZERO; chunks * taps * cout_pad * tile.bk];
     for n in 0..shape.cout {
         let (first, _) = window(shape, n / tile.bn * tile.bn, tile.bn);
-        let group = if shape.group == 0 { 0 } else { n / shape.group * shape.group };
+        let group = n.checked_div(shape.group).map_or(0, |g| g * shape.group);
         for tap in 0..taps {
             for k in 0..per_group {
                 let at = group + k - first; // from the window's start

@@ -288,7 +288,7 @@ fn conv_supported(
         let what = format!("kernel {kernel}, stride {stride}, padding {pad}");
         require(matches!((kernel, stride, pad), (1, 1, 0) | (3, 1, 1) | (3, 2, 1)), what)?;
         aligned(c.src)?;
-        require(c.src.c % 8 == 0, format!("{} input channels, expected a multiple of 8", c.src.c))?;
+        require(c.src.c.is_multiple_of(8), format!("{} input channels, expected a multiple of 8", c.src.c))?;
     }
     require(c.src.buffer != c.dst.buffer || !overlap(c.src, c.dst), "it writes what it reads".into())?;
     if few(c) {

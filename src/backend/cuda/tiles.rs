@@ -144,10 +144,10 @@ pub(super) fn window(shape: &Shape, n0: usize, bn: usize) -> (usize, usize) {
 /// Cuts a convolution; `None` if the kernel cannot do it that way.
 pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
     let tile = &TILES[choice.tile];
-    if let Unit::Wgmma { kernel, .. } = tile.unit {
-        if kernel != shape.kernel || shape.act == Act::Gelu {
-            return None;
-        }
+    if let Unit::Wgmma { kernel, .. } = tile.unit
+        && (kernel != shape.kernel || shape.act == Act::Gelu)
+    {
+        return None;
     }
     let columns = shape.cout.div_ceil(tile.bn);
     let channels = (0..columns).map(|n| window(shape, n * tile.bn, tile.bn).1).max()?;
@@ -188,7 +188,7 @@ pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
             tiles = (shape.oh * row - 2).div_ceil(tile.bm);
             tiles_x = tiles;
         }
-        (3, width @ 8..) if tile.bm % width as usize == 0 => {
+        (3, width @ 8..) if tile.bm.is_multiple_of(width as usize) => {
             tile_w = width as usize;
             tile_h = tile.bm / tile_w;
             if tile_w % 8 != 0
