@@ -10,6 +10,7 @@
 
 #include <deque>
 #include <memory>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -264,7 +265,18 @@ void run_cluster(const unsigned grid[3], unsigned cx, unsigned cy, unsigned clus
   }
   self = nullptr;
   for (auto& t : threads)
-    if (!t->done) { self = t.get(); fail("deadlock: waits for ever at %s", t->state ? t->state : "?"); }
+    if (!t->done) {   // the first of them, and how many wait where
+      self = t.get();
+      std::string where;
+      for (size_t i = 0; i < threads.size();) {
+        size_t n = i;
+        auto state = [](const Thread& u) { return u.done ? "done" : u.state ? u.state : "?"; };
+        while (n < threads.size() && !std::strcmp(state(*threads[n]), state(*threads[i]))) n++;
+        where += " " + std::to_string(i) + "-" + std::to_string(n - 1) + " " + state(*threads[i]) + ";";
+        i = n;
+      }
+      fail("deadlock: waits for ever at %s; threads%s", t->state ? t->state : "?", where.c_str());
+    }
   for (auto& b : blocks)
     if (dependent && !b->waited) fail("a block ended without griddepcontrol.wait: later kernels would not wait for earlier ones");
 }

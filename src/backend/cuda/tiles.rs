@@ -150,8 +150,7 @@ pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
         return None;
     }
     let columns = shape.cout.div_ceil(tile.bn);
-    let channels = (0..columns).map(|n| window(shape, n * tile.bn, tile.bn).1).max()?;
-    let chunks = channels.div_ceil(tile.bk);
+    let chunks = chunks(shape, tile);
     if choice.split > chunks
         || choice.split == 0
         || choice.buffers < buffers_needed(shape, tile, chunks, choice.split)
@@ -231,13 +230,19 @@ pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
     Some(Geometry { step: s, tiles: tiles * columns })
 }
 
+/// Channel chunks of a convolution: of the widest window among its channel tiles.
+pub(super) fn chunks(shape: &Shape, tile: &Tile) -> usize {
+    let widths = (0..shape.cout).step_by(tile.bn).map(|n| window(shape, n, tile.bn).1);
+    widths.max().unwrap_or(0).div_ceil(tile.bk)
+}
+
 /// The fewest activation buffers that a kernel's pipeline can live with. conv_mma loads `stages - 1` steps ahead without
 /// asking whether a buffer is free: that is another chunk every step of a 1x1, but only the next chunk of a 3x3.
 pub(super) fn buffers_needed(shape: &Shape, tile: &Tile, chunks: usize, split: usize) -> usize {
     let most = match (tile.unit, shape.kernel) {
         (Unit::Mma { .. }, 1) => tile.stages,
         (Unit::Mma { .. }, _) => 2,
-        (Unit::Wgmma { .. }, _) => 1,
+        (Unit::Wgmma { .. }, _) => 2, // a buffer is released once the next chunk has begun
     };
     chunks.div_ceil(split).min(most)
 }

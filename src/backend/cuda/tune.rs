@@ -2,7 +2,7 @@
 
 use super::gpu::Caps;
 use super::tiles::{
-    Choice, Shape, TILES, Trigger, Trigger::*, Unit, buffers_needed, geometry, shared_bytes, window,
+    Choice, Shape, TILES, Trigger, Trigger::*, Unit, buffers_needed, chunks, geometry, shared_bytes, window,
 };
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -104,8 +104,8 @@ pub(super) fn built_in(caps: &Caps, shapes: &[Shape], images: usize) -> Choice {
             for (width, split) in [(*width, *split), (*width, 1), (8.min(*width * 8 + 8), 1)] {
                 let width = if main.kernel == 1 { 0 } else { width };
                 // more buffers than chunks are of no use
-                let chunks = channels.div_ceil(TILES[tile].bk).div_ceil(split);
-                let buffers = (*buffers).min(chunks).max(1);
+                let most = shapes.iter().map(|s| chunks(s, &TILES[tile]).div_ceil(split)).max().unwrap_or(1);
+                let buffers = (*buffers).min(most).max(1);
                 let choice = Choice { tile, width, split, buffers, trigger: *trigger };
                 if possible(caps, shapes, &choice) {
                     return choice;
@@ -148,11 +148,7 @@ pub(super) fn candidates(caps: &Caps, shapes: &[Shape]) -> Vec<Choice> {
             for split in [1, 2, MAX_SPLIT] {
                 let buffers: Vec<usize> = match t.unit {
                     Unit::Mma { .. } => {
-                        let need = |s: &Shape| {
-                            let channels =
-                                (0..s.cout).step_by(t.bn).map(|n| window(s, n, t.bn).1).max().unwrap_or(0);
-                            buffers_needed(s, t, channels.div_ceil(t.bk), split)
-                        };
+                        let need = |s: &Shape| buffers_needed(s, t, chunks(s, t), split);
                         vec![shapes.iter().map(need).max().unwrap_or(1)]
                     }
                     Unit::Wgmma { kernel: 1, .. } => vec![4, 8],
