@@ -12,7 +12,6 @@ macro_rules! on_every_isa {
         for isa in Isa::all() {
             match isa {
                 Isa::Portable => $test(isa.name(), Portable::<4>),
-                Isa::Portable8 => $test(isa.name(), Portable::<8>),
                 Isa::Portable16 => $test(isa.name(), Portable::<16>),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => {
@@ -287,7 +286,7 @@ impl Kernel for Half {
         let values: [f32; 16] = std::array::from_fn(|i| match i % 4 {
             0 => f32::from_bits(0x3f80_8000 + ((i as u32) << 16)),
             1 => f32::from_bits(0x3f7f_ffff),
-            2 => -3.1415927 * i as f32,
+            2 => -std::f32::consts::PI * i as f32,
             _ => 1e-3 / i as f32,
         });
         for first in 0..=n {

@@ -1,6 +1,7 @@
 //! Backends execute [`Plan`]s. They know operations, not RTMO.
 
 pub mod cpu;
+pub mod cuda;
 pub mod device;
 pub mod reference;
 

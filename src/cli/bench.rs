@@ -139,7 +139,7 @@ impl Bench {
             "input": [w, h], "gflop": engine.flops() as f64 / 1e9 });
         let placement = engine.options().placement;
         all["machine"] = json!({ "cpu": cpu::name(), "backend": engine.describe(),
-            "device": placement.device.to_string(), "precision": placement.precision.name(),
+            "device": placement.device.to_string(), "precision": placement.precision.unwrap_or_default().name(),
             "threads": placement.threads });
         all["photo"] = json!({ "name": photo_name, "width": pw, "height": ph, "people": people });
         all["warmup"] = self.warmup.into();
@@ -174,7 +174,7 @@ impl Bench {
     fn peak(&self, engine: &Engine) -> Option<f64> {
         let placement = engine.options().placement;
         match (placement.device, placement.precision, placement.threads, Isa::choose()) {
-            (Device::Cpu, Precision::Fp32, Some(threads), Ok(isa)) => Some(fma_peak(isa, threads)),
+            (Device::Cpu, Some(Precision::Fp32), Some(threads), Ok(isa)) => Some(fma_peak(isa, threads)),
             _ => None,
         }
     }

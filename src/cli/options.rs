@@ -23,9 +23,12 @@ pub struct Network {
     /// auto, cpu, cuda or cuda:N
     #[arg(short, long, default_value = "auto")]
     pub device: Device,
-    /// Arithmetic: fp32, bf16 or fp16
-    #[arg(short, long, default_value = "fp32")]
-    pub precision: Precision,
+    /// Arithmetic: fp32, bf16 or fp16 [default: fp32 on a CPU, fp16 on a GPU]
+    #[arg(short, long)]
+    pub precision: Option<Precision>,
+    /// The same as --precision fp16
+    #[arg(long, conflicts_with = "precision")]
+    pub fp16: bool,
     /// CPU threads [default: all that the process may use]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -34,7 +37,8 @@ pub struct Network {
 impl Network {
     pub fn placement(&self) -> Placement {
         let threads = self.threads.map(usize::from);
-        Placement { device: self.device, precision: self.precision, threads }
+        let precision = if self.fp16 { Some(Precision::Fp16) } else { self.precision };
+        Placement { device: self.device, precision, threads }
     }
 
     /// The weights asked for. If nobody asked for any, the default model's; without those, the demonstration's; without

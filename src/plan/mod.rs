@@ -14,6 +14,7 @@
 mod arena;
 mod check;
 
+pub(crate) use arena::place;
 pub use arena::{Arena, Lifetime};
 
 /// Index of a [`Buffer`] in its plan.
