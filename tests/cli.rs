@@ -7,7 +7,7 @@ use rtmo_engine::{Engine, EngineOptions, Photo};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
@@ -295,6 +295,31 @@ fn a_full_disk_and_a_reader_that_leaves() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!(text(&output.stderr), "");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_nothing_half_done() {
+    let folder = workplace();
+    // A pipe that nobody writes to yet keeps the program waiting for the second photo.
+    assert!(Command::new("mkfifo").arg(folder.path().join("c.jpg")).status().unwrap().success());
+    let arguments = ["infer", "a.png", "c.jpg", "b.jpg", "-m", "rtmo-t", "--json", "p.jsonl"];
+    let mut child = program(folder.path(), &[&arguments[..], &SMALL].concat())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(out.by_ref().any(|line| line.unwrap().starts_with("a.png: ")));
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let mut err = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(err.next().unwrap().unwrap().starts_with("interrupted"));
+    fs::write(folder.path().join("c.jpg"), b"no photo").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(err.any(|line| line.unwrap().contains("1 of 3 photos done; p.jsonl is not written")));
+    assert_eq!(names(folder.path()), ["a.png", "b.jpg", "c.jpg", "rtmo-out", "weights"]);
+    assert_eq!(names(&folder.path().join("rtmo-out")), ["a.png"]);
 }
 
 #[test]

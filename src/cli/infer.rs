@@ -95,6 +95,7 @@ fn catch_interrupts() -> Result<()> {
             remove_unfinished();
             std::process::exit(130);
         }
+        super::terminal::complain("interrupted", "ending after the photo at hand; again to end at once");
     };
     ctrlc::set_handler(handler).map_err(|e| Error::Device(format!("cannot catch Ctrl-C: {e}")))
 }
@@ -146,12 +147,12 @@ impl Infer {
         done?;
         let Tally { photos, people, failed } = tally;
         if stopped() {
-            let mut message = format!("interrupted: {photos} of {} photos done", files.len());
+            let mut message = format!("{photos} of {} photos done", files.len());
             for path in [&self.json, &self.coco].into_iter().flatten().filter(|path| *path != Path::new("-"))
             {
                 message += &format!("; {} is not written", path.display());
             }
-            terminal.complain("error", message);
+            terminal.complain("interrupted", message);
             return Ok(Outcome::Interrupted);
         }
         results.finish()?;
