@@ -30,20 +30,28 @@ def rows(bodies, first, count, side, batch=8, supersample=2):
 
 
 def drawn(image, keypoints, boxes):
-    """The picture with boxes and skeletons: seen keypoints filled, hidden ones hollow; left green, right blue."""
-    import cv2
-    image = np.ascontiguousarray(image)
+    """The BGR picture with boxes and skeletons: seen keypoints filled, hidden ones hollow; left green, right blue."""
+    from PIL import Image, ImageDraw
+    picture = Image.fromarray(np.ascontiguousarray(np.asarray(image)[..., ::-1]))
+    draw = ImageDraw.Draw(picture)
     for box in np.asarray(boxes):
-        cv2.rectangle(image, tuple(int(v) for v in box[:2]), tuple(int(v) for v in box[2:]), (0, 200, 255), 1)
+        draw.rectangle([float(v) for v in box], outline=(255, 200, 0))
     for person in np.asarray(keypoints):
-        for a, b in EDGES:
+        for a, b in EDGES if len(person) == 17 else ():
             if person[a, 2] > 0 and person[b, 2] > 0:
-                cv2.line(image, tuple(int(v) for v in person[a, :2]), tuple(int(v) for v in person[b, :2]), (255, 255, 255), 1)
+                draw.line([float(v) for v in (*person[a, :2], *person[b, :2])], fill=(255, 255, 255))
         for k, (x, y, v) in enumerate(person):
             if v > 0:
-                colour = (0, 0, 255) if k == 0 else (0, 255, 0) if k % 2 else (255, 80, 0)
-                cv2.circle(image, (int(x), int(y)), 3, colour, -1 if v > 1 else 1)
-    return image
+                colour = (255, 0, 0) if k == 0 else (0, 255, 0) if k % 2 else (0, 80, 255)
+                draw.ellipse([float(x) - 2, float(y) - 2, float(x) + 2, float(y) + 2], outline=colour,
+                             fill=colour if v > 1 else None)
+    return np.array(picture)[..., ::-1]
+
+
+def save_image(path, image):
+    """Writes a BGR picture."""
+    from PIL import Image
+    Image.fromarray(np.ascontiguousarray(image[..., ::-1])).save(path)
 
 
 def sheet(bank, count, columns=4, marks=True):
@@ -67,18 +75,23 @@ def main():
     parser.add_argument('--batch', type=int, default=8)
     parser.add_argument('--supersample', type=int, default=2)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--minutes', type=float, default=1e9, help='stop early, with what there is')
     parser.add_argument('--out', help='the bank')
     parser.add_argument('--sheet', help='a contact sheet of the first 16')
     parser.add_argument('--bare', action='store_true', help='no marks on the sheet')
     a = parser.parse_args()
     began = time.time()
-    bank = data.from_rows(list(rows(Bodies.load(a.body, a.device), a.seed, a.count, a.side, a.batch, a.supersample)))
+    made = []
+    for row in rows(Bodies.load(a.body, a.device), a.seed, a.count, a.side, a.batch, a.supersample):
+        made.append(row)
+        if time.time() - began > a.minutes * 60:
+            break
+    bank = data.from_rows(made)
     print(f'{len(bank)} pictures, {int((bank.areas > 0).sum())} people, {time.time() - began:.1f} s', flush=True)
     if a.out:
         bank.save(a.out)
     if a.sheet:
-        import cv2
-        cv2.imwrite(a.sheet, sheet(bank, 16, marks=not a.bare))
+        save_image(a.sheet, sheet(bank, 16, marks=not a.bare))
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 PAD = 114
 
@@ -108,35 +109,48 @@ def grown(x, count):
     return torch.cat((x, x.new_zeros(len(x), count - x.shape[1], *x.shape[2:])), 1)
 
 
+def read_image(path):
+    """An image file as BGR uint8 [h, w, 3]."""
+    from PIL import Image
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert('RGB'))[..., ::-1]
+    except OSError as e:
+        raise ValueError(f'{path}: cannot be read as an image: {e}') from None
+
+
 def fitted(image, side):
     """An image scaled to fit side x side, in the upper left corner of a padded square; the scale and size."""
-    import cv2
     height, width = image.shape[:2]
     scale = min(side / height, side / width)
     size = max(int(width * scale), 1), max(int(height * scale), 1)
+    small = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+    small = F.interpolate(small, size=size[::-1], mode='bilinear', align_corners=False)[0].permute(1, 2, 0)
     square = np.full((side, side, 3), PAD, np.uint8)
-    square[:size[1], :size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    square[:size[1], :size[0]] = small.round().clamp(0, 255).byte().numpy()
     return square, scale, size
 
 
 def coco(annotations, folder, side, keypoints=17):
-    """A bank of the annotated pictures of a COCO keypoint file. Pictures without any annotated person are left out."""
-    import cv2
-    with open(annotations) as f:
-        data = json.load(f)
+    """A bank of the annotated pictures of a COCO keypoint file (path, or its contents).
+
+    Pictures without any annotated person are left out.
+    """
+    if isinstance(annotations, dict):
+        data, annotations = annotations, 'annotations'
+    else:
+        with open(annotations) as f:
+            data = json.load(f)
     by_image = {}
     for a in data['annotations']:
         by_image.setdefault(a['image_id'], []).append(a)
     rows = []
     for info in data['images']:
-        image_path = os.path.join(folder, info['file_name'])
         notes = by_image.get(info['id'], [])
         labelled = [a for a in notes if not a.get('iscrowd') and any(v > 0 for v in a['keypoints'][2::3])]
         if not labelled:
             continue
-        image = cv2.imread(image_path)
-        if image is None:
-            raise ValueError(f'{image_path}: cannot be read as an image')
+        image = read_image(os.path.join(folder, info['file_name']))
         square, scale, size = fitted(image, side)
         height, width = image.shape[:2]
         points = np.array([a['keypoints'] for a in labelled], np.float32).reshape(-1, keypoints, 3)

@@ -91,7 +91,7 @@ def training_loss(head, dense, people, stage):
     if people.ignore is not None:
         weight = 1 - inside(people.ignore, proxies.detach(), dense.vis.detach())[..., None]
     parts, mean_oks = {}, boxes.new_zeros(())
-    if len(image):
+    if len(image) > 1:  # batch norm over people needs two
         box, truth = boxes[image, grid], people.boxes[image, person]
         keypoints, visible = people.keypoints[image, person], people.visible[image, person]
         area = people.areas[image, person]
