@@ -3,7 +3,8 @@
 
 use proptest::prelude::*;
 use rtmo_engine::Error;
-use rtmo_engine::output::{AtomicFile, CocoWriter, image_id, remove_unfinished, write_json_line};
+use rtmo_engine::atomic_file::{AtomicFile, remove_unfinished};
+use rtmo_engine::output::{CocoWriter, image_id, write_json_line};
 use rtmo_engine::vision::draw::{DrawOptions, draw_heatmaps, draw_people};
 use rtmo_engine::vision::letterbox::Geometry;
 use rtmo_engine::vision::{Keypoint, Letterbox, Person, Photo, Skeleton, decode, encode, people, sources};
@@ -400,7 +401,7 @@ fn sources_are_expanded_once_and_in_order() {
         (files, found.errors.iter().map(|e| e.to_string()).collect::<Vec<_>>())
     };
     let folder_images = ["[x].jpg", "a.PNG", "b.jpg", "c.webp"];
-    assert_eq!(run(&[folder.clone()], ""), (folder_images.map(String::from).to_vec(), vec![]));
+    assert_eq!(run(std::slice::from_ref(&folder), ""), (folder_images.map(String::from).to_vec(), vec![]));
     let (files, errors) = run(
         &[at("odd"), at("*.jpg"), at("./b.jpg"), at("**/*.bmp"), at("[x].jpg"), at("sub"), folder.clone()],
         "",
