@@ -189,7 +189,7 @@ impl Engine {
         self.infer_with(photos, |executor, frames, run| executor.run(frames, run))
     }
 
-    /// As [`Engine::infer`], with the time of each stage.
+    /// As [`Engine::infer`], with the time of each stage. On a GPU this takes longer, and photos go one by one.
     ///
     /// # Errors
     /// As [`Engine::infer`].

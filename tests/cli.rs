@@ -254,7 +254,7 @@ fn what_will_fail_fails_before_the_work() {
     assert_eq!(fs::read(at.join("a.png")).unwrap(), before);
     let (_, err) = expect(2, at, &["infer", "a.png", "-m", "rtmo-t", "--score-thr", "7"]);
     assert!(err.contains("score threshold"), "{err}");
-    let (_, err) = expect(1, at, &["infer", "a.png", "-m", "rtmo-t", "--precision", "fp16"]);
+    let (_, err) = expect(1, at, &["infer", "a.png", "-m", "rtmo-t", "--device", "cpu", "--fp16"]);
     assert!(err.contains("fp16"), "{err}");
     assert_eq!(names(at), ["a.png", "b.jpg", "empty", "file", "rtmo-out", "weights"]);
     assert!(names(&at.join("rtmo-out")).is_empty());
