@@ -2,6 +2,7 @@
 
 use crate::backend::{Executor, Frame, Placement, RunOptions, SelectParams, StageTimes, StepTime, Survivors};
 use crate::error::{Error, Result};
+use crate::heap;
 use crate::model;
 use crate::plan::{Op, Plan};
 use crate::vision::decode::MAX_SIDE;
@@ -168,6 +169,7 @@ impl Engine {
         let dense = &plan.steps[..select.unwrap_or(plan.steps.len())];
         let flops = dense.iter().map(|step| plan.flops(step)).sum();
         let (executor, placement) = options.placement.prepare(plan)?;
+        heap::trim();
         Ok(Engine {
             executor,
             options: EngineOptions { placement, ..options },
@@ -187,7 +189,7 @@ impl Engine {
         self.infer_with(photos, |executor, frames, run| executor.run(frames, run))
     }
 
-    /// As [`Engine::infer`], with the time of each stage.
+    /// As [`Engine::infer`], with the time of each stage. On a GPU this takes longer, and photos go one by one.
     ///
     /// # Errors
     /// As [`Engine::infer`].

@@ -10,7 +10,9 @@ pub mod atomic_file;
 pub mod backend;
 pub mod engine;
 pub mod error;
+mod heap;
 pub mod model;
+pub mod output;
 #[doc(hidden)]
 pub mod parity;
 pub mod plan;

@@ -274,9 +274,8 @@ impl Report {
     /// If anything is.
     pub fn check(&self, tolerance: &Tolerance) -> std::result::Result<(), String> {
         let mut beyond = Vec::new();
-        // Written so that NaN is beyond.
         let mut limit = |what: &str, value: f64, limit: f64| {
-            if !(value <= limit) {
+            if value.is_nan() || value > limit {
                 beyond.push(format!("{what} differs by {value:.2e}, allowed {limit:.0e}"));
             }
         };

@@ -2,6 +2,7 @@
 
 use super::Executor;
 use super::cpu::{CpuExecutor, CpuOptions};
+use super::cuda::{self, CudaExecutor};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use std::fmt;
@@ -94,8 +95,8 @@ impl fmt::Display for Precision {
 pub struct Placement {
     /// Where.
     pub device: Device,
-    /// In which arithmetic.
-    pub precision: Precision,
+    /// In which arithmetic; `None`: fp32 on a CPU, fp16 on a GPU.
+    pub precision: Option<Precision>,
     /// Threads on a CPU, the caller's included; `None`: as many as the process may use.
     pub threads: Option<usize>,
 }
@@ -109,9 +110,27 @@ impl Placement {
     /// environment or the number of threads makes no sense.
     pub fn prepare(&self, plan: Plan) -> Result<(Box<dyn Executor>, Placement)> {
         match self.device {
-            Device::Auto | Device::Cpu => self.cpu(plan),
-            Device::Cuda(_) => Err(cuda().err().unwrap_or_else(|| Error::Device("no CUDA backend".into()))),
+            Device::Cpu => self.cpu(plan),
+            Device::Cuda(ordinal) => self.cuda(plan, ordinal),
+            // fp32 and bf16 are for CPUs, fp16 is for GPUs.
+            Device::Auto => match self.precision {
+                Some(Precision::Fp32 | Precision::Bf16) => self.cpu(plan),
+                Some(Precision::Fp16) => self.cuda(plan, 0),
+                None if usable_gpu().is_ok() => self.cuda(plan, 0),
+                None => self.cpu(plan),
+            },
         }
+    }
+
+    fn cuda(&self, plan: Plan, ordinal: usize) -> Result<(Box<dyn Executor>, Placement)> {
+        let precision = self.precision.unwrap_or(Precision::Fp16);
+        if precision != Precision::Fp16 {
+            return Err(Error::Device(format!("a GPU computes in fp16 only, not in {precision}")));
+        }
+        let executor = Box::new(CudaExecutor::new(plan, ordinal, cuda::Options::default())?);
+        let taken =
+            Placement { device: Device::Cuda(ordinal), precision: Some(precision), threads: self.threads };
+        Ok((executor, taken))
     }
 
     fn cpu(&self, plan: Plan) -> Result<(Box<dyn Executor>, Placement)> {
@@ -122,11 +141,22 @@ impl Placement {
             }
             options.threads = threads;
         }
-        options.precision = self.precision;
+        let precision = self.precision.unwrap_or_default();
+        options.precision = precision;
         let executor = Box::new(CpuExecutor::new(plan, options)?);
         let threads = Some(options.threads);
-        Ok((executor, Placement { device: Device::Cpu, precision: self.precision, threads }))
+        Ok((executor, Placement { device: Device::Cpu, precision: Some(precision), threads }))
     }
+}
+
+/// The first GPU that the compiled kernels run on.
+fn usable_gpu() -> Result<cuda::DeviceInfo> {
+    if cuda::compiled_archs().is_empty() {
+        return Err(Error::Device(NO_KERNELS.into()));
+    }
+    let devices = cuda::devices()?;
+    let found = devices.iter().find(|device| device.arch.is_some()).cloned();
+    found.ok_or_else(|| Error::Device("no GPU that the compiled kernels run on".into()))
 }
 
 /// What GPU work can be done here, in a line.
@@ -134,10 +164,23 @@ impl Placement {
 /// # Errors
 /// Why none can, and how that can be changed.
 pub fn cuda() -> Result<String> {
-    Err(Error::Device(NO_CUDA.into()))
+    usable_gpu()?;
+    let one = |device: cuda::DeviceInfo| {
+        let (major, minor) = device.capability;
+        let memory = device.memory as f64 / f64::from(1 << 30);
+        let code = device.arch.unwrap_or("no kernels");
+        let driver = format!("driver for CUDA {}.{}", device.driver.0, device.driver.1);
+        format!(
+            "cuda:{} {}, compute capability {major}.{minor}, {memory:.0} GiB, {code}, {driver}",
+            device.ordinal, device.name
+        )
+    };
+    let devices: Vec<String> = cuda::devices()?.into_iter().map(one).collect();
+    Ok(format!("{}; compiled for {}", devices.join("; "), cuda::compiled_archs().join(", ")))
 }
 
 /// More threads than any machine has cores.
 const MAX_THREADS: usize = 1024;
 
-const NO_CUDA: &str = "this version has no CUDA backend yet; --device cpu runs on every machine";
+const NO_KERNELS: &str = "this build has no CUDA kernels: build it where nvcc is (CUDA_HOME or PATH says where) for \
+                          --device cuda; --device cpu runs on every machine";

@@ -1,6 +1,7 @@
 //! Backends execute [`Plan`]s. They know operations, not RTMO.
 
 pub mod cpu;
+pub mod cuda;
 pub mod device;
 pub mod reference;
 
@@ -121,7 +122,7 @@ pub trait Executor: Send {
     /// As `run`.
     fn run_timed(&mut self, frame: Frame<'_>, options: &RunOptions) -> Result<(Survivors, Vec<StepTime>)>;
 
-    /// As [`Executor::run`], with the time of each stage; not noticeably slower than `run`.
+    /// As [`Executor::run`], with the time of each stage. Takes as long as timing the steps takes.
     ///
     /// # Errors
     /// As `run`.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod convert;
+mod infer;
 mod info;
 mod models;
 mod options;
@@ -31,6 +32,8 @@ Examples:
 
 #[derive(Subcommand)]
 enum Command {
+    /// Find the people on photos; draw them, or write them as JSON
+    Infer(infer::Infer),
     /// Measure latency, stage by stage
     Bench(bench::Bench),
     /// Turn a published .pth file into .safetensors
@@ -53,6 +56,7 @@ pub enum Outcome {
 
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Infer(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Convert(command) => command.run(),
         Command::Models(command) => command.run(),

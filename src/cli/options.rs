@@ -23,9 +23,12 @@ pub struct Network {
     /// auto, cpu, cuda or cuda:N
     #[arg(short, long, default_value = "auto")]
     pub device: Device,
-    /// Arithmetic: fp32, bf16 or fp16
-    #[arg(short, long, default_value = "fp32")]
-    pub precision: Precision,
+    /// Arithmetic: fp32, bf16 or fp16 [default: fp32 on a CPU, fp16 on a GPU]
+    #[arg(short, long)]
+    pub precision: Option<Precision>,
+    /// The same as --precision fp16
+    #[arg(long, conflicts_with = "precision")]
+    pub fp16: bool,
     /// CPU threads [default: all that the process may use]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -34,7 +37,8 @@ pub struct Network {
 impl Network {
     pub fn placement(&self) -> Placement {
         let threads = self.threads.map(usize::from);
-        Placement { device: self.device, precision: self.precision, threads }
+        let precision = if self.fp16 { Some(Precision::Fp16) } else { self.precision };
+        Placement { device: self.device, precision, threads }
     }
 
     /// The weights asked for. If nobody asked for any, the default model's; without those, the demonstration's; without
@@ -50,8 +54,8 @@ impl Network {
             Err(_) if self.nothing_asked() => {
                 let url = registry::find(registry::DEFAULT_MODEL).map_or("", |published| published.url);
                 let warning = format!(
-                    "no weights here, so these are random ones of rtmo-t: the people they find mean nothing. For real \
-                     people download {url} into weights/ ('rtmo-engine models' lists others)"
+                    "no weights found: these are random ones of rtmo-t, and the people they find mean nothing; put \
+                     {url} into weights/, or see 'rtmo-engine models'"
                 );
                 Ok((model::random(Variant::T, 17, 2, SEED), Some(warning)))
             }

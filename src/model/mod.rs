@@ -7,7 +7,7 @@
 //!
 //! Layers are rewritten on the way, exactly (`fold.rs`): batch norms and RepVGG branches are folded, linear layers
 //! that follow each other are one, concats are channel slices, and whatever only survivors need is computed for them
-//! only. Every channel of every buffer is written by one step, once, and no step writes what it reads.
+//! only.
 
 mod backbone;
 mod config;
@@ -55,6 +55,7 @@ pub fn build(checkpoint: &Checkpoint, input: (usize, usize)) -> Result<Plan> {
     dcc::dcc(&mut net, &config, dense.pose)?;
 
     checkpoint.release();
+    debug_assert_eq!(net.plan.check(), Ok(()));
     debug_assert!(config.tensors().iter().all(|(name, _)| net.tensors_read().contains(name)));
     Ok(net.plan)
 }

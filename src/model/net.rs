@@ -23,17 +23,16 @@ impl<'a> Net<'a> {
         &self.read
     }
 
-    /// Values of a tensor, and its shape.
-    pub fn tensor(&mut self, name: &str) -> Result<(Vec<f64>, &'a [usize])> {
+    fn tensor(&mut self, name: &str) -> Result<(Vec<f32>, &'a [usize])> {
         let shape = self.checkpoint.shape(name).unwrap_or_default();
         let values = self.checkpoint.tensor(name, shape)?;
         self.read.insert(name.into());
-        Ok((values.into_iter().map(f64::from).collect(), shape))
+        Ok((values, shape))
     }
 
-    /// As [`Net::tensor`], values only.
+    /// Values of a tensor.
     pub fn values(&mut self, name: &str) -> Result<Vec<f64>> {
-        Ok(self.tensor(name)?.0)
+        Ok(self.tensor(name)?.0.into_iter().map(f64::from).collect())
     }
 
     fn bn(&mut self, prefix: &str, eps: f64) -> Result<BatchNorm> {

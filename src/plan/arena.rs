@@ -54,26 +54,12 @@ impl Plan {
                 order.push((i, life, (h * w * buffer.c + guard).next_multiple_of(align)));
             }
         }
-        order.sort_by_key(|&(i, _, len)| (std::cmp::Reverse(len), i));
         let mut offsets = vec![None; self.buffers.len()];
-        let mut placed: Vec<(usize, usize, Lifetime)> = Vec::new();
-        let mut total = 0;
-        for (i, life, len) in order {
-            let mut busy: Vec<(usize, usize)> =
-                placed.iter().filter(|p| p.2.overlaps(life)).map(|p| (p.0, p.1)).collect();
-            busy.sort_unstable();
-            let mut at = 0;
-            for (start, stop) in busy {
-                if at + len <= start {
-                    break;
-                }
-                at = at.max(stop);
-            }
-            placed.push((at, at + len, life));
-            offsets[i] = Some(at);
-            total = total.max(at + len);
+        let (places, len) = place(&order.iter().map(|o| (o.1, o.2)).collect::<Vec<_>>());
+        for ((i, _, _), at) in order.iter().zip(places) {
+            offsets[*i] = Some(at);
         }
-        Arena { offsets, len: total }
+        Arena { offsets, len }
     }
 
     /// The offset of a map buffer.
@@ -83,6 +69,33 @@ impl Plan {
     pub fn offset(arena: &Arena, buffer: BufferId) -> usize {
         arena.offsets[buffer.0].expect("buffer is a map that some step touches")
     }
+}
+
+/// Offsets of blocks of the given lifetimes and lengths, and the length of all: blocks that live together never
+/// overlap; largest first, each at the lowest free offset.
+pub(crate) fn place(blocks: &[(Lifetime, usize)]) -> (Vec<usize>, usize) {
+    let mut order: Vec<usize> = (0..blocks.len()).collect();
+    order.sort_by_key(|&i| (std::cmp::Reverse(blocks[i].1), i));
+    let mut offsets = vec![0; blocks.len()];
+    let mut placed: Vec<(usize, usize, Lifetime)> = Vec::new();
+    let mut total = 0;
+    for i in order {
+        let (life, len) = blocks[i];
+        let mut busy: Vec<(usize, usize)> =
+            placed.iter().filter(|p| p.2.overlaps(life)).map(|p| (p.0, p.1)).collect();
+        busy.sort_unstable();
+        let mut at = 0;
+        for (start, stop) in busy {
+            if at + len <= start {
+                break;
+            }
+            at = at.max(stop);
+        }
+        placed.push((at, at + len, life));
+        offsets[i] = at;
+        total = total.max(at + len);
+    }
+    (offsets, total)
 }
 
 #[cfg(test)]

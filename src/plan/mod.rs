@@ -8,10 +8,13 @@
 //! * maps are NHWC: pixel `(y, x)` of a `[h, w, c]` buffer starts at element `(y * w + x) * c`;
 //! * a [`View`] is a channel range of a buffer, so a concatenation costs nothing: producers write slices;
 //! * convolution weights are `[cout, kh, kw, cin / groups]`, linear weights `[out, in]`, all f32;
-//! * convolutions pad with zeros, `pad` pixels on each side; output size is `ceil(in / stride)`.
+//! * convolutions pad with zeros, `pad` pixels on each side; output size is `ceil(in / stride)`;
+//! * every channel of every buffer is written by one step, once, and read later only: see [`Plan::check`].
 
 mod arena;
+mod check;
 
+pub(crate) use arena::place;
 pub use arena::{Arena, Lifetime};
 
 /// Index of a [`Buffer`] in its plan.
@@ -265,7 +268,7 @@ pub enum Op {
     LayerNorm {
         /// Input.
         src: View,
-        /// Output; may be the input.
+        /// Output.
         dst: View,
         /// `[c]`.
         gamma: TensorId,

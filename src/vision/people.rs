@@ -24,7 +24,26 @@ pub struct Person {
     pub bbox: [f32; 4],
     /// In the skeleton's order.
     pub keypoints: Vec<Keypoint>,
+    /// If they were asked for.
+    pub heatmaps: Option<Heatmaps>,
 }
+
+/// What the Dynamic Coordinate Classifier saw of a person (paper, figure 4): for each keypoint, probabilities of the
+/// bins along either axis. The first and last bin lie at the ends of the range.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Heatmaps {
+    /// Keypoints times horizontal bins.
+    pub x: Vec<f32>,
+    /// Keypoints times vertical bins.
+    pub y: Vec<f32>,
+    /// Photo pixels of the first and the last horizontal bin.
+    pub x_range: [f32; 2],
+    /// Photo pixels of the first and the last vertical bin.
+    pub y_range: [f32; 2],
+}
+
+/// Bins span this many times the box (`padding` of the DCC).
+const PADDING: f32 = 1.25;
 
 /// People in photo pixels, by falling score, from what a backend returns in network-input pixels.
 ///
@@ -36,7 +55,7 @@ pub fn people(survivors: &Survivors, letterbox: &Letterbox) -> Vec<Person> {
     let n = survivors.scores.len();
     assert_eq!(survivors.boxes.len(), n, "boxes of survivors");
     assert_eq!(survivors.keypoints.len(), survivors.visibility.len(), "keypoints and their scores");
-    let k = if n == 0 { 0 } else { survivors.keypoints.len() / n };
+    let k = survivors.keypoints.len().checked_div(n).unwrap_or(0);
     assert_eq!(survivors.keypoints.len(), n * k, "keypoints of survivors");
     let (w, h) = letterbox.input_size();
     let clamped = matches!(letterbox.geometry(), Geometry::Warp(_));
@@ -54,11 +73,28 @@ pub fn people(survivors: &Survivors, letterbox: &Letterbox) -> Vec<Person> {
                     Keypoint { x, y, score }
                 })
                 .collect();
-            Person { score: survivors.scores[i], bbox: [x1, y1, x2, y2], keypoints }
+            let heatmaps = heatmaps(survivors, i, letterbox);
+            Person { score: survivors.scores[i], bbox: [x1, y1, x2, y2], keypoints, heatmaps }
         })
         .collect();
     people.sort_by(|a, b| b.score.total_cmp(&a.score));
     people
+}
+
+/// The heatmaps of survivor `i`, if there are any.
+fn heatmaps(survivors: &Survivors, i: usize, letterbox: &Letterbox) -> Option<Heatmaps> {
+    let n = survivors.scores.len();
+    let of_person = |maps: &[f32]| {
+        assert_eq!(maps.len() % n, 0, "heatmaps of {n} people");
+        let len = maps.len() / n;
+        (len > 0).then(|| maps[i * len..(i + 1) * len].to_vec())
+    };
+    let (x, y) = (of_person(&survivors.heatmaps_x)?, of_person(&survivors.heatmaps_y)?);
+    let [x1, y1, x2, y2] = survivors.boxes[i];
+    let pad = (PADDING - 1.0) / 2.0;
+    let [left, top] = letterbox.to_photo([x1 - pad * (x2 - x1), y1 - pad * (y2 - y1)]);
+    let [right, bottom] = letterbox.to_photo([x2 + pad * (x2 - x1), y2 + pad * (y2 - y1)]);
+    Some(Heatmaps { x, y, x_range: [left, right], y_range: [top, bottom] })
 }
 
 /// rtmlib's second selection: greedy NMS (0.45 there) on boxes whose far edges count as a pixel more. `people` come by
@@ -117,7 +153,7 @@ mod tests {
 
     fn person(score: f32, bbox: [f32; 4], points: &[[f32; 2]]) -> Person {
         let keypoints = points.iter().map(|&[x, y]| Keypoint { x, y, score: 1.0 }).collect();
-        Person { score, bbox, keypoints }
+        Person { score, bbox, keypoints, heatmaps: None }
     }
 
     #[test]
@@ -147,18 +183,18 @@ mod tests {
             [[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 4.0], [100.0, 0.0, 110.0, 10.0], [0.0, 0.0, 1.0, 1.0]];
         let scores = [0.9, 0.8, 0.75, 0.7];
         let mut all: Vec<Person> = scores.iter().zip(boxes).map(|(&s, b)| person(s, b, &[])).collect();
-        rtmlib_filter(&mut all);
-        // The second overlaps the first by 4 / 10, or 5 / 11 with the extra pixel; 0.7 is not above 0.7.
-        assert_eq!(all.iter().map(|p| p.score).collect::<Vec<_>>(), [0.9, 0.75]);
+        rtmlib_nms(&mut all, 0.45);
+        // The second overlaps the first by 4 / 10, or 5 / 11 with the extra pixel.
+        assert_eq!(all.iter().map(|p| p.score).collect::<Vec<_>>(), [0.9, 0.75, 0.7]);
     }
 
     #[test]
     fn pose_nms_drops_near_twins() {
         let line = |dx: f32| (0..10).map(|i| [i as f32 * 10.0 + dx, 0.0]).collect::<Vec<_>>();
         let twin = |score, dx| person(score, [0.0; 4], &line(dx));
-        // Reach is 0.05 * 90 = 4.5 pixels.
+        // Reach is 0.05 * 90 = 4.5 pixels. The third is no twin of the first, but of the second, which has gone.
         let mut all = vec![twin(0.9, 0.0), twin(0.8, 4.0), twin(0.7, 5.0), twin(0.6, -4.6)];
         pose_nms(&mut all, 0.05, 3);
-        assert_eq!(all.iter().map(|p| p.score).collect::<Vec<_>>(), [0.9, 0.7, 0.6]);
+        assert_eq!(all.iter().map(|p| p.score).collect::<Vec<_>>(), [0.9, 0.6]);
     }
 }

@@ -206,9 +206,7 @@ mod tests {
         let [c] = people[..] else { panic!("one person") };
         assert_eq!((c.index, c.prior), (3, [23.5, 23.5]));
         let want = [23.5 + 4.0 - 16.0, 23.5 - 8.0 - 32.0, 23.5 + 4.0 + 16.0, 23.5 - 8.0 + 32.0];
-        for i in 0..4 {
-            assert!((c.bbox[i] - want[i]).abs() < 1e-4, "{:?}", c.bbox);
-        }
+        assert!(c.bbox.iter().zip(want).all(|(b, w)| (b - w).abs() < 1e-4), "{:?}", c.bbox);
         assert!((c.center[0] - 27.5).abs() < 1e-4 && (c.size[1] - 64.0).abs() < 1e-4);
     }
 

@@ -302,6 +302,14 @@ impl Report {
         self.failures.push(what);
     }
 
+    /// Notes a comparison of the caller's own.
+    pub fn check(&mut self, ok: bool, failure: String) {
+        self.comparisons += 1;
+        if !ok {
+            self.fail(failure);
+        }
+    }
+
     fn count(&mut self, kernels: &str) {
         *self.kernels.entry(kernels.into()).or_default() += 1;
     }
@@ -352,14 +360,16 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut kernels: Vec<_> = self.kernels.iter().map(|(k, n)| format!("{n} {k}")).collect();
         kernels.sort();
-        let (share, name) = (self.worst.0, &self.worst.1);
-        write!(
-            f,
-            "{} comparisons ({}); worst error {:.0} % of its tolerance: {name}",
-            self.comparisons,
-            kernels.join(", "),
-            100.0 * share
-        )
+        write!(f, "{} comparisons", self.comparisons)?;
+        if !kernels.is_empty() {
+            write!(f, " of {}", kernels.join(", "))?;
+        }
+        let (share, name) = &self.worst;
+        if *share > 0.0 {
+            write!(f, "; worst error {:.0} % of its tolerance: {name}", 100.0 * share)
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -32,6 +32,12 @@ unsafe impl GlobalAlloc for Counting {
         // SAFETY: `at` came from `alloc` above with this layout, hence from `System`.
         unsafe { System.dealloc(at, layout) }
     }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size as isize - layout.size() as isize);
+        // SAFETY: as above.
+        unsafe { System.realloc(at, layout, size) }
+    }
 }
 
 #[global_allocator]

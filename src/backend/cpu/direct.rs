@@ -42,6 +42,9 @@ struct Segment {
     dx: isize,
 }
 
+/// Segments of the largest kernel, 6x6.
+const MAX_SEGMENTS: usize = 36;
+
 /// One panel of a group.
 struct Column {
     panel: Panel,
@@ -59,6 +62,9 @@ pub struct Direct<S, T> {
     /// Columns of the output.
     across: usize,
     segments: Vec<Segment>,
+    /// Input pixels `pad .. pad + inner` see no tap outside the map.
+    inner_h: usize,
+    inner_w: usize,
     depth: usize,
     columns: Vec<Column>,
     weights: Block,
@@ -116,12 +122,11 @@ impl<S: Simd, T: Factor> Direct<S, T> {
         let mut segments = Vec::new();
         for ky in 0..kernel {
             for kx in (0..kernel).step_by(if whole_rows { kernel } else { 1 }) {
-                segments.push(Segment {
-                    dy: ky as isize - shape.pad as isize,
-                    dx: kx as isize - shape.pad as isize,
-                });
+                let (dy, dx) = (ky as isize - shape.pad as isize, kx as isize - shape.pad as isize);
+                segments.push(Segment { dy, dx });
             }
         }
+        assert!(segments.len() <= MAX_SEGMENTS, "a kernel of {kernel}x{kernel}");
         let depth = if whole_rows { kernel * cin } else { cin };
         let outputs: Vec<Panel> = (0..groups)
             .flat_map(|group| {
@@ -146,6 +151,8 @@ impl<S: Simd, T: Factor> Direct<S, T> {
             shape,
             across,
             segments,
+            inner_h: (src.h + 1).saturating_sub(kernel),
+            inner_w: (src.w + 1).saturating_sub(kernel),
             depth,
             columns,
             weights,
@@ -224,25 +231,37 @@ impl<S: Simd, T: Factor> Direct<S, T> {
     /// # Safety
     /// `source` must be the input of these pixels, and `rows` writable for one pointer a pixel and segment.
     unsafe fn row_pointers(&self, source: &Source<T>, p0: usize, p1: usize, max: usize, rows: *mut *const T) {
-        let (src, stride) = (&self.src, self.shape.stride as isize);
+        let (src, stride) = (&self.src, self.shape.stride);
+        let (mut y, mut x) = (p0 / self.across, p0 % self.across);
+        // From the output pixel's own input pixel to the segment's first.
+        let mut offsets = [0; MAX_SEGMENTS];
+        for (offset, Segment { dy, dx }) in offsets.iter_mut().zip(&self.segments) {
+            *offset = dy * source.row as isize + dx * source.pixel as isize;
+        }
         let mut at = 0;
-        tiles(p1 - p0, max, |first, height| {
+        tiles(p1 - p0, max, |_, height| {
             for r in 0..height {
-                let pixel = p0 + first + r;
-                let (y, x) =
-                    ((pixel / self.across) as isize * stride, (pixel % self.across) as isize * stride);
+                let (iy, ix) = (y * stride, x * stride);
+                let pixel = (iy as isize - source.at.0 as isize) * source.row as isize
+                    + (ix as isize - source.at.1 as isize) * source.pixel as isize;
+                let inner = iy.wrapping_sub(self.shape.pad) < self.inner_h
+                    && ix.wrapping_sub(self.shape.pad) < self.inner_w;
                 for (t, segment) in self.segments.iter().enumerate() {
-                    let (iy, ix) = (y + segment.dy, x + segment.dx);
-                    let inside = (0..src.h as isize).contains(&iy) && (0..src.w as isize).contains(&ix);
+                    let inside = inner
+                        || (iy.wrapping_add_signed(segment.dy) < src.h
+                            && ix.wrapping_add_signed(segment.dx) < src.w);
                     // SAFETY: the pixel lies inside the map, and so inside the window; `rows` by contract.
                     unsafe {
                         *rows.add(at + t * height + r) = if inside {
-                            let (y, x) = (iy as usize - source.at.0, ix as usize - source.at.1);
-                            source.first.add(y * source.row + x * source.pixel)
+                            source.first.offset(pixel + offsets[t])
                         } else {
                             self.zeros.as_ptr().cast()
                         };
                     }
+                }
+                x += 1;
+                if x == self.across {
+                    (y, x) = (y + 1, 0);
                 }
             }
             at += height * self.segments.len();

@@ -94,18 +94,15 @@ impl Epilogue {
         }
     }
 
-    /// First value of the pre-activation addend of a pixel and channel.
+    /// First value of the pre-activation addend of a pixel, which is at `(y, x)`, and channel.
     #[inline(always)]
-    unsafe fn addend(&self, base: *const f32, pixel: usize, c: usize) -> *const f32 {
+    unsafe fn addend(&self, base: *const f32, pixel: usize, (y, x): (usize, usize), c: usize) -> *const f32 {
         // SAFETY: pixel and channel lie inside the maps.
         unsafe {
             match &self.pre {
                 Addend::None => std::ptr::null(),
                 Addend::Same(m) => base.add(m.offset + pixel * m.pitch + c),
-                Addend::Upsampled(m) => {
-                    let (y, x) = (pixel / self.dst.w, pixel % self.dst.w);
-                    base.add(m.offset + (y / 2 * m.w + x / 2) * m.pitch + c)
-                }
+                Addend::Upsampled(m) => base.add(m.offset + (y / 2 * m.w + x / 2) * m.pitch + c),
                 Addend::Table(t) => t.as_ptr().add(pixel * self.dst.c + c),
             }
         }
@@ -118,13 +115,14 @@ impl Epilogue {
         base: *mut f32,
         Region { first, rows, c, n, tile, pitch }: Region,
     ) {
+        let (mut y, mut x) = if PRE { (first / self.dst.w, first % self.dst.w) } else { (0, 0) };
         for row in 0..rows {
             let pixel = first + row;
             // SAFETY: pixel and channels lie inside the maps; partial vectors are read and written partially.
             unsafe {
                 let sums = tile.add(row * pitch);
                 let dst = base.add(self.dst.offset + pixel * self.dst.pitch + c);
-                let pre = if PRE { self.addend(base, pixel, c) } else { std::ptr::null() };
+                let pre = if PRE { self.addend(base, pixel, (y, x), c) } else { std::ptr::null() };
                 let post = match &self.post {
                     Some(m) if POST => base.add(m.offset + pixel * m.pitch + c).cast_const(),
                     _ => std::ptr::null(),
@@ -152,6 +150,12 @@ impl Epilogue {
                         x = s.add(x, s.load_first(post.add(j), n - j));
                     }
                     s.store_first(dst.add(j), x, n - j);
+                }
+            }
+            if PRE {
+                x += 1;
+                if x == self.dst.w {
+                    (y, x) = (y + 1, 0);
                 }
             }
         }

@@ -7,8 +7,6 @@ use crate::error::{Error, Result};
 pub enum Isa {
     /// Plain Rust, 4 lanes.
     Portable,
-    /// Plain Rust on the tiles of the AVX2 kernels; for tests.
-    Portable8,
     /// Plain Rust on the tiles of the AVX-512 kernels; for tests.
     Portable16,
     /// AVX2 and FMA.
@@ -22,15 +20,13 @@ pub enum Isa {
 }
 
 /// All, best first.
-const ALL: [Isa; 7] =
-    [Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable, Isa::Portable16, Isa::Portable8];
+const ALL: [Isa; 6] = [Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable, Isa::Portable16];
 
 impl Isa {
     /// Name as `RTMO_ISA` takes it.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "scalar",
-            Isa::Portable8 => "scalar8",
             Isa::Portable16 => "scalar16",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
@@ -42,7 +38,7 @@ impl Isa {
     /// Whether this CPU (and this build) has it.
     pub fn available(self) -> bool {
         match self {
-            Isa::Portable | Isa::Portable8 | Isa::Portable16 => true,
+            Isa::Portable | Isa::Portable16 => true,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => super::simd::avx2::Avx2::new().is_some(),
             #[cfg(target_arch = "x86_64")]
@@ -92,10 +88,6 @@ macro_rules! with_isa {
         match $isa {
             $crate::backend::cpu::isa::Isa::Portable => {
                 let $simd = $crate::backend::cpu::simd::portable::Portable::<4>;
-                $body
-            }
-            $crate::backend::cpu::isa::Isa::Portable8 => {
-                let $simd = $crate::backend::cpu::simd::portable::Portable::<8>;
                 $body
             }
             $crate::backend::cpu::isa::Isa::Portable16 => {

@@ -36,9 +36,42 @@ impl Kernel for Chains {
     }
 }
 
+/// `CHAINS * LENGTH` vector dot products of bf16 pairs on registers.
+struct Pairs;
+
+impl Kernel for Pairs {
+    type Output = u64;
+
+    /// Floating-point operations done.
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) -> u64 {
+        // One half, and one half less.
+        let (pair, weights) = (black_box(0xbf80_3f80), black_box([0x3f00; 32]));
+        let mut chains = [s.splat(black_box(3.0)); CHAINS];
+        for _ in 0..LENGTH {
+            for x in &mut chains {
+                // SAFETY: 2 * LANES <= 32.
+                *x = unsafe { s.dot_bf16(*x, pair, weights.as_ptr()) };
+            }
+        }
+        black_box(chains.iter().map(|&x| s.reduce_add(x)).sum::<f32>());
+        (4 * CHAINS * LENGTH * S::LANES) as u64
+    }
+}
+
 /// Measured peak of f32 multiply-adds, in floating-point operations a second (two a multiply-add), of `threads` threads
 /// together: each runs for a good 10 ms, five times, and the best of the five counts.
 pub fn fma_peak(isa: Isa, threads: usize) -> f64 {
+    peak(threads, || with_isa!(isa, simd => simd.vectorize(Chains)))
+}
+
+/// As [`fma_peak`], of dot products of bf16 pairs (four operations a pair). Slow where an instruction set emulates them.
+pub fn bf16_peak(isa: Isa, threads: usize) -> f64 {
+    peak(threads, || with_isa!(isa, simd => simd.vectorize(Pairs)))
+}
+
+/// `work` returns how many operations it did.
+fn peak(threads: usize, work: impl Fn() -> u64 + Sync) -> f64 {
     let mut pool = Pool::new(threads);
     let round = |pool: &mut Pool| {
         let rate = Mutex::new(0.0);
@@ -46,7 +79,7 @@ pub fn fma_peak(isa: Isa, threads: usize) -> f64 {
             worker.barrier();
             let (start, mut flops) = (Instant::now(), 0);
             while start.elapsed() < Duration::from_millis(10) {
-                flops += with_isa!(isa, simd => simd.vectorize(Chains));
+                flops += work();
             }
             let own = flops as f64 / start.elapsed().as_secs_f64();
             *rate.lock().expect("nobody panics with it") += own;
@@ -63,9 +96,10 @@ mod tests {
     #[test]
     fn a_peak_is_a_rate() {
         for isa in Isa::all() {
-            let peak = fma_peak(isa, 1);
-            // Between a thousandth of a slow core and a thousand fast ones.
-            assert!(peak > 1e6 && peak < 1e15, "{}: {peak:e}", isa.name());
+            for peak in [fma_peak(isa, 1), bf16_peak(isa, 1)] {
+                // Between a thousandth of a slow core and a thousand fast ones.
+                assert!(peak > 1e6 && peak < 1e15, "{}: {peak:e}", isa.name());
+            }
         }
     }
 }

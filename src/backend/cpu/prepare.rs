@@ -18,6 +18,8 @@ use super::work::Work;
 use crate::backend::Precision;
 use crate::plan::{Arena, BufferId, Conv, Op, Plan, PreAdd, TensorId, View};
 use half::bf16;
+use std::sync::Mutex;
+use std::thread;
 
 /// A phase, and what the tables call its kernel.
 pub struct Phase {
@@ -59,12 +61,38 @@ pub fn prepare<S: Simd>(
         input: None,
         uses: uses(plan),
         selected: selected(plan),
-        phases: vec![],
+        jobs: vec![],
     };
     for step in 0..plan.steps.len() {
         builder.step(plan, step);
     }
-    Prepared { phases: builder.phases, arena_len: builder.arena_len, input: builder.input }
+    Prepared { phases: make(builder.jobs, threads), arena_len: builder.arena_len, input: builder.input }
+}
+
+/// A phase to be made: its step, its kernel's name, and what packs its weights.
+type Job = (usize, &'static str, Box<dyn FnOnce() -> Box<dyn Work> + Send>);
+
+/// Makes the phases, each on one of `threads` threads.
+fn make(jobs: Vec<Job>, threads: usize) -> Vec<Phase> {
+    let queue = Mutex::new(jobs.into_iter().enumerate());
+    let work = || {
+        let mut made = Vec::new();
+        loop {
+            let next = queue.lock().expect("nobody panics with it").next();
+            let Some((place, (step, kernel, job))) = next else { return made };
+            made.push((place, Phase { step, kernel, work: job() }));
+        }
+    };
+    let mut made = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut made = work();
+        for other in others {
+            made.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        made
+    });
+    made.sort_by_key(|(place, _)| *place);
+    made.into_iter().map(|(_, phase)| phase).collect()
 }
 
 /// How often each tensor is used.
@@ -93,7 +121,7 @@ struct Builder<'a, S> {
     input: Option<(View, Map, usize)>,
     uses: Vec<usize>,
     selected: Vec<BufferId>,
-    phases: Vec<Phase>,
+    jobs: Vec<Job>,
 }
 
 impl<S: Simd> Builder<'_, S> {
@@ -105,7 +133,17 @@ impl<S: Simd> Builder<'_, S> {
     }
 
     fn push(&mut self, step: usize, kernel: &'static str, work: impl Work + 'static) {
-        self.phases.push(Phase { step, kernel, work: Box::new(work) });
+        self.push_later(step, kernel, || work);
+    }
+
+    /// As `push`, of what takes time to make.
+    fn push_later<W: Work + 'static>(
+        &mut self,
+        step: usize,
+        kernel: &'static str,
+        make: impl FnOnce() -> W + Send + 'static,
+    ) {
+        self.jobs.push((step, kernel, Box::new(|| Box::new(make()))));
     }
 
     fn reserve(&mut self, len: usize) -> usize {
@@ -240,6 +278,7 @@ impl<S: Simd> Builder<'_, S> {
             true => layer.bf16(),
             false => None,
         };
+        let in_f32 = layer.f32();
         if algorithm.is_some() && self.input.is_some_and(|(input, ..)| input.buffer == conv.src.buffer) {
             for filter in weight.chunks_exact_mut(shape.kernel * shape.kernel * src.c) {
                 for channel in 0..src.c {
@@ -249,43 +288,43 @@ impl<S: Simd> Builder<'_, S> {
                 }
             }
         }
-        let packed = Unpacked { step, src, shape, weight: &weight, bias: &bias, epilogue };
+        let layer = Unpacked { step, src, shape, weight, bias, epilogue };
         // A constant, so that no bf16 kernel is compiled for the other instruction sets.
         if S::BF16 {
             match algorithm {
-                Some(Algorithm::F23) => {
-                    return self.winograd::<F23, bf16>(packed, "winograd 2 bf16");
-                }
+                Some(Algorithm::F23) => return self.winograd::<F23, bf16>(layer, "winograd 2 bf16"),
                 Some(Algorithm::F23Stride2) => {
-                    return self.winograd::<F23Stride2, bf16>(packed, "winograd 2 s2 bf16");
+                    return self.winograd::<F23Stride2, bf16>(layer, "winograd 2 s2 bf16");
                 }
-                Some(_) => return self.direct::<bf16>(packed, ["1x1 bf16", "direct bf16", "grouped bf16"]),
+                Some(_) => return self.direct::<bf16>(layer, ["1x1 bf16", "direct bf16", "grouped bf16"]),
                 None => {}
             }
         }
-        match layer.f32() {
-            Algorithm::F43 => self.winograd::<F43, f32>(packed, "winograd"),
-            Algorithm::F43Stride2 => self.winograd::<F43Stride2, f32>(packed, "winograd s2"),
-            _ => self.direct::<f32>(packed, ["1x1", "direct", "grouped"]),
+        match in_f32 {
+            Algorithm::F43 => self.winograd::<F43, f32>(layer, "winograd"),
+            Algorithm::F43Stride2 => self.winograd::<F43Stride2, f32>(layer, "winograd s2"),
+            _ => self.direct::<f32>(layer, ["1x1", "direct", "grouped"]),
         }
     }
 
-    fn winograd<W: Scheme, T: Factor>(&mut self, layer: Unpacked<'_>, name: &'static str) {
+    fn winograd<W: Scheme, T: Factor>(&mut self, layer: Unpacked, name: &'static str) {
         let Unpacked { step, src, weight, bias, epilogue, .. } = layer;
-        let cut = self.winograd_cut::<W, T>(&src, &epilogue.dst);
-        self.push(step, name, Winograd::<S, W, T>::new(self.simd, src, weight, bias, epilogue, cut));
+        let (simd, cut) = (self.simd, self.winograd_cut::<W, T>(&src, &epilogue.dst));
+        let make = move || Winograd::<S, W, T>::new(simd, src, &weight, &bias, epilogue, cut);
+        self.push_later(step, name, make);
     }
 
     /// `names` of 1x1, other, and grouped layers.
-    fn direct<T: Factor>(&mut self, layer: Unpacked<'_>, names: [&'static str; 3]) {
+    fn direct<T: Factor>(&mut self, layer: Unpacked, names: [&'static str; 3]) {
         let Unpacked { step, src, shape, weight, bias, epilogue } = layer;
         let name = match (shape.kernel, shape.groups) {
             (1, _) => names[0],
             (_, 1) => names[1],
             _ => names[2],
         };
-        let cut = self.direct_cut(&epilogue.dst, weight.len() * size_of::<T>());
-        self.push(step, name, Direct::<S, T>::new(self.simd, src, shape, weight, bias, epilogue, cut));
+        let (simd, cut) = (self.simd, self.direct_cut(&epilogue.dst, weight.len() * size_of::<T>()));
+        let make = move || Direct::<S, T>::new(simd, src, shape, &weight, &bias, epilogue, cut);
+        self.push_later(step, name, make);
     }
 
     /// Blocks of patches whose transformed input leaves half of a core's second-level cache (512 KiB on the smallest
@@ -316,11 +355,11 @@ impl<S: Simd> Builder<'_, S> {
 }
 
 /// A convolution before its weights are packed.
-struct Unpacked<'a> {
+struct Unpacked {
     step: usize,
     src: Map,
     shape: Shape,
-    weight: &'a [f32],
-    bias: &'a [f32],
+    weight: Vec<f32>,
+    bias: Vec<f32>,
     epilogue: Epilogue,
 }

@@ -54,7 +54,9 @@ impl CpuExecutor {
     /// outputs hold then.
     pub fn run_steps(&mut self, steps: Range<usize>, options: &RunOptions) -> Survivors {
         let photo = Photo { width: 1, height: 1, bgr: vec![114; 3] };
-        let letterbox = Letterbox::new((1, 1), self.plan.input_size);
+        // A plan of a few steps may have no input.
+        let (w, h) = self.plan.input_size;
+        let letterbox = Letterbox::new((1, 1), (w.max(1), h.max(1)));
         let at = |step: usize| self.phases.partition_point(|phase| phase.step < step);
         let phases = at(steps.start)..at(steps.end);
         self.execute(phases, Frame { photo: &photo, letterbox: &letterbox }, options, &|_| ());

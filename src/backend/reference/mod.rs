@@ -49,6 +49,8 @@ pub struct Reference {
     /// Probabilities of the last [`Op::BinDecode`], x and y.
     heatmaps: [Vec<f64>; 2],
     options: RunOptions,
+    /// Images of the last [`Executor::run`].
+    batch: usize,
 }
 
 impl Reference {
@@ -65,6 +67,7 @@ impl Reference {
             people: vec![],
             heatmaps: [vec![], vec![]],
             options: RunOptions::default(),
+            batch: 1,
         }
     }
 
@@ -344,6 +347,7 @@ impl Reference {
 
 impl Executor for Reference {
     fn run(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
+        self.batch = frames.len();
         frames.iter().map(|&frame| Ok(self.run_timed(frame, options)?.0)).collect()
     }
 
@@ -368,8 +372,12 @@ impl Executor for Reference {
         Ok((self.survivors(), times))
     }
 
-    /// Only the last image of a batch is kept, whatever its index.
-    fn read(&mut self, view: View, _image: usize) -> Result<Vec<f32>> {
+    /// Only the last image of a batch is kept.
+    fn read(&mut self, view: View, image: usize) -> Result<Vec<f32>> {
+        if image + 1 != self.batch {
+            let what = format!("image {image} of a batch of {}: only the last one is kept", self.batch);
+            return Err(Error::Usage(what));
+        }
         match self.plan.buffer_of(view).extent {
             Extent::Map { .. } => Ok(self.map(view).into_iter().map(|v| v as f32).collect()),
             Extent::Survivors => {
@@ -385,5 +393,69 @@ impl Executor for Reference {
 
     fn describe(&self) -> String {
         "reference, f64".into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two levels of strides 16 and 32 of a 64x32 input; logits and box numbers as given, cell by cell.
+    fn select(cells: &[(f64, [f64; 4])], params: SelectParams) -> Vec<Person> {
+        let mut plan = Plan { input_size: (64, 32), ..Plan::default() };
+        let mut levels = Vec::new();
+        for (h, w, stride) in [(2, 4, 16), (1, 2, 32)] {
+            levels.push(GridLevel { cls: plan.map("cls", h, w, 1), bbox: plan.map("bbox", h, w, 4), stride });
+        }
+        plan.push("select", Op::Select { levels: levels.clone() });
+        let mut reference = Reference::new(plan);
+        for (level, cells) in levels.iter().zip([&cells[..8], &cells[8..]]) {
+            reference.set_map(level.cls, &cells.iter().map(|c| c.0).collect::<Vec<_>>());
+            reference.set_map(level.bbox, &cells.iter().flat_map(|c| c.1).collect::<Vec<_>>());
+        }
+        reference.set_options(&RunOptions { select: params, heatmaps: false });
+        reference.run_steps(0..1);
+        reference.people().to_vec()
+    }
+
+    #[test]
+    fn selection_decodes_sorts_and_suppresses() {
+        let none = (-9.0, [0.0; 4]);
+        let mut cells = vec![none; 10];
+        cells[6] = (0.0, [0.5, -0.25, 0.0, 2f64.ln()]);
+        // Two boxes of 16x16, 2 pixels apart: intersection 14 * 16, IoU 224 / 288 = 0.78.
+        cells[1] = (1.0, [0.0; 4]);
+        cells[2] = (2.0, [-1.0 + 2.0 / 16.0, 0.0, 0.0, 0.0]);
+        cells[9] = (1.0, [0.0, 0.0, -1.0, -1.0]);
+        let params = SelectParams::default();
+
+        let people = select(&cells, params);
+        let places: Vec<_> = people.iter().map(|p| (p.level, p.cell)).collect();
+        assert_eq!(places, [(0, 2), (1, 1), (0, 6)], "the weaker of the two that overlap is gone");
+        assert_eq!((people[2].score, people[2].prior), (0.5, [2.0 * 16.0 + 7.5, 16.0 + 7.5]));
+        assert_eq!(people[2].center, [39.5 + 8.0, 23.5 - 4.0]);
+        assert_eq!(people[2].corners(), [39.5, 3.5, 55.5, 35.5]);
+        assert_eq!(people[1].prior, [32.0 + 15.5, 15.5]);
+        assert!((people[1].size[0] - 32.0 / std::f64::consts::E).abs() < 1e-12);
+
+        let places = |params| select(&cells, params).iter().map(|p| (p.level, p.cell)).collect::<Vec<_>>();
+        // Among equal scores the grid's order holds; strict thresholds.
+        assert_eq!(places(SelectParams { nms_thr: 0.8, ..params }), [(0, 2), (0, 1), (1, 1), (0, 6)]);
+        assert_eq!(places(SelectParams { score_thr: 0.5, nms_thr: 0.8, ..params }), [(0, 2), (0, 1), (1, 1)]);
+        assert_eq!(places(SelectParams { max_people: Some(2), ..params }), [(0, 2), (1, 1)]);
+        assert_eq!(
+            places(SelectParams { force: Some(5), ..params }),
+            [(0, 2), (0, 1), (1, 1), (0, 6), (0, 0)]
+        );
+    }
+
+    #[test]
+    fn views_are_read_and_written_in_place() {
+        let mut plan = Plan::default();
+        let whole = plan.map("m", 1, 2, 3);
+        let mut reference = Reference::new(plan);
+        reference.set_map(whole.slice(1, 2), &[1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(reference.map(whole), [0.0, 1.0, 2.0, 0.0, 3.0, 4.0]);
+        assert_eq!(reference.map(whole.slice(2, 1)), [2.0, 4.0]);
     }
 }

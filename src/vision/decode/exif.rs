@@ -60,8 +60,8 @@ mod tests {
     use super::orientation;
 
     fn block(big: bool, entries: &[(u16, u16, u32, u32)]) -> Vec<u8> {
-        let (w2, w4): (fn(u16) -> [u8; 2], fn(u32) -> [u8; 4]) =
-            if big { (u16::to_be_bytes, u32::to_be_bytes) } else { (u16::to_le_bytes, u32::to_le_bytes) };
+        let w2 = |v: u16| if big { v.to_be_bytes() } else { v.to_le_bytes() };
+        let w4 = |v: u32| if big { v.to_be_bytes() } else { v.to_le_bytes() };
         let mut b = if big { b"MM".to_vec() } else { b"II".to_vec() };
         b.extend(w2(42));
         b.extend(w4(8));

@@ -1,5 +1,6 @@
 //! JPEG, by mozjpeg's libjpeg: the arithmetic of libjpeg-turbo, which OpenCV uses (accurate integer IDCT, smooth
-//! chroma upsampling), bit for bit.
+//! chroma upsampling), bit for bit. (Coefficients out of range, which only corrupt files hold, overflow differently in
+//! plain C and in SIMD; so they do in libjpeg-turbo.)
 
 use super::{Photo, Reason, Stored, check_size, exif};
 use mozjpeg_sys as ffi;

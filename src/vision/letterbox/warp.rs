@@ -244,6 +244,7 @@ fn third_point(a: [f32; 2], b: [f32; 2]) -> [f32; 2] {
 
 /// `cv2.getAffineTransform`: six equations, Gaussian elimination with OpenCV's order of operations, whose rounding
 /// errors are part of the result.
+#[allow(clippy::needless_range_loop)] // the textbook's indices
 fn affine(from: [[f32; 2]; 3], to: [[f32; 2]; 3]) -> [[f64; 3]; 2] {
     let mut a = [[0.0; 6]; 6];
     let mut b = [0.0; 6];

@@ -1,5 +1,5 @@
-//! Plain Rust on arrays. With 4 lanes it is the fallback for any CPU; with 8 and 16 lanes it runs the very tiles of
-//! the AVX2 and AVX-512 kernels, so that their logic is tested on machines without those instructions.
+//! Plain Rust on arrays. With 4 lanes it is the fallback for any CPU; with 16 lanes it runs the very tiles of the
+//! AVX-512 kernels, so that their logic is tested on machines without those instructions.
 
 use super::{Kernel, Simd};
 

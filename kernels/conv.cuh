@@ -1,0 +1,229 @@
+// What conv_mma.cu and conv_wg.cu share: the geometry of a tile, the loading of activations, the epilogue.
+//
+//   dst[y, x, n] = act( bias[n] + sum_{r, s, c} src[y S + r - P, x S + s - P, c] w[n, r, s, c] + pre[y, x, n] ) + post[y, x, n]
+//
+// for 1x1 s1, 3x3 s1 and 3x3 s2 (P = 1 for 3x3). src, dst, pre and post are channel slices of wider NHWC maps; pre may have
+// half the height and width (nearest 2x upsampling) or be a constant table.
+//
+// GEMM view      M = output pixels, N = output channels, K = channels x taps, ordered (chunk of BK channels, tap, channel).
+//                Pixels sit on M: an accumulator row then holds consecutive channels of one pixel, which is the NHWC order.
+//
+// Tile           one block = tile_h x tile_w output pixels (BM in all) x BN channels. The input halo of the tile is staged
+//                once a channel chunk and serves all nine taps: a tap is an offset added to a shared-memory address.
+//
+//        halo of an 8x8 tile, 3x3 s1: 10 x 10 pixels         a chunk in shared memory: [BK / 8 planes][plane slots][8 channels]
+//          x x x x x x x x x x                                 plane k8 = channels 8 k8 .., one 16-byte slot a halo pixel
+//          x o o o o o o o o x                                 8 neighbouring pixels = 128 contiguous bytes
+//          x o o o o o o o o x   output row ty, tap (r, s):      = one 8x8 matrix of ldmatrix
+//          x o o o o o o o o x   slots (ty + r) row + s ..       = one core matrix of wgmma
+//                  ...                                         so no bank conflicts and no im2col copies, at any shift
+//          x x x x x x x x x x
+//
+//                `plane` is odd: the eight 16-byte writes of one pixel (8 planes) then hit eight different bank groups.
+//                3x3 s2: even and odd halo columns are stored apart, so 8 neighbouring outputs still read 8 neighbouring slots.
+//                flat (3x3 s1): the tile is BM consecutive positions of the map padded to width ow + 2; exact on 20x20 (7
+//                tiles of 64 instead of 9). 1x1: the map is one row of h w pixels.
+//
+// Weights        packed once at load: [chunk][tap][cout_pad / 8][BK / 8][8 n][8 k]. A pipeline stage of any BN is one contiguous
+//                block and is already in core-matrix order. cout_pad = cout rounded up, filled with zeros.
+//
+// Groups         a grouped convolution is a banded one: the BN output channels of a block read the input channels of the groups
+//                they belong to, a window that starts at a multiple of 8 below the first of them; weights outside the band are
+//                zeros. Chunks count from the window's start.
+#pragma once
+#include "params.cuh"
+
+// a / d for divisors whose magic = ceil(2^32 / d), while a < 2^32 / d.
+DEVICE int fast_div(int a, unsigned magic) { return (int)__umulhi((unsigned)a, magic); }
+
+// Where a block stands: which step of the launch, which image, which tile.
+struct ConvBlock {
+  int step, image, tile, n0;
+};
+// blockIdx.x counts [step][channel tile][image][pixel tile].
+template <int BN> DEVICE ConvBlock conv_block(const ConvLaunch& l) {
+  ConvBlock b;
+  int at = (int)blockIdx.x;
+  b.step = 0;
+#pragma unroll
+  for (int i = 1; i < CONV_STEPS; i++)
+    if (i < l.steps && at >= l.step[i].first_block) b.step = i;
+  const ConvStep& s = l.step[b.step];
+  at -= s.first_block;
+  const int row = s.tiles * l.images, n = at / row;
+  at -= n * row;
+  b.n0 = n * BN;
+  b.image = at / s.tiles;
+  b.tile = at - b.image * s.tiles;
+  return b;
+}
+
+// First input channel of the block's window; 0 unless grouped.
+DEVICE int first_channel(const ConvStep& p, int n0) { return p.group ? (n0 / p.group * p.group) & ~7 : 0; }
+
+// Slot (pixel index inside a plane) of halo pixel (hy, hx).
+DEVICE int halo_slot(const ConvStep& p, int hy, int hx) {
+  return p.stride == 1 ? hy * p.row + hx : hy * p.row + (hx & 1) * (p.tile_w + 1) + (hx >> 1);
+}
+// Slot of the top-left tap of output pixel m of the tile.
+DEVICE int out_slot(const ConvStep& p, int m) {
+  if (p.flat || p.kernel == 1) return m;
+  const int ty = fast_div(m, p.div_tile_w), tx = m - ty * p.tile_w;
+  return ty * p.stride * p.row + tx;
+}
+// Output pixel of tile row m as y * ow + x; -1 outside the map.
+DEVICE int out_pixel(const ConvStep& p, int oy0, int ox0, int m) {
+  if (p.kernel == 1) return ox0 + m < p.oh * p.ow ? ox0 + m : -1;
+  int oy, ox;
+  if (p.flat) {
+    const int q = ox0 + m;
+    oy = fast_div(q, p.div_flat_w);
+    ox = q - oy * (p.ow + 2);
+  } else {
+    const int ty = fast_div(m, p.div_tile_w);
+    oy = oy0 + ty;
+    ox = ox0 + m - ty * p.tile_w;
+  }
+  return oy < p.oh && ox < p.ow ? oy * p.ow + ox : -1;
+}
+// For every halo pixel: element offset in src (-1: padding), byte offset of its slot.
+template <int THREADS> DEVICE void build_halo(const ConvStep& p, int2* table, int oy0, int ox0, int tid) {
+  const int n = p.halo_h * p.halo_w, pad = p.kernel >> 1;
+  for (int i = tid; i < n; i += THREADS) {
+    const int hy = fast_div(i, p.div_halo_w), hx = i - hy * p.halo_w;
+    int y = oy0 * p.stride - pad + hy, x = ox0 * p.stride - pad + hx;
+    bool inside;
+    if (p.kernel == 1) {      // x runs over h * w
+      y = 0;
+      inside = x < p.h * p.w;
+    } else {
+      if (p.flat) {           // slot i = padded position ox0 + i
+        const int q = ox0 + i;
+        y = fast_div(q, p.div_flat_w);
+        x = q - y * (p.ow + 2) - 1;
+        y -= 1;
+      }
+      inside = (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
+    }
+    table[i] = make_int2(inside ? (y * p.w + x) * p.src_pitch : -1, (p.flat ? i : halo_slot(p, hy, hx)) * 16);
+  }
+}
+// Starts copying channels [c0, c0 + BK) of the halo into a chunk buffer; channels >= cin become zeros. The table reads of a
+// batch are issued together, ahead of the copies: with few warps an SM the latency of this code is what matters.
+template <int BK, int THREADS>
+DEVICE void load_activations(const ConvStep& p, const half* src, const int2* table, int n, int c0, uint32_t buffer, int tid) {
+  constexpr int PLANES = BK / 8, STEP = THREADS / PLANES, U = 4;
+  const int k8 = tid % PLANES, c = c0 + k8 * 8;
+  const bool real = c < p.cin;
+  const half* s = src + (real ? c : 0);
+  const uint32_t d = buffer + (uint32_t)(k8 * p.plane * 16);
+  for (int pixel = tid / PLANES; pixel < n; pixel += STEP * U) {
+    int2 e[U];
+#pragma unroll
+    for (int i = 0; i < U; i++) e[i] = pixel + i * STEP < n ? table[pixel + i * STEP] : make_int2(-1, -1);
+#pragma unroll
+    for (int i = 0; i < U; i++)
+      if (e[i].y >= 0) cp16(d + (uint32_t)e[i].y, s + max(e[i].x, 0), real && e[i].x >= 0 ? 16 : 0);
+  }
+}
+
+// 4x4 word transpose inside each quad of lanes: word j of lane q becomes word q of lane j. Its own inverse. Turns four n8
+// accumulator tiles (2 channels of each) into 8 consecutive channels a lane.
+DEVICE void quad_transpose(uint32_t (&w)[4], int q) {
+  uint32_t a = (q & 1) ? w[0] : w[1], b = (q & 1) ? w[2] : w[3];
+  a = __shfl_xor_sync(~0u, a, 1);
+  b = __shfl_xor_sync(~0u, b, 1);
+  if (q & 1) w[0] = a, w[2] = b; else w[1] = a, w[3] = b;
+  a = (q & 2) ? w[0] : w[2];
+  b = (q & 2) ? w[1] : w[3];
+  a = __shfl_xor_sync(~0u, a, 2);
+  b = __shfl_xor_sync(~0u, b, 2);
+  if (q & 2) w[0] = a, w[1] = b; else w[2] = a, w[3] = b;
+}
+template <int ACT> DEVICE float activate(float x) {
+  if (ACT == ACT_SILU) return silu(x);
+  if (ACT == ACT_GELU) return gelu(x);
+  return x;
+}
+// 8 channels of an addend at `pixel`, zeros outside the map or beyond cout.
+DEVICE void load_addend(uint32_t (&v)[4], const half* map, int pixel, int pitch, int n, bool real) {
+  uint4 u = make_uint4(0, 0, 0, 0);
+  if (real) u = *reinterpret_cast<const uint4*>(map + (long long)pixel * pitch + n);
+  v[0] = u.x, v[1] = u.y, v[2] = u.z, v[3] = u.w;
+}
+// Where the addends and the result of the block's image lie.
+struct ConvTarget {
+  const half *pre, *post;
+  half* dst;
+};
+DEVICE ConvTarget conv_target(const ConvStep& p, long long image_pitch, int image) {
+  return {p.pre ? p.pre + image * p.pre_image : nullptr, p.post ? p.post + image * image_pitch : nullptr, p.dst + image * image_pitch};
+}
+// One warp finishes NT n8 tiles of 16 pixels. Groups of four tiles are dealt round-robin to `parts` split-K ranks.
+template <int ACT, int NT>
+DEVICE void epilogue_rows(const ConvStep& p, const ConvTarget& t, float (&acc)[NT][4], const float* bias, const int (&pixel)[2], int n0, int lane, int part, int parts) {
+  static_assert(NT % 4 == 0, "a lane stores 8 channels of four n8 tiles");
+  const int q = lane & 3;
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    const int px = pixel[h];
+    int pre_px = px;
+    if (p.pre_add == PRE_UPSAMPLED && px >= 0) {
+      const int y = px / p.ow, x = px - y * p.ow;
+      pre_px = (y >> 1) * ((p.ow + 1) >> 1) + (x >> 1);
+    }
+    uint32_t post[NT / 4][4];
+#pragma unroll
+    for (int g = 0; g < NT / 4; g++) {
+      const int n = n0 + g * 32 + q * 8;
+      load_addend(post[g], t.post, px, p.post_pitch, n, t.post && px >= 0 && n < p.cout);
+    }
+#pragma unroll
+    for (int g = 0; g < NT / 4; g++) {
+      if (parts > 1 && g % parts != part) continue;
+      const int n = n0 + g * 32 + q * 8;
+      const bool real = px >= 0 && n < p.cout;
+      uint32_t w[4], pre[4];
+      if (p.pre_add) {
+        load_addend(pre, t.pre, pre_px, p.pre_pitch, n, real);
+        quad_transpose(pre, q);   // back into the order of the accumulators
+      }
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        float x = acc[g * 4 + j][h * 2], y = acc[g * 4 + j][h * 2 + 1];
+        if (bias) {
+          const float2 b = *reinterpret_cast<const float2*>(bias + (g * 4 + j) * 8 + q * 2);
+          x += b.x, y += b.y;
+        }
+        if (p.pre_add) {
+          const float2 a = unpack2(pre[j]);
+          x += a.x, y += a.y;
+        }
+        w[j] = pack2(activate<ACT>(x), activate<ACT>(y));
+      }
+      quad_transpose(w, q);
+      if (t.post) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          const float2 a = unpack2(w[j]), b = unpack2(post[g][j]);
+          w[j] = pack2(a.x + b.x, a.y + b.y);
+        }
+      }
+      if (real) *reinterpret_cast<uint4*>(t.dst + (long long)px * p.dst_pitch + n) = make_uint4(w[0], w[1], w[2], w[3]);
+    }
+  }
+}
+// Branches on the activation are hoisted out of the element loops. GELU is compiled in only where a kernel asks for it.
+template <bool WITH_GELU, int MT, int NT>
+DEVICE void epilogue(const ConvStep& p, const ConvTarget& t, float (&acc)[MT][NT][4], const float* bias, const int (&pixel)[MT][2], int n0, int lane, int part, int parts) {
+  if (p.act == ACT_SILU) {
+#pragma unroll
+    for (int m = 0; m < MT; m++) epilogue_rows<ACT_SILU, NT>(p, t, acc[m], bias, pixel[m], n0, lane, part, parts);
+  } else if (WITH_GELU && p.act == ACT_GELU) {
+#pragma unroll
+    for (int m = 0; m < MT; m++) epilogue_rows<ACT_GELU, NT>(p, t, acc[m], bias, pixel[m], n0, lane, part, parts);
+  } else {
+#pragma unroll
+    for (int m = 0; m < MT; m++) epilogue_rows<ACT_NONE, NT>(p, t, acc[m], bias, pixel[m], n0, lane, part, parts);
+  }
+}

@@ -1,0 +1,323 @@
+//! The kernels under the host emulator of `tests/cuda_emu/`, compiled by the system's C++ compiler at test time.
+
+use super::gpu::{Caps, Gpu, Program, Purpose, Sequence};
+use super::launch::Launch;
+use crate::error::{Error, Result};
+use libloading::Library;
+use std::collections::hash_map::DefaultHasher;
+use std::ffi::{CString, c_char, c_int, c_uint, c_void};
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+/// The emulator's C interface.
+struct Emu {
+    library: Library,
+}
+
+/// One emulated kernel at a time, whichever library it is in: while one runs, the process's signal handlers are its.
+static LOCK: Mutex<()> = Mutex::new(());
+
+fn compiler() -> Option<String> {
+    if std::env::var_os("RTMO_TEST_GPU_ONLY").is_some() {
+        return None; // for compute-sanitizer, which has no business in the emulator
+    }
+    let given = std::env::var("CXX").ok();
+    let names = ["c++", "g++", "clang++"].map(String::from);
+    given
+        .into_iter()
+        .chain(names)
+        .find(|cxx| Command::new(cxx).arg("--version").output().is_ok_and(|o| o.status.success()))
+}
+
+fn run(cxx: &str, args: &[&std::ffi::OsStr]) -> std::result::Result<(), String> {
+    let out = Command::new(cxx).args(args).output().map_err(|e| format!("{cxx}: {e}"))?;
+    if out.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&out.stderr).into_owned()) }
+}
+
+/// Compiles `kernels/*.cu` (or the given replacement of one of them) for the host. Objects are kept by content.
+fn build(cxx: &str, replaced: Option<(&str, &str)>) -> std::result::Result<PathBuf, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let out = root.join("target").join("cuda_emu");
+    std::fs::create_dir_all(&out).map_err(|e| format!("{}: {e}", out.display()))?;
+    let read = |p: &Path| std::fs::read_to_string(p).map_err(|e| format!("{}: {e}", p.display()));
+    let list = |folder: &Path| -> std::result::Result<Vec<PathBuf>, String> {
+        let entries = std::fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+        files.sort();
+        Ok(files)
+    };
+    let (kernels, emu) = (root.join("kernels"), root.join("tests").join("cuda_emu"));
+    let mut headers = Vec::new();
+    let mut units = vec![(emu.join("emu.cpp"), read(&emu.join("emu.cpp"))?)];
+    for path in list(&kernels)? {
+        let text = read(&path)?;
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("cu") => {
+                let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
+                let text =
+                    replaced.filter(|r| name.as_deref() == Some(r.0)).map_or(text, |r| r.1.to_string());
+                units.push((path, text));
+            }
+            _ => headers.push(text),
+        }
+    }
+    headers.push(read(&emu.join("emu.hpp"))?);
+    let mut objects = Vec::new();
+    let mut all = DefaultHasher::new();
+    let mut jobs = Vec::new();
+    for (path, text) in units {
+        let mut hash = DefaultHasher::new();
+        (cxx, &headers, &text, 4).hash(&mut hash);
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let object = out.join(format!("{name}-{:016x}.o", hash.finish()));
+        object.hash(&mut all);
+        if !object.is_file() {
+            jobs.push((object.clone(), text));
+        }
+        objects.push(object);
+    }
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let compile = |(object, text): &(PathBuf, String)| -> std::result::Result<(), String> {
+        let unique = format!("{}.{:?}", std::process::id(), std::thread::current().id());
+        let (source, partial) =
+            (object.with_extension(format!("{unique}.cpp")), object.with_extension(unique));
+        std::fs::write(&source, text).map_err(|e| format!("{}: {e}", source.display()))?;
+        let flags = [
+            "-std=c++17",
+            "-O2",
+            "-fPIC",
+            "-U_FORTIFY_SOURCE",
+            "-DRTMO_EMULATOR",
+            "-Wall",
+            "-Werror",
+            "-Wno-unknown-pragmas",
+        ];
+        let mut args: Vec<&std::ffi::OsStr> = flags.iter().map(|f| f.as_ref()).collect();
+        args.extend(["-I".as_ref(), emu.as_os_str(), "-I".as_ref(), kernels.as_os_str(), "-c".as_ref()]);
+        args.extend([source.as_os_str(), "-o".as_ref(), partial.as_os_str()]);
+        let done = run(cxx, &args);
+        let _ = std::fs::remove_file(&source);
+        done?;
+        std::fs::rename(&partial, object).map_err(|e| format!("{}: {e}", object.display()))
+    };
+    std::thread::scope(|scope| {
+        let worker = || -> std::result::Result<(), String> {
+            while let Some(job) = jobs.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                compile(job)?;
+            }
+            Ok(())
+        };
+        let threads: Vec<_> = (0..2).map(|_| scope.spawn(worker)).collect();
+        threads
+            .into_iter()
+            .try_for_each(|t| t.join().unwrap_or_else(|_| Err("a compiling thread died".into())))
+    })?;
+    let library = out.join(format!("emu-{:016x}.so", all.finish()));
+    if !library.is_file() {
+        let partial = library.with_extension(format!("{}.partial", std::process::id()));
+        let mut args: Vec<&std::ffi::OsStr> = vec!["-shared".as_ref(), "-o".as_ref(), partial.as_os_str()];
+        args.extend(objects.iter().map(|o| o.as_os_str()));
+        run(cxx, &args)?;
+        std::fs::rename(&partial, &library).map_err(|e| format!("{}: {e}", library.display()))?;
+    }
+    Ok(library)
+}
+
+fn open(cxx: &str, replaced: Option<(&str, &str)>) -> Arc<Emu> {
+    let path =
+        build(cxx, replaced).unwrap_or_else(|e| panic!("the kernels do not compile for the host:\n{e}"));
+    // SAFETY: the library was built from this repository's emulator; its initialisers only register kernels.
+    let library = unsafe { Library::new(&path) }.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    Arc::new(Emu { library })
+}
+
+/// An emulated GPU.
+pub(super) struct Emulator {
+    library: Arc<Emu>,
+    caps: Caps,
+    /// Order of threads and of asynchronous work; 0: as late and as regular as possible.
+    seed: u64,
+}
+
+/// As an H100, as far as kernels can tell.
+pub(super) const HOPPER: Caps = Caps { sms: 132, shared: 227 << 10, sm90: true, wgmma: true };
+/// As a consumer Ampere card.
+pub(super) const AMPERE: Caps = Caps { sms: 82, shared: 99 << 10, sm90: false, wgmma: false };
+
+impl Emulator {
+    /// `None`, after saying so, on a machine without a C++ compiler. In continuous integration (`CI` is set) that is a
+    /// failure.
+    pub fn start(caps: Caps, seed: u64) -> Option<Arc<dyn Gpu>> {
+        static LIBRARY: OnceLock<Option<Arc<Emu>>> = OnceLock::new();
+        let library = LIBRARY.get_or_init(|| compiler().map(|cxx| open(&cxx, None)));
+        Emulator::with(library.clone(), caps, seed)
+    }
+
+    /// With one kernel file replaced by another text.
+    pub fn mutated(file: &str, text: &str, seed: u64) -> Option<Arc<dyn Gpu>> {
+        Emulator::with(compiler().map(|cxx| open(&cxx, Some((file, text)))), HOPPER, seed)
+    }
+
+    fn with(library: Option<Arc<Emu>>, caps: Caps, seed: u64) -> Option<Arc<dyn Gpu>> {
+        let Some(library) = library else {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "no C++ compiler (CXX, c++, g++, clang++) to test the kernels with"
+            );
+            eprintln!(
+                "NOT TESTED: no C++ compiler (CXX, c++, g++, clang++) to run the CUDA kernels on the host with"
+            );
+            return None;
+        };
+        Some(Arc::new(Emulator { library, caps, seed }))
+    }
+}
+
+impl Emu {
+    fn launch(&self, item: &Launch, dependent: bool, seed: u64) -> Result<()> {
+        type Call = unsafe extern "C" fn(
+            *const c_char,
+            *const c_uint,
+            c_uint,
+            c_uint,
+            c_uint,
+            *const c_void,
+            usize,
+            c_int,
+            u64,
+            *mut c_char,
+            usize,
+        ) -> c_int;
+        let name = CString::new(item.kernel).expect("no zero in a name");
+        let params = item.params.bytes();
+        let mut message = [0u8; 1024];
+        // SAFETY: the signature is that of emu.cpp; all pointers live during the call, which keeps none of them.
+        let code = unsafe {
+            let call: libloading::Symbol<'_, Call> = self.library.get(b"emu_launch").expect("emu_launch");
+            call(
+                name.as_ptr(),
+                item.grid.as_ptr(),
+                item.cluster,
+                item.threads,
+                item.shared,
+                params.as_ptr().cast(),
+                params.len(),
+                c_int::from(dependent),
+                seed,
+                message.as_mut_ptr().cast(),
+                message.len(),
+            )
+        };
+        if code == 0 {
+            return Ok(());
+        }
+        let end = message.iter().position(|&b| b == 0).unwrap_or(message.len());
+        Err(Error::Device(String::from_utf8_lossy(&message[..end]).into_owned()))
+    }
+
+    fn alloc(&self, bytes: usize, constant: bool) -> u64 {
+        type Call = unsafe extern "C" fn(usize, c_int) -> *mut c_void;
+        // SAFETY: the signature is that of emu.cpp.
+        let address = unsafe {
+            let call: libloading::Symbol<'_, Call> = self.library.get(b"emu_alloc").expect("emu_alloc");
+            call(bytes, c_int::from(constant))
+        };
+        assert!(!address.is_null(), "{bytes} bytes of emulated device memory");
+        address as u64
+    }
+
+    fn free(&self, address: u64) {
+        type Call = unsafe extern "C" fn(*mut c_void) -> c_int;
+        // SAFETY: the signature is that of emu.cpp, and the address comes from `alloc`.
+        let bad = unsafe {
+            let call: libloading::Symbol<'_, Call> = self.library.get(b"emu_free").expect("emu_free");
+            call(address as *mut c_void)
+        };
+        assert!(bad == 0 || std::thread::panicking(), "a kernel wrote just outside a device buffer");
+    }
+}
+
+impl Gpu for Emulator {
+    fn caps(&self) -> Caps {
+        self.caps
+    }
+
+    fn describe(&self) -> String {
+        "emulated GPU".into()
+    }
+
+    fn identity(&self) -> String {
+        "emulated GPU".into()
+    }
+
+    fn alloc(&self, bytes: usize, purpose: Purpose) -> Result<u64> {
+        let _guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
+        Ok(self.library.alloc(bytes, purpose == Purpose::Constant))
+    }
+
+    fn free(&self, address: u64) {
+        let _guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
+        self.library.free(address);
+    }
+
+    fn alloc_host(&self, bytes: usize) -> Result<(u64, u64)> {
+        let address = self.alloc(bytes, Purpose::Working)?;
+        Ok((address, address))
+    }
+
+    fn free_host(&self, host: u64) {
+        self.free(host);
+    }
+
+    fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
+        // SAFETY: emulated device memory is the host's; callers keep to their buffers, which end at unreadable pages.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
+        Ok(())
+    }
+
+    fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
+        // SAFETY: as in `upload`.
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>> {
+        let Emulator { library, caps, seed } = self;
+        Ok(Box::new(Emulated { library: library.clone(), sm90: caps.sm90, seed: *seed, sequence }))
+    }
+}
+
+struct Emulated {
+    library: Arc<Emu>,
+    sm90: bool,
+    seed: u64,
+    sequence: Sequence,
+}
+
+impl Program for Emulated {
+    fn run(&self) -> Result<()> {
+        self.run_timed().map(|_| ())
+    }
+
+    fn run_timed(&self) -> Result<Vec<Duration>> {
+        let _guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((from, to, bytes)) = self.sequence.upload {
+            // SAFETY: both blocks belong to the executor and have at least that many bytes.
+            unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
+        }
+        let run = |item: &Launch| {
+            assert!(
+                self.sm90 || item.cluster == 1 && !item.kernel.starts_with("conv_wg"),
+                "not for this GPU: {item:?}"
+            );
+            let start = std::time::Instant::now();
+            // Always checked as if dependent: a kernel must be right under both kinds of launch.
+            self.library.launch(item, true, self.seed)?;
+            Ok(start.elapsed())
+        };
+        self.sequence.launches.iter().map(run).collect()
+    }
+}

@@ -1,0 +1,133 @@
+//! What the host hands to a run, as one block: a `Frame` for each image, sampling tables, photos.
+
+use super::params::{Frame as Header, Survivor};
+use crate::backend::{Frame, SelectParams};
+use crate::error::{Error, Result};
+use crate::vision::letterbox::Geometry;
+
+/// Where things lie in the block. Offsets in bytes.
+pub(super) struct Layout {
+    /// Columns table, rows table, photo of each image.
+    parts: Vec<[usize; 3]>,
+    /// Bytes in all.
+    pub bytes: usize,
+}
+
+const ALIGN: usize = 16;
+
+impl Layout {
+    /// # Errors
+    /// A photo that its letterbox was not made for, a letterbox for another input size, or photos of more than 2 GiB.
+    pub fn new(frames: &[Frame<'_>], input_size: (usize, usize)) -> Result<Layout> {
+        let mut at = size_of::<Header>() * frames.len();
+        let mut parts = Vec::with_capacity(frames.len());
+        let mut take = |bytes: usize| {
+            let start = at.next_multiple_of(ALIGN);
+            at = start + bytes;
+            start
+        };
+        let mut tables = Vec::with_capacity(frames.len());
+        for frame in frames {
+            let (photo, letterbox) = (frame.photo, frame.letterbox);
+            if letterbox.input_size() != input_size {
+                let (got, want) = (letterbox.input_size(), input_size);
+                return Err(Error::Usage(format!(
+                    "letterbox for an input of {got:?} pixels, the network takes {want:?}"
+                )));
+            }
+            let size = (photo.width, photo.height);
+            if letterbox.photo_size() != size || photo.bgr.len() != size.0 * size.1 * 3 {
+                return Err(Error::Usage(format!(
+                    "photo of {size:?} pixels and {} bytes, letterbox for {:?}",
+                    photo.bgr.len(),
+                    letterbox.photo_size()
+                )));
+            }
+            let (columns, rows) = match letterbox.geometry() {
+                Geometry::Warp(w) => (w.columns.len() * 4, w.rows.len() * 8),
+                Geometry::Resize(r) => (r.columns.len() * 16, r.rows.len() * 16),
+            };
+            tables.push([take(columns), take(rows)]);
+        }
+        for (frame, [columns, rows]) in frames.iter().zip(tables) {
+            parts.push([columns, rows, take(frame.photo.bgr.len())]);
+        }
+        match i32::try_from(at) {
+            Ok(_) => Ok(Layout { parts, bytes: at }),
+            Err(_) => Err(Error::Usage(format!("{at} bytes of photos in one batch, at most 2 GiB"))),
+        }
+    }
+
+    /// Writes the block.
+    pub fn write(&self, frames: &[Frame<'_>], select: &SelectParams, block: &mut [u8]) {
+        for (i, (frame, &[columns, rows, photo])) in frames.iter().zip(&self.parts).enumerate() {
+            let (fit, sampler) = match frame.letterbox.geometry() {
+                Geometry::Warp(w) => {
+                    put(block, columns, w.columns.iter().map(|v| v.to_le_bytes()));
+                    let row = |r: &crate::vision::letterbox::WarpRow| words::<2, 8>([r.columns as i32, r.y]);
+                    put(block, rows, w.rows.iter().map(row));
+                    (frame.letterbox.input_size(), 0)
+                }
+                Geometry::Resize(r) => {
+                    let tap = |t: &crate::vision::letterbox::ResizeTap| {
+                        words::<4, 16>([t.first as i32, t.second as i32, t.weights[0], t.weights[1]])
+                    };
+                    put(block, columns, r.columns.iter().map(tap));
+                    put(block, rows, r.rows.iter().map(tap));
+                    (r.size, if r.halve { 2 } else { 1 })
+                }
+            };
+            let header = Header {
+                photo: photo as i64,
+                columns: columns as i32,
+                rows: rows as i32,
+                width: frame.photo.width as i32,
+                height: frame.photo.height as i32,
+                fit_w: fit.0 as i32,
+                fit_h: fit.1 as i32,
+                sampler,
+                score_logit: logit(select.score_thr),
+                nms_thr: select.nms_thr,
+                max_people: limit(select.max_people),
+                force: limit(select.force),
+                reserved: 0,
+            };
+            let bytes = bytemuck::bytes_of(&header);
+            block[i * bytes.len()..(i + 1) * bytes.len()].copy_from_slice(bytes);
+            block[photo..photo + frame.photo.bgr.len()].copy_from_slice(&frame.photo.bgr);
+        }
+    }
+}
+
+fn words<const N: usize, const B: usize>(values: [i32; N]) -> [u8; B] {
+    let mut bytes = [0; B];
+    for (to, v) in bytes.chunks_exact_mut(4).zip(values) {
+        to.copy_from_slice(&v.to_le_bytes());
+    }
+    bytes
+}
+
+fn put<const N: usize>(block: &mut [u8], at: usize, items: impl Iterator<Item = [u8; N]>) {
+    for (to, item) in block[at..].chunks_exact_mut(N).zip(items) {
+        to.copy_from_slice(&item);
+    }
+}
+
+/// The logit that a score above `score` exceeds: no score is above 1, every one is above anything negative.
+fn logit(score: f32) -> f32 {
+    let s = f64::from(score);
+    if s < 0.0 {
+        f32::NEG_INFINITY
+    } else if s >= 1.0 {
+        f32::INFINITY
+    } else {
+        (s / (1.0 - s)).ln() as f32
+    }
+}
+
+fn limit(n: Option<usize>) -> i32 {
+    n.map_or(-1, |n| n.min(i32::MAX as usize) as i32)
+}
+
+/// Bytes of a survivor on the device.
+pub(super) const SURVIVOR_BYTES: usize = size_of::<Survivor>();

@@ -1,0 +1,130 @@
+//! What the executor needs of a GPU. Two things provide it: a device behind the CUDA driver (`device.rs`) and, in tests,
+//! the host emulator of `tests/cuda_emu/`.
+
+use super::launch::Launch;
+use crate::error::Result;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What kernels may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Caps {
+    /// Streaming multiprocessors.
+    pub sms: u32,
+    /// Bytes of shared memory a block may have.
+    pub shared: u32,
+    /// The loaded kernels have clusters and programmatic dependent launch.
+    pub sm90: bool,
+    /// The loaded kernels include those for warpgroup matrix products.
+    pub wgmma: bool,
+}
+
+/// What a device buffer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Weights: written once, before the first launch.
+    Constant,
+    /// Everything else.
+    Working,
+}
+
+/// Work that is repeated: an optional upload of the first bytes of `host` to `device`, then kernels in order.
+#[derive(Debug, Default)]
+pub(super) struct Sequence {
+    /// Source address on the host, destination on the device, bytes.
+    pub upload: Option<(u64, u64, usize)>,
+    /// Each depends on the one before.
+    pub launches: Vec<Launch>,
+}
+
+/// A [`Sequence`] ready to run, on a GPU as one graph.
+pub(super) trait Program: Send {
+    /// Runs it and waits for its end.
+    fn run(&self) -> Result<()>;
+    /// Runs it launch by launch; the time of each.
+    fn run_timed(&self) -> Result<Vec<Duration>>;
+}
+
+/// A GPU.
+pub(super) trait Gpu: Send + Sync {
+    fn caps(&self) -> Caps;
+    /// For people: name, ordinal, driver.
+    fn describe(&self) -> String;
+    /// Name and driver, for the file of measured tiles.
+    fn identity(&self) -> String;
+    /// At least 256-byte aligned.
+    fn alloc(&self, bytes: usize, purpose: Purpose) -> Result<u64>;
+    fn free(&self, address: u64);
+    /// Pinned host memory: its address on the host and on the device.
+    fn alloc_host(&self, bytes: usize) -> Result<(u64, u64)>;
+    fn free_host(&self, host: u64);
+    fn upload(&self, to: u64, from: &[u8]) -> Result<()>;
+    fn download(&self, from: u64, to: &mut [u8]) -> Result<()>;
+    /// Turns a sequence into a program.
+    fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>>;
+}
+
+/// A device buffer.
+pub(super) struct Memory {
+    gpu: Arc<dyn Gpu>,
+    /// Device address.
+    pub address: u64,
+    /// Size.
+    pub bytes: usize,
+}
+
+impl Memory {
+    pub fn new(gpu: &Arc<dyn Gpu>, bytes: usize, purpose: Purpose) -> Result<Memory> {
+        let bytes = bytes.max(16);
+        Ok(Memory { gpu: gpu.clone(), address: gpu.alloc(bytes, purpose)?, bytes })
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.gpu.free(self.address);
+    }
+}
+
+/// Pinned host memory that kernels can write to.
+pub(super) struct HostMemory {
+    gpu: Arc<dyn Gpu>,
+    host: u64,
+    /// Address for kernels.
+    pub device: u64,
+    bytes: usize,
+}
+
+impl HostMemory {
+    pub fn new(gpu: &Arc<dyn Gpu>, bytes: usize) -> Result<HostMemory> {
+        let (host, device) = gpu.alloc_host(bytes.max(16))?;
+        let memory = HostMemory { gpu: gpu.clone(), host, device, bytes: bytes.max(16) };
+        // SAFETY: the block was just allocated with this many bytes, and nothing else knows it.
+        unsafe { std::ptr::write_bytes(host as *mut u8, 0, memory.bytes) };
+        Ok(memory)
+    }
+
+    /// Address on the host.
+    pub fn address(&self) -> u64 {
+        self.host
+    }
+
+    /// What it holds. Kernels write only while a [`Program`] runs, which borrows nothing but ends before it returns.
+    pub fn read(&self) -> &[u8] {
+        // SAFETY: `host` points to `bytes` initialised bytes for as long as `self` lives; programs that write them
+        // run only inside calls that hold the executor exclusively and return when they are done.
+        unsafe { std::slice::from_raw_parts(self.host as *const u8, self.bytes) }
+    }
+
+    /// The same, to be written.
+    pub fn write(&mut self) -> &mut [u8] {
+        // SAFETY: as in `read`, and `&mut self` makes the borrow exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.host as *mut u8, self.bytes) }
+    }
+}
+
+impl Drop for HostMemory {
+    fn drop(&mut self) {
+        self.gpu.free_host(self.host);
+    }
+}

@@ -1,0 +1,80 @@
+//! The compiled kernels that this build carries.
+
+/// Machine code or PTX of one kernel file.
+pub(super) struct Image {
+    /// `conv_mma` for `kernels/conv_mma.cu`.
+    pub file: &'static str,
+    /// `sm_90a`, or `compute_80` for PTX.
+    pub arch: &'static str,
+    pub code: &'static [u8],
+}
+
+/// Written by `build.rs`; empty without nvcc.
+pub(super) static IMAGES: &[Image] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
+
+/// Architectures that the kernels were compiled for, for instance `sm_90a` or (PTX) `compute_80`. Empty: built without
+/// CUDA.
+pub fn compiled_archs() -> Vec<&'static str> {
+    let mut archs: Vec<&str> = IMAGES.iter().map(|i| i.arch).collect();
+    archs.sort_unstable();
+    archs.dedup();
+    archs
+}
+
+/// The architecture to load on a GPU of this compute capability: the same major version and the largest minor one that
+/// is not newer, else the newest PTX that the GPU can compile.
+pub(super) fn arch_for(major: i32, minor: i32) -> Option<&'static str> {
+    arch_among(&compiled_archs(), major, minor)
+}
+
+fn arch_among(archs: &[&'static str], major: i32, minor: i32) -> Option<&'static str> {
+    let version = |arch: &str, prefix: &str| -> Option<(i32, i32, bool)> {
+        let digits = arch.strip_prefix(prefix)?;
+        let exact = digits.ends_with('a');
+        let number: i32 = digits.trim_end_matches('a').parse().ok()?;
+        Some((number / 10, number % 10, exact))
+    };
+    let code = archs.iter().filter_map(|arch| {
+        let (m, n, exact) = version(arch, "sm_")?;
+        let runs = m == major && if exact { n == minor } else { n <= minor };
+        runs.then_some(((1, m * 10 + n, exact), *arch))
+    });
+    let ptx = archs.iter().filter_map(|arch| {
+        let (m, n, exact) = version(arch, "compute_")?;
+        (!exact && m * 10 + n <= major * 10 + minor).then_some(((0, m * 10 + n, exact), *arch))
+    });
+    code.chain(ptx).max().map(|(_, arch)| arch)
+}
+
+/// The kernel file that holds a kernel.
+pub(super) fn file_of(kernel: &str) -> &str {
+    match kernel {
+        "collect" | "survivor_linear" => "survivor",
+        "pool_pyramid" => "pool",
+        "layer_norm" => "layernorm",
+        "select_people" => "select",
+        "bin_decode" => "dcc",
+        _ if kernel.starts_with("conv_mma_") => "conv_mma",
+        _ if kernel.starts_with("conv_wg_") => "conv_wg",
+        _ if kernel.starts_with("echo_") => "echo",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::arch_among;
+
+    #[test]
+    fn every_gpu_gets_the_closest_code() {
+        let all = ["compute_80", "sm_80", "sm_86", "sm_89", "sm_90a"];
+        assert_eq!(arch_among(&all, 8, 0), Some("sm_80"));
+        assert_eq!(arch_among(&all, 8, 7), Some("sm_86"));
+        assert_eq!(arch_among(&all, 8, 9), Some("sm_89"));
+        assert_eq!(arch_among(&all, 9, 0), Some("sm_90a"));
+        assert_eq!(arch_among(&all, 10, 0), Some("compute_80"));
+        assert_eq!(arch_among(&all, 7, 5), None);
+        assert_eq!(arch_among(&["sm_90a"], 12, 0), None);
+        assert_eq!(arch_among(&["sm_86", "compute_80"], 9, 0), Some("compute_80"));
+    }
+}

@@ -1,0 +1,269 @@
+//! The convolution kernels that exist, and how a convolution is cut into their tiles (see `kernels/conv.cuh`).
+
+use super::params::ConvStep;
+use crate::plan::Act;
+
+/// Which machine instruction a kernel is built on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    /// mma.sync; the number of slices of K among its warps.
+    Mma {
+        /// Warps over pixels times warps over channels.
+        warps: u32,
+        /// Slices of K.
+        slices: u32,
+    },
+    /// wgmma; warpgroups over pixels and over channels, for this kernel size only.
+    Wgmma { kernel: usize, across: u32, along: u32 },
+}
+
+/// One compiled kernel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tile {
+    pub name: &'static str,
+    pub unit: Unit,
+    /// Pixels and channels of a block, channels of a step, weight stages.
+    pub bm: usize,
+    pub bn: usize,
+    pub bk: usize,
+    pub stages: usize,
+}
+
+const fn mma(name: &'static str, [bm, bn, bk]: [usize; 3], stages: usize, warps: u32, slices: u32) -> Tile {
+    Tile { name, unit: Unit::Mma { warps, slices }, bm, bn, bk, stages }
+}
+
+const fn wg(
+    name: &'static str,
+    kernel: usize,
+    across: u32,
+    along: u32,
+    bn: usize,
+    bk: usize,
+    stages: usize,
+) -> Tile {
+    Tile { name, unit: Unit::Wgmma { kernel, across, along }, bm: across as usize * 64, bn, bk, stages }
+}
+
+/// Every convolution kernel of `conv_mma.cu` and `conv_wg.cu`.
+pub(super) const TILES: &[Tile] = &[
+    mma("conv_mma_128x32x16_5_4x1x1", [128, 32, 16], 5, 4, 1),
+    mma("conv_mma_64x32x32_3_4x1x1", [64, 32, 32], 3, 4, 1),
+    mma("conv_mma_128x64x32_4_4x2x1", [128, 64, 32], 4, 8, 1),
+    mma("conv_mma_64x64x64_3_2x2x1", [64, 64, 64], 3, 4, 1),
+    mma("conv_mma_32x32x64_5_2x1x2", [32, 32, 64], 5, 2, 2),
+    mma("conv_mma_32x128x64_3_1x4x1", [32, 128, 64], 3, 4, 1),
+    mma("conv_mma_64x128x64_3_2x4x1", [64, 128, 64], 3, 8, 1),
+    mma("conv_mma_128x128x64_3_2x2x1", [128, 128, 64], 3, 4, 1),
+    wg("conv_wg_1_1x1_64x64_4", 1, 1, 1, 64, 64, 4),
+    wg("conv_wg_1_1x2_64x64_4", 1, 1, 2, 64, 64, 4),
+    wg("conv_wg_1_1x2_128x64_3", 1, 1, 2, 128, 64, 3),
+    wg("conv_wg_1_1x2_256x64_3", 1, 1, 2, 256, 64, 3),
+    wg("conv_wg_3_1x1_32x64_8", 3, 1, 1, 32, 64, 8),
+    wg("conv_wg_3_1x1_64x64_8", 3, 1, 1, 64, 64, 8),
+    wg("conv_wg_3_1x2_128x64_6", 3, 1, 2, 128, 64, 6),
+    wg("conv_wg_3_1x2_256x64_3", 3, 1, 2, 256, 64, 3),
+    wg("conv_wg_3_2x2_128x64_6", 3, 2, 2, 128, 64, 6),
+    wg("conv_wg_3_4x1_32x32_4", 3, 4, 1, 32, 32, 4),
+    wg("conv_wg_3_4x1_64x32_4", 3, 4, 1, 64, 32, 4),
+    wg("conv_wg_3_4x1_64x64_4", 3, 4, 1, 64, 64, 4),
+];
+
+impl Tile {
+    pub fn threads(&self) -> u32 {
+        match self.unit {
+            Unit::Mma { warps, slices } => warps * slices * 32,
+            Unit::Wgmma { across, along, .. } => across * along * 128 + 160,
+        }
+    }
+}
+
+/// A convolution, as far as tiling is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Shape {
+    pub kernel: usize,
+    pub stride: usize,
+    pub cin: usize,
+    pub cout: usize,
+    /// Input and output maps.
+    pub h: usize,
+    pub w: usize,
+    pub oh: usize,
+    pub ow: usize,
+    /// Channels a group, 0: dense.
+    pub group: usize,
+    pub act: Act,
+}
+
+/// When the next kernel may start, `Trigger` in `params.cuh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trigger {
+    Early = 0,
+    Late = 1,
+    Mid = 2,
+}
+
+/// How a launch is cut: a kernel and its free parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Choice {
+    /// Index into [`TILES`].
+    pub tile: usize,
+    /// Width of the output tile: 0 for 1x1, -1 for flat tiles.
+    pub width: i32,
+    /// Blocks that share a tile along K.
+    pub split: usize,
+    /// Activation chunk buffers.
+    pub buffers: usize,
+    pub trigger: Trigger,
+}
+
+/// Geometry of one step under a choice.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Geometry {
+    /// All geometry fields filled in; addresses, pitches and `first_block` are not.
+    pub step: ConvStep,
+    /// Pixel tiles an image times channel tiles.
+    pub tiles: usize,
+}
+
+fn magic(d: usize) -> u32 {
+    assert!(d >= 2, "a reciprocal of {d}");
+    (1u64 << 32).div_ceil(d as u64) as u32
+}
+
+/// First channel and number of channels that an `n`-channel tile of a grouped convolution reads, at `n0`.
+pub(super) fn window(shape: &Shape, n0: usize, bn: usize) -> (usize, usize) {
+    if shape.group == 0 {
+        return (0, shape.cin);
+    }
+    let first = (n0 / shape.group * shape.group) & !7;
+    let last = ((n0 + bn).min(shape.cout) - 1) / shape.group;
+    (first, (last + 1) * shape.group - first)
+}
+
+/// Cuts a convolution; `None` if the kernel cannot do it that way.
+pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
+    let tile = &TILES[choice.tile];
+    if let Unit::Wgmma { kernel, .. } = tile.unit
+        && (kernel != shape.kernel || shape.act == Act::Gelu)
+    {
+        return None;
+    }
+    let columns = shape.cout.div_ceil(tile.bn);
+    let chunks = chunks(shape, tile);
+    if choice.split > chunks
+        || choice.split == 0
+        || choice.buffers < buffers_needed(shape, tile, chunks, choice.split)
+    {
+        return None;
+    }
+    let mut s = ConvStep {
+        h: shape.h as i32,
+        w: shape.w as i32,
+        oh: shape.oh as i32,
+        ow: shape.ow as i32,
+        cin: shape.cin as i32,
+        cout: shape.cout as i32,
+        cout_pad: (columns * tile.bn) as i32,
+        kernel: shape.kernel as i32,
+        stride: shape.stride as i32,
+        act: shape.act as i32,
+        group: shape.group as i32,
+        chunks: chunks as i32,
+        ..ConvStep::default()
+    };
+    let (tile_w, tile_h, halo_w, halo_h, row, tiles_x, tiles);
+    match (shape.kernel, choice.width) {
+        (1, 0) => {
+            (tile_w, tile_h, halo_w, halo_h, row) = (tile.bm, 1, tile.bm, 1, tile.bm);
+            tiles = (shape.oh * shape.ow).div_ceil(tile.bm);
+            tiles_x = tiles;
+        }
+        (3, -1) if shape.stride == 1 => {
+            s.flat = 1;
+            row = shape.ow + 2;
+            (tile_w, tile_h, halo_h) = (tile.bm, 1, 1);
+            halo_w = tile.bm + 2 * row + 2;
+            tiles = (shape.oh * row - 2).div_ceil(tile.bm);
+            tiles_x = tiles;
+        }
+        (3, width @ 8..) if tile.bm.is_multiple_of(width as usize) => {
+            tile_w = width as usize;
+            tile_h = tile.bm / tile_w;
+            if tile_w % 8 != 0
+                || tile_w > shape.ow.next_multiple_of(8)
+                || tile_h > shape.oh.next_multiple_of(8)
+            {
+                return None;
+            }
+            (halo_w, halo_h) = ((tile_w - 1) * shape.stride + 3, (tile_h - 1) * shape.stride + 3);
+            // wgmma steps through the tile in groups of 8 pixels at one distance: rows of exactly 8
+            if matches!(tile.unit, Unit::Wgmma { .. }) && tile_w != 8 {
+                return None;
+            }
+            row = halo_w;
+            tiles_x = shape.ow.div_ceil(tile_w);
+            tiles = tiles_x * shape.oh.div_ceil(tile_h);
+        }
+        _ => return None,
+    }
+    s.tile_w = tile_w as i32;
+    s.tile_h = tile_h as i32;
+    s.halo_w = halo_w as i32;
+    s.halo_h = halo_h as i32;
+    s.row = row as i32;
+    s.plane = ((if s.flat == 1 { halo_w } else { halo_h * row }) | 1) as i32;
+    s.tiles_x = tiles_x as i32;
+    s.tiles = tiles as i32;
+    s.div_halo_w = magic(halo_w);
+    s.div_tile_w = magic(tile_w);
+    s.div_flat_w = magic(shape.ow + 2);
+    for r in 0..shape.kernel {
+        for t in 0..shape.kernel {
+            let at = match shape.stride {
+                1 => r * row + t,
+                _ => r * row + (t & 1) * (tile_w + 1) + (t >> 1),
+            };
+            s.tap[r * shape.kernel + t] = at as i32;
+        }
+    }
+    Some(Geometry { step: s, tiles: tiles * columns })
+}
+
+/// Channel chunks of a convolution: of the widest window among its channel tiles.
+pub(super) fn chunks(shape: &Shape, tile: &Tile) -> usize {
+    let widths = (0..shape.cout).step_by(tile.bn).map(|n| window(shape, n, tile.bn).1);
+    widths.max().unwrap_or(0).div_ceil(tile.bk)
+}
+
+/// The fewest activation buffers that a kernel's pipeline can live with. conv_mma loads `stages - 1` steps ahead without
+/// asking whether a buffer is free: that is another chunk every step of a 1x1, but only the next chunk of a 3x3.
+pub(super) fn buffers_needed(shape: &Shape, tile: &Tile, chunks: usize, split: usize) -> usize {
+    let most = match (tile.unit, shape.kernel) {
+        (Unit::Mma { .. }, 1) => tile.stages,
+        (Unit::Mma { .. }, _) => 2,
+        (Unit::Wgmma { .. }, _) => 2, // a buffer is released once the next chunk has begun
+    };
+    chunks.div_ceil(split).min(most)
+}
+
+/// Dynamic shared memory of a launch with these steps, in bytes.
+pub(super) fn shared_bytes(steps: &[Geometry], choice: &Choice) -> usize {
+    let tile = &TILES[choice.tile];
+    let of = |g: &Geometry| {
+        let s = &g.step;
+        let plane = s.plane as usize;
+        let halo = (s.halo_h * s.halo_w) as usize * 8;
+        let base =
+            tile.stages * tile.bn * tile.bk * 2 + choice.buffers * plane * 16 * (tile.bk / 8) + halo + 16;
+        base + match tile.unit {
+            Unit::Mma { slices, .. } => (slices as usize * choice.split - 1) * tile.bm * tile.bn * 4,
+            Unit::Wgmma { across, along, .. } => {
+                let groups = tile.bn / along as usize / 32;
+                let consumers = (across * along) as usize * 128;
+                384 + tile.bn * 4 + (choice.split - 1) * groups.div_ceil(choice.split) * consumers * 64
+            }
+        }
+    };
+    steps.iter().map(of).max().unwrap_or(0)
+}

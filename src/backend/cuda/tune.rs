@@ -1,0 +1,319 @@
+//! Which tile for which convolution: measured on this GPU at first load and kept in a file, else the built-in table.
+
+use super::gpu::Caps;
+use super::tiles::{
+    Choice, Shape, TILES, Trigger, Trigger::*, Unit, buffers_needed, chunks, geometry, shared_bytes, window,
+};
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// `[kernel, stride, cin, cout, output side]`, tile, width of the output tile, split along K, activation buffers, trigger.
+type Measured = ([usize; 5], &'static str, i32, usize, usize, Trigger);
+
+/// The best tiles that were measured on an H100 for batch 1, among few distinct ones (code stays in the caches).
+#[rustfmt::skip]
+const MEASURED: &[Measured] = &[
+    ([1, 1, 32, 32, 160], "conv_mma_64x32x32_3_4x1x1", 0, 1, 3, Early),
+    ([1, 1, 64, 64, 80], "conv_wg_1_1x2_64x64_4", 0, 1, 2, Early),
+    ([1, 1, 64, 64, 160], "conv_mma_64x64x64_3_2x2x1", 0, 1, 3, Mid),
+    ([1, 1, 128, 128, 40], "conv_wg_1_1x2_64x64_4", 0, 1, 2, Mid),
+    ([1, 1, 128, 128, 80], "conv_wg_1_1x2_128x64_3", 0, 1, 2, Early),
+    ([1, 1, 128, 128, 160], "conv_mma_128x128x64_3_2x2x1", 0, 1, 3, Late),
+    ([1, 1, 128, 256, 20], "conv_wg_1_1x2_64x64_4", 0, 1, 2, Mid),
+    ([1, 1, 128, 256, 40], "conv_mma_32x128x64_3_1x4x1", 0, 1, 3, Mid),
+    ([1, 1, 128, 256, 80], "conv_wg_1_1x2_256x64_3", 0, 1, 2, Late),
+    ([1, 1, 256, 256, 20], "conv_mma_32x32x64_5_2x1x2", 0, 1, 5, Mid),
+    ([1, 1, 256, 256, 40], "conv_wg_1_1x2_128x64_3", 0, 1, 4, Mid),
+    ([1, 1, 256, 256, 80], "conv_wg_1_1x2_256x64_3", 0, 1, 4, Mid),
+    ([1, 1, 256, 512, 20], "conv_wg_1_1x2_64x64_4", 0, 1, 4, Mid),
+    ([1, 1, 256, 512, 40], "conv_wg_1_1x2_128x64_3", 0, 1, 4, Mid),
+    ([1, 1, 512, 256, 20], "conv_wg_1_1x1_64x64_4", 0, 2, 4, Mid),
+    ([1, 1, 512, 256, 40], "conv_wg_1_1x2_128x64_3", 0, 1, 8, Mid),
+    ([1, 1, 512, 256, 80], "conv_wg_1_1x2_256x64_3", 0, 1, 4, Late),
+    ([1, 1, 512, 512, 20], "conv_wg_1_1x2_128x64_3", 0, 2, 4, Mid),
+    ([1, 1, 512, 512, 40], "conv_wg_1_1x2_256x64_3", 0, 1, 8, Mid),
+    ([1, 1, 512, 512, 80], "conv_wg_1_1x2_256x64_3", 0, 1, 4, Late),
+    ([1, 1, 1024, 256, 20], "conv_wg_1_1x2_128x64_3", 0, 4, 4, Mid),
+    ([1, 1, 1024, 512, 20], "conv_wg_1_1x2_128x64_3", 0, 2, 4, Mid),
+    ([1, 1, 1024, 1024, 20], "conv_wg_1_1x2_128x64_3", 0, 2, 4, Mid),
+    ([1, 1, 2048, 1024, 20], "conv_wg_1_1x2_256x64_3", 0, 4, 4, Mid),
+    ([3, 1, 16, 32, 320], "conv_mma_128x32x16_5_4x1x1", 8, 1, 2, Mid),
+    ([3, 1, 16, 64, 320], "conv_mma_128x32x16_5_4x1x1", 8, 1, 2, Mid),
+    ([3, 1, 32, 32, 160], "conv_wg_3_4x1_32x32_4", 8, 1, 2, Mid),
+    ([3, 1, 64, 64, 80], "conv_wg_3_1x1_64x64_8", 8, 1, 2, Late),
+    ([3, 1, 64, 64, 160], "conv_wg_3_4x1_64x64_4", 8, 1, 2, Late),
+    ([3, 1, 128, 128, 20], "conv_wg_3_1x1_32x64_8", -1, 2, 2, Mid),
+    ([3, 1, 128, 128, 40], "conv_wg_3_1x1_32x64_8", 8, 1, 2, Mid),
+    ([3, 1, 128, 128, 80], "conv_wg_3_1x2_128x64_6", 8, 1, 2, Early),
+    ([3, 1, 128, 144, 20], "conv_wg_3_1x1_32x64_8", -1, 1, 2, Mid),
+    ([3, 1, 128, 144, 40], "conv_wg_3_1x1_32x64_8", 8, 1, 2, Mid),
+    ([3, 1, 256, 256, 20], "conv_wg_3_1x1_64x64_8", -1, 2, 2, Mid),
+    ([3, 1, 256, 256, 40], "conv_wg_3_1x2_128x64_6", 8, 2, 2, Mid),
+    ([3, 1, 256, 256, 80], "conv_wg_3_2x2_128x64_6", 8, 1, 2, Early),
+    ([3, 1, 256, 288, 20], "conv_wg_3_1x1_64x64_8", -1, 2, 2, Mid),
+    ([3, 1, 256, 288, 40], "conv_wg_3_1x1_64x64_8", 8, 1, 4, Late),
+    ([3, 1, 512, 512, 20], "conv_wg_3_1x2_128x64_6", -1, 4, 2, Mid),
+    ([3, 2, 32, 64, 160], "conv_wg_3_4x1_64x32_4", 8, 1, 2, Mid),
+    ([3, 2, 64, 128, 80], "conv_wg_3_1x2_128x64_6", 8, 1, 2, Mid),
+    ([3, 2, 64, 128, 160], "conv_wg_3_2x2_128x64_6", 8, 1, 2, Mid),
+    ([3, 2, 128, 256, 40], "conv_wg_3_1x2_128x64_6", 8, 1, 2, Mid),
+    ([3, 2, 128, 256, 80], "conv_wg_3_1x2_256x64_3", 8, 1, 2, Mid),
+    ([3, 2, 256, 256, 20], "conv_wg_3_1x2_128x64_6", 8, 4, 2, Mid),
+    ([3, 2, 256, 256, 40], "conv_wg_3_1x2_128x64_6", 8, 2, 2, Mid),
+    ([3, 2, 256, 512, 20], "conv_wg_3_1x2_128x64_6", 8, 2, 2, Late),
+    ([3, 2, 256, 512, 40], "conv_wg_3_1x2_128x64_6", 8, 1, 2, Mid),
+    ([3, 2, 512, 1024, 20], "conv_wg_3_1x2_128x64_6", 8, 1, 2, Mid),
+];
+
+/// Largest number of blocks that share a tile.
+const MAX_SPLIT: usize = 4;
+
+/// Whether all shapes can be done that way on this GPU.
+pub(super) fn possible(caps: &Caps, shapes: &[Shape], choice: &Choice) -> bool {
+    let tile = &TILES[choice.tile];
+    if matches!(tile.unit, Unit::Wgmma { .. }) && !caps.wgmma || choice.split > 1 && !caps.sm90 {
+        return false;
+    }
+    let steps: Option<Vec<_>> = shapes.iter().map(|s| geometry(s, choice)).collect();
+    steps.is_some_and(|steps| shared_bytes(&steps, choice) <= caps.shared as usize)
+}
+
+/// Multiplications of a shape.
+fn work(s: &Shape) -> usize {
+    let channels = if s.group == 0 { s.cin } else { s.group };
+    s.kernel * s.kernel * channels * s.cout * s.oh * s.ow
+}
+
+/// The built-in choice for a launch.
+pub(super) fn built_in(caps: &Caps, shapes: &[Shape], images: usize) -> Choice {
+    let main = shapes.iter().max_by_key(|s| work(s)).expect("a launch has steps");
+    if caps.wgmma {
+        // The nearest measured shape whose tile fits: ratios of channels count more than the map's size.
+        let pixels = shapes.iter().map(|s| s.oh * s.ow).sum::<usize>() * images;
+        let (_, channels) = window(main, 0, 32);
+        let ratio = |a: usize, b: usize| (a as f64 / b as f64).ln().abs();
+        let distance = |m: &[usize; 5]| {
+            ratio(m[2], channels) + ratio(m[3], main.cout) + 0.7 * ratio(m[4] * m[4], pixels)
+        };
+        let mut near: Vec<_> =
+            MEASURED.iter().filter(|m| (m.0[0], m.0[1]) == (main.kernel, main.stride)).collect();
+        near.sort_by(|a, b| distance(&a.0).total_cmp(&distance(&b.0)));
+        for (_, name, width, split, buffers, trigger) in near {
+            let tile = TILES.iter().position(|t| t.name == *name).expect("the table names tiles that exist");
+            for (width, split) in [(*width, *split), (*width, 1), (8.min(*width * 8 + 8), 1)] {
+                let width = if main.kernel == 1 { 0 } else { width };
+                // more buffers than chunks are of no use
+                let most = shapes.iter().map(|s| chunks(s, &TILES[tile]).div_ceil(split)).max().unwrap_or(1);
+                let buffers = (*buffers).min(most).max(1);
+                let choice = Choice { tile, width, split, buffers, trigger: *trigger };
+                if possible(caps, shapes, &choice) {
+                    return choice;
+                }
+            }
+        }
+    }
+    let cost = |c: &Choice| estimate(caps, shapes, images, c);
+    let all = candidates(caps, shapes);
+    let best = all.iter().filter(|c| matches!(TILES[c.tile].unit, Unit::Mma { .. }));
+    *best.min_by(|a, b| cost(a).total_cmp(&cost(b))).expect("64x32x32 does every shape")
+}
+
+/// Cycles of a launch, roughly: waves of blocks, each with a fixed cost and some 350 cycles (or the tensor cores'
+/// time) a step.
+fn estimate(caps: &Caps, shapes: &[Shape], images: usize, choice: &Choice) -> f64 {
+    let tile = &TILES[choice.tile];
+    let steps: Vec<_> = shapes.iter().filter_map(|s| geometry(s, choice)).collect();
+    let blocks: usize = steps.iter().map(|g| g.tiles * images * choice.split).sum();
+    let longest =
+        steps.iter().map(|g| (g.step.chunks * g.step.kernel * g.step.kernel) as usize).max().unwrap_or(0);
+    let each = 350f64.max((tile.bm * tile.bn * tile.bk) as f64 / 512.0);
+    let run =
+        2500.0 + longest.div_ceil(choice.split) as f64 * each + if choice.split > 1 { 1700.0 } else { 0.0 };
+    let waves = (blocks as f64 / f64::from(caps.sms)).max(1.0);
+    run * if waves < 4.0 { waves.ceil() } else { waves }
+}
+
+/// Everything worth measuring for a launch.
+pub(super) fn candidates(caps: &Caps, shapes: &[Shape]) -> Vec<Choice> {
+    let main = shapes.iter().max_by_key(|s| work(s)).expect("a launch has steps");
+    let widths: &[i32] = match (main.kernel, main.stride) {
+        (1, _) => &[0],
+        (_, 1) => &[8, 16, -1],
+        _ => &[8, 16],
+    };
+    let mut all = Vec::new();
+    for (tile, t) in TILES.iter().enumerate() {
+        for &width in widths {
+            for split in [1, 2, MAX_SPLIT] {
+                let buffers: Vec<usize> = match t.unit {
+                    Unit::Mma { .. } => {
+                        let need = |s: &Shape| buffers_needed(s, t, chunks(s, t), split);
+                        vec![shapes.iter().map(need).max().unwrap_or(1)]
+                    }
+                    Unit::Wgmma { kernel: 1, .. } => vec![4, 8],
+                    Unit::Wgmma { .. } => vec![2],
+                };
+                for buffers in buffers {
+                    let choice = Choice { tile, width, split, buffers, trigger: Mid };
+                    if possible(caps, shapes, &choice) {
+                        all.push(choice);
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+/// Measured choices of one GPU, kept in the user's cache folder.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    path: Option<PathBuf>,
+    known: HashMap<String, Choice>,
+    changed: bool,
+}
+
+/// What a launch is called in the file.
+pub(super) fn signature(shapes: &[Shape], images: usize) -> String {
+    let mut s = format!("x{images}");
+    for p in shapes {
+        let _ = write!(
+            s,
+            " k{}s{}g{}:{}x{}x{}>{}x{}x{}:{:?}",
+            p.kernel, p.stride, p.group, p.h, p.w, p.cin, p.oh, p.ow, p.cout, p.act
+        );
+    }
+    s
+}
+
+impl Cache {
+    /// The file for a GPU in the user's cache folder (`XDG_CACHE_HOME`, `~/.cache`, or `LOCALAPPDATA`). A file that is
+    /// missing or damaged counts as empty.
+    pub fn open(identity: &str) -> Cache {
+        let folder = std::env::var_os("XDG_CACHE_HOME")
+            .or_else(|| std::env::var_os("LOCALAPPDATA"))
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|h| Path::new(&h).join(".cache")));
+        let Some(folder) = folder else { return Cache::default() };
+        // Kernels of another version of this crate are other kernels.
+        let text: String = format!("{identity} {}", env!("CARGO_PKG_VERSION"));
+        let name: String =
+            text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+        Cache::read(folder.join("rtmo-engine").join(format!("tiles-{name}.txt")))
+    }
+
+    fn read(path: PathBuf) -> Cache {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let known = text.lines().filter_map(parse).collect();
+        Cache { path: Some(path), known, changed: false }
+    }
+
+    pub fn get(&self, caps: &Caps, shapes: &[Shape], images: usize) -> Option<Choice> {
+        self.known.get(&signature(shapes, images)).copied().filter(|c| possible(caps, shapes, c))
+    }
+
+    pub fn insert(&mut self, shapes: &[Shape], images: usize, choice: Choice) {
+        self.known.insert(signature(shapes, images), choice);
+        self.changed = true;
+    }
+
+    /// Writes the file if there is news; a folder that cannot be written only costs the next start its time.
+    pub fn save(&mut self) {
+        let Some(path) = self.path.as_ref().filter(|_| self.changed) else { return };
+        let mut lines: Vec<String> = self.known.iter().map(|(s, c)| line(s, c)).collect();
+        lines.sort();
+        let partial = path.with_extension(format!("{}.partial", std::process::id()));
+        let written = path
+            .parent()
+            .map_or(Ok(()), std::fs::create_dir_all)
+            .and_then(|()| std::fs::write(&partial, lines.concat()))
+            .and_then(|()| std::fs::rename(&partial, path));
+        if written.is_err() {
+            let _ = std::fs::remove_file(&partial);
+        }
+        self.changed = false;
+    }
+}
+
+fn line(signature: &str, c: &Choice) -> String {
+    let Choice { tile, width, split, buffers, trigger } = c;
+    format!("{signature}\t{} {width} {split} {buffers} {trigger:?}\n", TILES[*tile].name)
+}
+
+fn parse(line: &str) -> Option<(String, Choice)> {
+    let (signature, choice) = line.split_once('\t')?;
+    let mut words = choice.split(' ');
+    let name = words.next()?;
+    let choice = Choice {
+        tile: TILES.iter().position(|t| t.name == name)?,
+        width: words.next()?.parse().ok()?,
+        split: words.next()?.parse().ok()?,
+        buffers: words.next()?.parse().ok()?,
+        trigger: [Early, Late, Mid]
+            .into_iter()
+            .find(|t| Some(format!("{t:?}").as_str()) == words.clone().next())?,
+    };
+    Some((signature.to_string(), choice))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Act;
+
+    const H100: Caps = Caps { sms: 132, shared: 227 << 10, sm90: true, wgmma: true };
+    const A10: Caps = Caps { sms: 72, shared: 99 << 10, sm90: false, wgmma: false };
+
+    fn shape(kernel: usize, stride: usize, cin: usize, cout: usize, o: usize) -> Shape {
+        let act = Act::Silu;
+        Shape { kernel, stride, cin, cout, h: o * stride, w: o * stride, oh: o, ow: o, group: 0, act }
+    }
+
+    #[test]
+    fn measured_shapes_get_their_measured_tile() {
+        for (key, name, width, split, buffers, trigger) in MEASURED {
+            let s = shape(key[0], key[1], key[2], key[3], key[4]);
+            let c = built_in(&H100, &[s], 1);
+            assert_eq!((TILES[c.tile].name, c.width, c.split), (*name, *width, *split), "{key:?}");
+            assert!(c.buffers <= *buffers && c.trigger == *trigger, "{key:?}");
+        }
+    }
+
+    #[test]
+    fn every_shape_has_a_tile_on_every_gpu() {
+        for caps in [H100, A10] {
+            for (kernel, stride) in [(1, 1), (3, 1), (3, 2)] {
+                for cin in [8, 16, 24, 96, 256, 2048] {
+                    for cout in [8, 24, 144, 1024] {
+                        for o in [1, 2, 13, 20, 40, 160, 320] {
+                            for act in [Act::Silu, Act::Gelu] {
+                                let s = Shape { act, ..shape(kernel, stride, cin, cout, o) };
+                                let c = built_in(&caps, &[s], 1);
+                                assert!(possible(&caps, &[s], &c), "{s:?} {c:?}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_cache_survives_a_round_trip_and_damage() {
+        let folder = std::env::temp_dir().join(format!("rtmo-tiles-{}", std::process::id()));
+        let path = folder.join("tiles.txt");
+        let shapes = [shape(3, 1, 64, 64, 20), shape(3, 1, 64, 64, 40)];
+        let choice = built_in(&H100, &shapes, 2);
+        let mut cache = Cache::read(path.clone());
+        assert_eq!(cache.get(&H100, &shapes, 2), None);
+        cache.insert(&shapes, 2, choice);
+        cache.save();
+        assert_eq!(Cache::read(path.clone()).get(&H100, &shapes, 2), Some(choice));
+        assert_eq!(Cache::read(path.clone()).get(&H100, &shapes[..1], 2), None);
+        assert_eq!(Cache::read(path.clone()).get(&A10, &shapes, 2), None, "a tile that this GPU cannot do");
+        std::fs::write(&path, "garbage\nx1\tno_such_tile 0 1 1 Mid\n\t\n").unwrap();
+        assert!(Cache::read(path).known.is_empty());
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,155 @@
+//! People drawn on photos, and their 1-D heatmaps beside them.
+
+mod canvas;
+mod font;
+mod heatmaps;
+
+pub use canvas::Rgb;
+pub use heatmaps::draw_heatmaps;
+
+use super::skeleton::{Side, Skeleton};
+use super::{Person, Photo};
+use canvas::{Mask, disc, line, mix, rect};
+use font::Text;
+
+/// What [`draw_people`] draws.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DrawOptions {
+    /// Keypoints of a lower score are left out, and so are their bones.
+    pub keypoint_thr: f32,
+    /// Boxes and scores too.
+    pub boxes: bool,
+    /// Times the line width that suits the photo and the person.
+    pub width: f32,
+}
+
+impl Default for DrawOptions {
+    fn default() -> Self {
+        DrawOptions { keypoint_thr: 0.3, boxes: false, width: 1.0 }
+    }
+}
+
+const WHITE: Rgb = [255; 3];
+const INK: Rgb = [16, 18, 24];
+
+/// Bright on grass, skin and shade alike; neighbours in the list differ most.
+const PALETTE: [Rgb; 12] = [
+    [255, 82, 110],
+    [46, 196, 255],
+    [255, 196, 46],
+    [61, 220, 132],
+    [178, 120, 255],
+    [255, 138, 61],
+    [33, 212, 195],
+    [255, 111, 216],
+    [166, 226, 46],
+    [91, 140, 255],
+    [244, 224, 77],
+    [240, 98, 60],
+];
+
+/// The colour of the `i`-th person, counted from the best.
+pub fn person_color(i: usize) -> Rgb {
+    PALETTE[i % PALETTE.len()]
+}
+
+/// The person's left is lighter and the right darker than the rest.
+fn nuance(color: Rgb, side: Side) -> Rgb {
+    match side {
+        Side::Left => mix(color, WHITE, 0.38),
+        Side::Right => mix(color, INK, 0.22),
+        Side::Center => color,
+    }
+}
+
+/// Draws people, the best on top. Without a `skeleton` of as many keypoints as they have, only their joints.
+pub fn draw_people(photo: &mut Photo, people: &[Person], skeleton: Option<&Skeleton>, options: &DrawOptions) {
+    let mut mask = Mask::default();
+    for (i, person) in people.iter().enumerate().rev() {
+        let skeleton = skeleton.filter(|s| s.keypoints.len() == person.keypoints.len());
+        let width = line_width(photo, person) * options.width;
+        if options.boxes {
+            draw_box(photo, person, person_color(i), width);
+        }
+        draw_person(photo, &mut mask, person, skeleton, person_color(i), width, options.keypoint_thr);
+    }
+}
+
+/// Lines of 1/45 of the person's size, within what looks right in the photo.
+fn line_width(photo: &Photo, person: &Person) -> f32 {
+    let diagonal = (photo.width as f32).hypot(photo.height as f32);
+    let [x1, y1, x2, y2] = person.bbox;
+    let size = ((x2 - x1).max(0.0) * (y2 - y1).max(0.0)).sqrt();
+    (size / 45.0).clamp((diagonal / 500.0).max(1.0), (diagonal / 130.0).max(1.5))
+}
+
+fn draw_person(
+    photo: &mut Photo,
+    mask: &mut Mask,
+    person: &Person,
+    skeleton: Option<&Skeleton>,
+    color: Rgb,
+    width: f32,
+    keypoint_thr: f32,
+) {
+    let seen = |k: usize| {
+        let joint = person.keypoints[k];
+        (joint.score >= keypoint_thr && joint.x.is_finite() && joint.y.is_finite())
+            .then_some([joint.x, joint.y])
+    };
+    let joints: Vec<(usize, [f32; 2])> =
+        (0..person.keypoints.len()).filter_map(|k| seen(k).map(|p| (k, p))).collect();
+    let bones: Vec<(usize, [f32; 2], usize, [f32; 2])> = skeleton
+        .iter()
+        .flat_map(|s| s.links)
+        .filter_map(|&(a, b)| Some((a, seen(a)?, b, seen(b)?)))
+        .collect();
+    let side = |k: usize| skeleton.map_or(Side::Center, |s| s.side(k));
+    // Joints of the face lie close together, and small people's all do.
+    let face = |k: usize| {
+        skeleton.is_some_and(|s| ["nose", "eye", "ear"].iter().any(|f| s.keypoints[k].ends_with(f)))
+    };
+    let radius = |k: usize| width * if face(k) { 0.72 } else { 1.0 };
+
+    // One shadow around all of it, so that it reads on any ground.
+    let rim = (width * 0.35).clamp(0.8, 2.5);
+    let points: Vec<[f32; 2]> = joints.iter().map(|j| j.1).collect();
+    mask.reset(photo, &points, width + rim + 1.0);
+    bones.iter().for_each(|&(_, a, _, b)| mask.capsule(a, b, width / 2.0 + rim));
+    joints.iter().for_each(|&(k, p)| mask.capsule(p, p, radius(k) + rim));
+    mask.paint(photo, INK, 0.55);
+
+    for &(a, pa, b, pb) in &bones {
+        // A bone between the sides is neither; one to the centre line is its side's.
+        let side = match (side(a), side(b)) {
+            (Side::Center, other) | (other, Side::Center) => other,
+            (a, b) if a == b => a,
+            _ => Side::Center,
+        };
+        line(photo, pa, pb, width / 2.0, [nuance(color, side); 2], 1.0);
+    }
+    for &(k, p) in &joints {
+        disc(photo, p, radius(k), WHITE, 1.0);
+        disc(photo, p, radius(k) * 0.62, nuance(color, side(k)), 1.0);
+    }
+}
+
+fn draw_box(photo: &mut Photo, person: &Person, color: Rgb, width: f32) {
+    let [x1, y1, x2, y2] = person.bbox;
+    let corners = [[x1, y1], [x2, y1], [x2, y2], [x1, y2]];
+    let radius = (width * 0.18).max(0.5);
+    for (shade, radius, opacity) in [(INK, radius + 1.0, 0.4), (color, radius, 1.0)] {
+        for i in 0..4 {
+            line(photo, corners[i], corners[(i + 1) % 4], radius, [shade; 2], opacity);
+        }
+    }
+    let text = Text { height: (width * 2.6).clamp(7.0, 40.0), color: INK, upwards: false };
+    let label = format!("{:.2}", person.score);
+    let pad = text.height * 0.5;
+    let (w, h) = (text.width(&label) + 2.0 * pad, text.height + 2.0 * pad);
+    // Above the box, or inside where the photo ends.
+    let left = x1.clamp(0.0, (photo.width as f32 - w).max(0.0));
+    let top = if y1 >= h { y1 - h } else { y1.max(0.0) };
+    rect(photo, [left - 0.5, top - 0.5, left + w, top + h], color, 1.0);
+    text.paint(photo, [left + pad, top + h - pad - 0.5], &label);
+}

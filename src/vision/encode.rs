@@ -1,0 +1,58 @@
+//! Pixels to image files.
+
+use super::Photo;
+use crate::atomic_file::AtomicFile;
+use crate::error::{Error, Result};
+use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
+use std::io::Write;
+use std::path::Path;
+
+/// Coloured lines want full chroma and little loss.
+const JPEG_QUALITY: u8 = 92;
+
+/// Writes a photo as JPEG (quality 92, no chroma subsampling) or PNG, as the suffix says. The file appears when it is
+/// whole; an older one of that name is replaced.
+///
+/// # Errors
+/// [`Error::Usage`] for another suffix, [`Error::Image`] if the photo is too large for a JPEG (65535 a side),
+/// [`Error::Io`] if it cannot be written.
+pub fn save(photo: &Photo, path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    let suffix = path.extension().and_then(|s| s.to_str()).unwrap_or("").to_ascii_lowercase();
+    let bytes = match suffix.as_str() {
+        "jpg" | "jpeg" => jpeg(photo).map_err(|what| Error::image(path, what))?,
+        "png" => png(photo).map_err(|what| Error::image(path, what))?,
+        _ => return Err(Error::Usage(format!("{}: pictures are written as .jpg or .png", path.display()))),
+    };
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(&bytes).map_err(Error::io("cannot write", path))?;
+    file.commit()
+}
+
+fn jpeg(photo: &Photo) -> std::result::Result<Vec<u8>, String> {
+    let side =
+        |v: usize| u16::try_from(v).map_err(|_| "too large for a JPEG (65535 pixels a side)".to_string());
+    let mut bytes = Vec::new();
+    let mut encoder = Encoder::new(&mut bytes, JPEG_QUALITY);
+    encoder.set_sampling_factor(SamplingFactor::R_4_4_4);
+    encoder
+        .encode(&photo.bgr, side(photo.width)?, side(photo.height)?, ColorType::Bgr)
+        .map_err(|e| e.to_string())?;
+    Ok(bytes)
+}
+
+fn png(photo: &Photo) -> std::result::Result<Vec<u8>, String> {
+    let mut rgb = photo.bgr.clone();
+    rgb.chunks_exact_mut(3).for_each(|p| p.swap(0, 2));
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, photo.width as u32, photo.height as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_compression(png::Compression::Fast);
+    let write = |encoder: png::Encoder<'_, _>| -> std::result::Result<(), png::EncodingError> {
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(&rgb)?;
+        writer.finish()
+    };
+    write(encoder).map_err(|e| e.to_string())?;
+    Ok(bytes)
+}

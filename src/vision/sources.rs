@@ -1,0 +1,129 @@
+//! Which photos a list of arguments means.
+
+use crate::error::{Error, Result};
+use glob::MatchOptions;
+use std::collections::HashSet;
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+
+/// Suffixes of images, for folders and patterns.
+const SUFFIXES: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib"];
+
+/// Photos to read, and what of the arguments could not be understood.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// In the order of the arguments, each file once.
+    pub files: Vec<PathBuf>,
+    /// One for each argument that gives no photo. They do not touch the others.
+    pub errors: Vec<Error>,
+}
+
+/// Expands arguments into photos:
+/// * a file is taken whatever its suffix;
+/// * a folder means the images in it (by suffix), not in its subfolders, by name;
+/// * a pattern with `*`, `?`, `[...]` or `**` that is not itself a file means the images that match, by name;
+/// * `-` means the files and folders that `stdin` lists, one a line.
+///
+/// A file that is named twice, also in different ways (`a.jpg`, `./a.jpg`), is taken once.
+pub fn expand<S: AsRef<Path>>(arguments: &[S], stdin: &mut dyn BufRead) -> Sources {
+    let mut found = Found::default();
+    for argument in arguments {
+        let argument = argument.as_ref();
+        if argument == Path::new("-") {
+            for line in stdin.lines() {
+                match line {
+                    Ok(line) if line.trim().is_empty() => {}
+                    // Some tools end lines with a carriage return.
+                    Ok(line) => found.add(Path::new(line.trim_end_matches('\r')), false),
+                    Err(e) => {
+                        found.sources.errors.push(Error::io("cannot read the list of photos", "-")(e));
+                        break;
+                    }
+                }
+            }
+        } else {
+            found.add(argument, true);
+        }
+    }
+    found.sources
+}
+
+#[derive(Default)]
+struct Found {
+    sources: Sources,
+    seen: HashSet<PathBuf>,
+}
+
+impl Found {
+    fn add(&mut self, path: &Path, patterns: bool) {
+        match resolve(path, patterns) {
+            Ok(files) => {
+                for file in files {
+                    // Absolute, without "." parts; links stay what they are.
+                    let key = std::path::absolute(&file).unwrap_or_else(|_| file.clone());
+                    if self.seen.insert(key) {
+                        self.sources.files.push(file);
+                    }
+                }
+            }
+            Err(e) => self.sources.errors.push(e),
+        }
+    }
+}
+
+fn resolve(path: &Path, patterns: bool) -> Result<Vec<PathBuf>> {
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => folder(path),
+        Ok(_) => Ok(vec![path.to_path_buf()]),
+        Err(e) => match path.to_str().filter(|p| patterns && p.contains(['*', '?', '['])) {
+            Some(pattern) => matches(pattern),
+            None => Err(Error::io("cannot read", path)(e)),
+        },
+    }
+}
+
+fn folder(path: &Path) -> Result<Vec<PathBuf>> {
+    let cannot = || Error::io("cannot list the folder", path);
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(cannot())? {
+        let file = entry.map_err(cannot())?.path();
+        let hidden = file.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
+        if !hidden && is_image(&file) && !file.is_dir() {
+            files.push(file);
+        }
+    }
+    if files.is_empty() {
+        let suffixes = SUFFIXES.join(", ");
+        return Err(Error::Usage(format!("the folder '{}' holds no image ({suffixes})", path.display())));
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn matches(pattern: &str) -> Result<Vec<PathBuf>> {
+    // As in a shell, hidden files must be asked for.
+    let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
+    let paths = glob::glob_with(pattern, options)
+        .map_err(|e| Error::Usage(format!("'{pattern}' is no valid pattern: {e}")))?;
+    let mut files = Vec::new();
+    for path in paths {
+        // A subfolder that cannot be listed hides matches: say so rather than miss them.
+        let path = path.map_err(|e| {
+            let folder = e.path().to_path_buf();
+            Error::io("cannot list the folder", folder)(e.into())
+        })?;
+        if is_image(&path) && !path.is_dir() {
+            files.push(path);
+        }
+    }
+    if files.is_empty() {
+        return Err(Error::Usage(format!("no image matches '{pattern}'")));
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn is_image(path: &Path) -> bool {
+    let suffix = path.extension().and_then(|s| s.to_str()).unwrap_or("");
+    SUFFIXES.iter().any(|s| s.eq_ignore_ascii_case(suffix))
+}

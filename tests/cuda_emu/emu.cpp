@@ -1,0 +1,584 @@
+// The scheduler behind emu.hpp, and the C interface that the Rust tests load. See emu.hpp for what it promises.
+#include "emu.hpp"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <deque>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace emu {
+
+// ---- fp16 ------------------------------------------------------------------------------------------------------
+
+float half_to_float(uint16_t h) {
+  const uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 1023;
+  if (exponent == 31) return bits_to_float(sign | 0x7F800000 | fraction << 13);
+  if (exponent == 0) return (sign ? -1.f : 1.f) * (float)fraction * 0x1p-24f;
+  return bits_to_float(sign | (exponent + 112) << 23 | fraction << 13);
+}
+uint16_t float_to_half(float f) {
+  const uint32_t u = float_to_bits(f), sign = u >> 16 & 0x8000;
+  const float a = std::fabs(f);
+  if (a != a) return (uint16_t)(sign | 0x7FFF);
+  if (a >= 65520.f) return (uint16_t)(sign | 0x7C00);
+  if (a < 0x1p-14f) return (uint16_t)(sign | (uint32_t)std::lrint(a * 0x1p24f));
+  const uint32_t v = float_to_bits(a), odd = v >> 13 & 1;
+  return (uint16_t)(sign | ((v + 0xFFF + odd - (112u << 23)) >> 13));
+}
+
+// ---- state of the running cluster ---------------------------------------------------------------------------------
+
+namespace {
+
+constexpr size_t STACK = 96 << 10, WINDOW = 256 << 10, SHARED_BASE = 1024;
+
+struct Copy { unsigned char* dst; const void* src; int bytes, total; };
+struct Barrier;
+struct Thread;
+
+// What happens later, on nobody's time: copies, then an arrival or a byte count on a memory barrier.
+struct Async { std::vector<Copy> copies; std::vector<unsigned char> data; unsigned char* data_dst = nullptr; Barrier* bar; int bytes; bool arrive; };
+struct Barrier { int expected, pending; long tx; int phase; std::vector<Thread*> waiting; };
+struct NamedBarrier { int needed = 0, arrived = 0; std::vector<Thread*> waiting; };
+// Lanes of a warp (or a warpgroup) that have come to a collective operation.
+struct Meeting { const char* what = nullptr; uint32_t mask = 0; int arrived = 0; void* operand[128]; void* extra = nullptr; std::vector<Thread*> waiting; };
+struct Product { float* d[128]; int n; uint64_t a, b; int accumulate; };
+struct Warpgroup { Meeting meeting; std::vector<Product> open; std::deque<std::vector<Product>> groups; };
+
+struct Block {
+  unsigned char* shared;
+  int live;
+  NamedBarrier barriers[16];
+  std::vector<Meeting> warps;
+  std::vector<Warpgroup> warpgroups;
+  bool waited;
+};
+struct Thread {
+  Place place;
+  Block* block;
+  int rank, id;
+  jmp_buf context;
+  ucontext_t start;
+  unsigned char* stack;
+  const char* state;      // what it waits for
+  bool started, done, waited, cluster_arrived;
+  int cluster_target;
+  std::vector<Copy> open;
+  std::deque<std::vector<Copy>> groups;
+};
+
+struct Allocation { unsigned char* pages; size_t mapped; unsigned char* data; size_t bytes; bool constant; };
+
+std::vector<Allocation> allocations;
+std::vector<unsigned char*> stacks;
+unsigned char* windows[16];
+
+const char* kernel_name = "";
+size_t shared_bytes;
+bool dependent;           // launched with programmatic dependence on the kernel before
+uint64_t random_state;    // 0: first come, first served, everything as late as possible
+std::vector<std::unique_ptr<Thread>> threads;
+std::vector<std::unique_ptr<Block>> blocks;
+std::deque<Thread*> ready;
+std::deque<Async> asyncs;
+std::unordered_map<uint32_t, Barrier> mbarriers;
+int cluster_pending, cluster_phase, cluster_live;
+Thread* self;
+jmp_buf scheduler;
+sigjmp_buf escape;
+char message[1024];
+Entry entry;
+const void* parameters;
+
+unsigned draw(unsigned n) {
+  random_state ^= random_state << 13, random_state ^= random_state >> 7, random_state ^= random_state << 17;
+  return (unsigned)((random_state >> 20) % n);
+}
+bool chance(unsigned n) { return random_state && draw(n) == 0; }
+
+void wake(std::vector<Thread*>& list) {
+  for (Thread* t : list) ready.push_back(t);
+  list.clear();
+}
+// Gives way to the scheduler until somebody puts this thread into `ready`.
+void pause(const char* what) {
+  self->state = what;
+  if (_setjmp(self->context) == 0) _longjmp(scheduler, 1);
+}
+void wait_in(std::vector<Thread*>& list, const char* what) {
+  list.push_back(self);
+  pause(what);
+}
+
+unsigned char* at(uint32_t address, size_t bytes, const char* what) {
+  const uint32_t rank = address >> 20, offset = address & 0xFFFFF;
+  if (rank >= blocks.size() || offset < SHARED_BASE || offset - SHARED_BASE + bytes > shared_bytes)
+    fail("%s: shared address 0x%x (+%zu) is outside the %zu bytes of the block", what, address, bytes, shared_bytes);
+  return blocks[rank]->shared + (offset - SHARED_BASE);
+}
+const Allocation* allocation_of(const void* p, size_t bytes) {
+  for (const Allocation& a : allocations)
+    if ((const unsigned char*)p >= a.data && (const unsigned char*)p + bytes <= a.data + a.bytes) return &a;
+  return nullptr;
+}
+void check_source(const void* src, size_t bytes, const char* what) {
+  if ((uintptr_t)src % 16) fail("%s: global address %p is not a multiple of 16", what, src);
+  const Allocation* a = allocation_of(src, bytes);
+  if (!a) fail("%s: %zu bytes at %p are outside every buffer", what, bytes, src);
+  if (dependent && !a->constant && !self->waited) fail("%s reads a buffer of an earlier kernel before griddepcontrol.wait", what);
+}
+void run(const Copy& c) {
+  if (c.bytes) std::memcpy(c.dst, c.src, (size_t)c.bytes);
+  if (c.bytes < c.total) std::memset(c.dst + c.bytes, 0, (size_t)(c.total - c.bytes));
+}
+void run(const std::vector<Copy>& copies) {
+  for (const Copy& c : copies) run(c);
+}
+
+Barrier& barrier_at(uint32_t address) {
+  auto it = mbarriers.find(address);
+  if (it == mbarriers.end()) fail("mbarrier at 0x%x is not initialised", address);
+  return it->second;
+}
+void check_phase(Barrier& b) {
+  if (b.pending < 0) fail("mbarrier: more arrivals than its count of %d", b.expected);
+  if (b.pending || b.tx) return;
+  b.phase ^= 1, b.pending = b.expected;
+  wake(b.waiting);
+}
+void run(Async& op) {
+  run(op.copies);
+  if (op.data_dst) std::memcpy(op.data_dst, op.data.data(), op.data.size());
+  op.bar->tx -= op.bytes;
+  if (op.arrive) op.bar->pending--;
+  check_phase(*op.bar);
+}
+void later(Async op) {
+  if (chance(4)) run(op);
+  else asyncs.push_back(std::move(op));
+}
+void run_async() {
+  const size_t i = random_state ? draw((unsigned)asyncs.size()) : 0;
+  Async op = std::move(asyncs[i]);
+  asyncs.erase(asyncs.begin() + (long)i);
+  run(op);
+}
+
+void check_named(Block& block, NamedBarrier& b) {
+  const int needed = b.needed < 0 ? block.live : b.needed;
+  if (b.arrived && b.arrived >= needed) b.arrived = 0, wake(b.waiting);
+}
+void check_cluster() {
+  if (cluster_pending) return;
+  cluster_phase++, cluster_pending = cluster_live;
+  for (auto& t : threads) {
+    t->cluster_arrived = false;
+    if (t->state && !std::strcmp(t->state, "barrier.cluster.wait")) ready.push_back(t.get()), t->state = nullptr;
+  }
+}
+
+void meet(Meeting& m, int lanes, uint32_t mask, int lane, const char* what, void* operand, Finish finish, void* extra) {
+  if (m.arrived == 0) m.what = what, m.mask = mask;
+  else if (m.mask != mask || std::strcmp(m.what, what)) fail("lanes of one warp disagree: %s (mask %x) and %s (mask %x)", m.what, m.mask, what, mask);
+  m.operand[lane] = operand;
+  const int all = lanes == 32 ? __builtin_popcount(mask) : lanes;
+  if (++m.arrived < all) return wait_in(m.waiting, what);
+  m.arrived = 0;
+  finish(m.operand, lanes, extra);
+  wake(m.waiting);
+}
+
+void finish_thread() {
+  Thread& t = *self;
+  for (auto& g : t.groups) run(g);
+  run(t.open);
+  t.done = true, t.state = nullptr;
+  t.block->live--, cluster_live--;
+  if (t.waited) t.block->waited = true;
+  for (auto& b : t.block->barriers) check_named(*t.block, b);
+  if (!t.cluster_arrived) cluster_pending--, check_cluster();
+}
+void fiber() {
+  entry(parameters);
+  finish_thread();
+  _longjmp(scheduler, 1);
+}
+
+void on_signal(int, siginfo_t* info, void*) {
+  std::snprintf(message, sizeof message, "kernel %s, block %u, thread %u: touches memory outside every buffer (address %p)", kernel_name,
+                self ? self->place.block.x : 0, self ? self->place.thread.x : 0, info->si_addr);
+  siglongjmp(escape, 1);
+}
+
+void run_cluster(const unsigned grid[3], unsigned cx, unsigned cy, unsigned cluster, unsigned z0, unsigned block_threads) {
+  threads.clear(), blocks.clear(), ready.clear(), asyncs.clear(), mbarriers.clear();
+  cluster_phase = 0, cluster_live = cluster_pending = (int)(cluster * block_threads);
+  for (unsigned rank = 0; rank < cluster; rank++) {
+    if (!windows[rank]) {
+      windows[rank] = (unsigned char*)mmap(nullptr, WINDOW + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      mprotect(windows[rank] + WINDOW, 4096, PROT_NONE);
+    }
+    auto b = std::make_unique<Block>();
+    b->shared = windows[rank] + WINDOW - (shared_bytes + 127) / 128 * 128;
+    std::memset(b->shared, 0xFF, (size_t)(windows[rank] + WINDOW - b->shared));
+    b->live = (int)block_threads, b->waited = false;
+    b->warps.resize((block_threads + 31) / 32), b->warpgroups.resize((block_threads + 127) / 128);
+    for (unsigned i = 0; i < block_threads; i++) {
+      auto t = std::make_unique<Thread>();
+      t->place = {{i, 0, 0}, {cx, cy, z0 + rank}, {block_threads, 1, 1}, {grid[0], grid[1], grid[2]}};
+      t->block = b.get(), t->rank = (int)rank, t->id = (int)i;
+      t->state = nullptr, t->started = t->done = t->waited = t->cluster_arrived = false, t->cluster_target = 0;
+      const size_t index = threads.size();
+      if (index >= stacks.size())
+        stacks.push_back((unsigned char*)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+      t->stack = stacks[index];
+      ready.push_back(t.get());
+      threads.push_back(std::move(t));
+    }
+    blocks.push_back(std::move(b));
+  }
+  for (;;) {
+    self = nullptr;
+    if (!asyncs.empty() && (ready.empty() || chance(8))) { run_async(); continue; }
+    if (ready.empty()) break;
+    // random order: usually stay with one thread far ahead of the others, which is what hides least
+    const size_t i = random_state ? draw((unsigned)ready.size()) : 0;
+    Thread* t = ready[i];
+    ready[i] = ready.front(), ready.pop_front();
+    self = t, place = &t->place, t->state = nullptr;
+    if (_setjmp(scheduler) == 0) {
+      if (t->started) _longjmp(t->context, 1);
+      t->started = true;
+      getcontext(&t->start);
+      t->start.uc_stack.ss_sp = t->stack, t->start.uc_stack.ss_size = STACK, t->start.uc_link = nullptr;
+      makecontext(&t->start, fiber, 0);
+      setcontext(&t->start);
+    }
+  }
+  self = nullptr;
+  for (auto& t : threads)
+    if (!t->done) {   // the first of them, and how many wait where
+      self = t.get();
+      std::string where;
+      for (size_t i = 0; i < threads.size();) {
+        size_t n = i;
+        auto state = [](const Thread& u) { return u.done ? "done" : u.state ? u.state : "?"; };
+        while (n < threads.size() && !std::strcmp(state(*threads[n]), state(*threads[i]))) n++;
+        where += " " + std::to_string(i) + "-" + std::to_string(n - 1) + " " + state(*threads[i]) + ";";
+        i = n;
+      }
+      fail("deadlock: waits for ever at %s; threads%s", t->state ? t->state : "?", where.c_str());
+    }
+  for (auto& b : blocks)
+    if (dependent && !b->waited) fail("a block ended without griddepcontrol.wait: later kernels would not wait for earlier ones");
+}
+
+Kernel* kernels;
+
+}  // namespace
+
+const Place* place;
+Kernel::Kernel(const char* n, Entry e, size_t p, int t) : name(n), entry(e), params(p), threads(t), next(kernels) { kernels = this; }
+
+void fail(const char* format, ...) {
+  char what[512];
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(what, sizeof what, format, args);
+  va_end(args);
+  std::snprintf(message, sizeof message, "kernel %s, block (%u, %u, %u), thread %u: %s", kernel_name, self ? self->place.block.x : 0,
+                self ? self->place.block.y : 0, self ? self->place.block.z : 0, self ? self->place.thread.x : 0, what);
+  siglongjmp(escape, 1);
+}
+
+// ---- the wrappers of ptx.cuh -------------------------------------------------------------------------------------
+
+unsigned char* shared_memory() { return self->block->shared; }
+uint32_t shared_address(const void* p) {
+  return (uint32_t)((const unsigned char*)p - self->block->shared + SHARED_BASE) | (uint32_t)self->rank << 20;
+}
+void barrier(int id, int n) {
+  NamedBarrier& b = self->block->barriers[id];
+  if (b.arrived && b.needed != n) fail("bar.sync %d with %d and with %d threads", id, b.needed, n);
+  b.needed = n, b.arrived++;
+  if (b.arrived >= (n < 0 ? self->block->live : n)) {
+    b.arrived = 0;
+    wake(b.waiting);
+  } else wait_in(b.waiting, "bar.sync");
+}
+void collective(const char* what, uint32_t mask, void* operand, Finish finish, void* extra) {
+  meet(self->block->warps[(size_t)self->id / 32], 32, mask, self->id % 32, what, operand, finish, extra);
+}
+namespace {
+struct Shuffle { uint32_t value; int source; uint32_t* out; };
+struct Vote { bool predicate; uint32_t result; };
+struct Load { uint32_t* r; uint32_t address; bool transpose; };
+struct Mma { float* c; const uint32_t* a; uint32_t b0, b1; };
+}
+void shuffle(const char* what, uint32_t mask, uint32_t* value, int source) {
+  if (mask != ~0u) fail("%s: only full masks are used", what);
+  Shuffle s = {*value, source, value};
+  collective(what, mask, &s, [](void** o, int lanes, void*) {
+    for (int i = 0; i < lanes; i++) *((Shuffle*)o[i])->out = ((Shuffle*)o[((Shuffle*)o[i])->source])->value;
+  });
+}
+uint32_t ballot(uint32_t mask, bool predicate) {
+  if (mask != ~0u) fail("vote: only full masks are used");
+  Vote v = {predicate, 0};
+  collective("vote", mask, &v, [](void** o, int lanes, void*) {
+    uint32_t r = 0;
+    for (int i = 0; i < lanes; i++) r |= (uint32_t)((Vote*)o[i])->predicate << i;
+    for (int i = 0; i < lanes; i++) ((Vote*)o[i])->result = r;
+  });
+  return v.result;
+}
+void pdl_launch() {}
+void pdl_wait() { self->waited = true; }
+
+void cp16(uint32_t dst, const void* src, int bytes) {
+  if (dst % 16) fail("cp.async: shared address 0x%x is not a multiple of 16", dst);
+  if (bytes != 0 && bytes != 16) fail("cp.async of %d bytes", bytes);
+  if (bytes) check_source(src, 16, "cp.async");
+  Copy c = {at(dst, 16, "cp.async"), src, bytes, 16};
+  if (chance(4)) run(c);
+  else self->open.push_back(c);
+}
+void cp_commit() {
+  self->groups.push_back(std::move(self->open));
+  self->open.clear();
+}
+void cp_wait(int n) {
+  while ((int)self->groups.size() > n) run(self->groups.front()), self->groups.pop_front();
+}
+void ldmatrix4(uint32_t* r, uint32_t address, bool transpose) {
+  Load l = {r, address, transpose};
+  collective(transpose ? "ldmatrix.trans" : "ldmatrix", ~0u, &l, [](void** o, int, void*) {
+    for (int m = 0; m < 4; m++) {
+      uint16_t matrix[8][8];
+      for (int row = 0; row < 8; row++) {
+        const uint32_t a = ((Load*)o[m * 8 + row])->address;
+        if (a % 16) fail("ldmatrix: address 0x%x is not a multiple of 16", a);
+        std::memcpy(matrix[row], at(a, 16, "ldmatrix"), 16);
+      }
+      for (int i = 0; i < 32; i++) {
+        const int row = i / 4, col = 2 * (i % 4);
+        Load* l = (Load*)o[i];
+        l->r[m] = l->transpose ? matrix[col][row] | (uint32_t)matrix[col + 1][row] << 16 : matrix[row][col] | (uint32_t)matrix[row][col + 1] << 16;
+      }
+    }
+  });
+}
+void mma16816(float* c, const uint32_t* a, uint32_t b0, uint32_t b1) {
+  Mma m = {c, a, b0, b1};
+  collective("mma", ~0u, &m, [](void** o, int, void*) {
+    float A[16][16], B[16][8];
+    auto put = [](float& x, float& y, uint32_t v) { const float2 f = unpack2(v); x = f.x, y = f.y; };
+    for (int i = 0; i < 32; i++) {
+      const int g = i / 4, t = 2 * (i % 4);
+      const Mma& m = *(Mma*)o[i];
+      for (int j = 0; j < 4; j++) put(A[g + 8 * (j & 1)][t + 8 * (j >> 1)], A[g + 8 * (j & 1)][t + 1 + 8 * (j >> 1)], m.a[j]);
+      put(B[t][g], B[t + 1][g], m.b0), put(B[t + 8][g], B[t + 9][g], m.b1);
+    }
+    for (int i = 0; i < 32; i++)
+      for (int j = 0; j < 4; j++) {
+        float sum = 0;
+        for (int k = 0; k < 16; k++) sum += A[i / 4 + 8 * (j >> 1)][k] * B[k][2 * (i % 4) + (j & 1)];
+        ((Mma*)o[i])->c[j] += sum;
+      }
+  });
+}
+
+void cluster_arrive() {
+  if (self->cluster_arrived) fail("barrier.cluster.arrive twice in one phase");
+  self->cluster_arrived = true, self->cluster_target = cluster_phase + 1;
+  cluster_pending--;
+  check_cluster();
+}
+void cluster_wait() {
+  while (cluster_phase < self->cluster_target) pause("barrier.cluster.wait");
+}
+void store_shared16(uint32_t address, const float* v, bool cluster) {
+  if (address % 16) fail("st.shared.v4: address 0x%x is not a multiple of 16", address);
+  if (!cluster && (int)(address >> 20) != self->rank) fail("st.shared to another block");
+  std::memcpy(at(address, 16, "st.shared"), v, 16);
+}
+void mbar_init(uint32_t bar, int count) {
+  at(bar, 8, "mbarrier.init");
+  mbarriers[bar] = {count, count, 0, 0, {}};
+}
+void mbar_arrive(uint32_t bar, int bytes) {
+  Barrier& b = barrier_at(bar);
+  b.tx += bytes, b.pending--;
+  check_phase(b);
+}
+void mbar_wait(uint32_t bar, int parity) {
+  Barrier& b = barrier_at(bar);
+  while (b.phase == parity) wait_in(b.waiting, "mbarrier.try_wait");
+}
+void mbar_arrive_cp(uint32_t bar) {
+  Async op = {{}, {}, nullptr, &barrier_at(bar), 0, true};
+  for (auto& g : self->groups) op.copies.insert(op.copies.end(), g.begin(), g.end());
+  op.copies.insert(op.copies.end(), self->open.begin(), self->open.end());
+  self->groups.clear(), self->open.clear();
+  later(std::move(op));
+}
+void bulk_copy(uint32_t dst, const void* src, int bytes, uint32_t bar) {
+  if (dst % 16 || bytes % 16 || bytes <= 0) fail("cp.async.bulk of %d bytes to 0x%x: multiples of 16 only", bytes, dst);
+  check_source(src, (size_t)bytes, "cp.async.bulk");
+  later({{{at(dst, (size_t)bytes, "cp.async.bulk"), src, bytes, bytes}}, {}, nullptr, &barrier_at(bar), bytes, false});
+}
+void prefetch(const void* src, int bytes) {
+  if ((uintptr_t)src % 16 || bytes % 16 || !allocation_of(src, (size_t)bytes)) fail("prefetch of %d bytes at %p", bytes, src);
+}
+void st_async(uint32_t address, uint32_t bar, const float* v) {
+  if (address % 16) fail("st.async: address 0x%x is not a multiple of 16", address);
+  if (address >> 20 != bar >> 20) fail("st.async: data and barrier lie in different blocks");
+  Async op = {{}, {}, at(address, 16, "st.async"), &barrier_at(bar), 16, false};
+  op.data.resize(16);
+  std::memcpy(op.data.data(), v, 16);
+  later(std::move(op));
+}
+
+// ---- wgmma --------------------------------------------------------------------------------------------------------
+
+namespace {
+Warpgroup& warpgroup() { return self->block->warpgroups[(size_t)self->id / 128]; }
+void meet_warpgroup(const char* what, void* operand, Finish finish) {
+  meet(warpgroup().meeting, 128, ~0u, self->id % 128, what, operand, finish, nullptr);
+}
+// Element (row, k) of a no-swizzle K-major operand: core matrices of 8 rows by 8 halves, 128 contiguous bytes each.
+float element(uint64_t descriptor, int row, int k) {
+  const uint32_t start = (uint32_t)(descriptor & 0x3FFF) << 4, k_step = (uint32_t)(descriptor >> 16 & 0x3FFF) << 4, row_step = (uint32_t)(descriptor >> 32 & 0x3FFF) << 4;
+  const uint32_t address = start + (uint32_t)(k / 8) * k_step + (uint32_t)(row / 8) * row_step + (uint32_t)(row % 8) * 16 + (uint32_t)(k % 8) * 2;
+  uint16_t h;
+  std::memcpy(&h, at(address | (uint32_t)self->rank << 20, 2, "wgmma operand"), 2);
+  return half_to_float(h);
+}
+void run(const Product& p) {
+  std::vector<float> a(64 * 16), b((size_t)p.n * 16);
+  for (int r = 0; r < 64; r++) for (int k = 0; k < 16; k++) a[(size_t)(r * 16 + k)] = element(p.a, r, k);
+  for (int r = 0; r < p.n; r++) for (int k = 0; k < 16; k++) b[(size_t)(r * 16 + k)] = element(p.b, r, k);
+  for (int i = 0; i < 128; i++) {
+    const int lane = i % 32;
+    for (int nt = 0; nt < p.n / 8; nt++)
+      for (int j = 0; j < 4; j++) {
+        const int row = i / 32 * 16 + lane / 4 + 8 * (j >> 1), col = nt * 8 + 2 * (lane % 4) + (j & 1);
+        float sum = 0;
+        for (int k = 0; k < 16; k++) sum += a[(size_t)(row * 16 + k)] * b[(size_t)(col * 16 + k)];
+        float& d = p.d[i][nt * 4 + j];
+        d = p.accumulate ? d + sum : sum;
+      }
+  }
+}
+void run(const std::vector<Product>& products) {
+  for (const Product& p : products) run(p);
+}
+struct Operand { float* d; int n; uint64_t a, b; int accumulate; };
+}  // namespace
+void wgmma(float* d, int n, uint64_t a, uint64_t b, int accumulate) {
+  Operand o = {d, n, a, b, accumulate};
+  meet_warpgroup("wgmma", &o, [](void** all, int, void*) {
+    const Operand& first = *(Operand*)all[0];
+    Product p = {{}, first.n, first.a, first.b, first.accumulate};
+    for (int i = 0; i < 128; i++) {
+      const Operand& o = *(Operand*)all[i];
+      if (o.n != p.n || o.a != p.a || o.b != p.b || o.accumulate != p.accumulate) fail("wgmma: lanes of a warpgroup disagree");
+      p.d[i] = o.d;
+    }
+    warpgroup().open.push_back(p);
+  });
+}
+void wgmma_fence() { meet_warpgroup("wgmma.fence", nullptr, [](void**, int, void*) {}); }
+void wgmma_commit() {
+  meet_warpgroup("wgmma.commit", nullptr, [](void**, int, void*) {
+    Warpgroup& w = warpgroup();
+    w.groups.push_back(std::move(w.open));
+    w.open.clear();
+    if (chance(4)) while (!w.groups.empty()) run(w.groups.front()), w.groups.pop_front();
+  });
+}
+void wgmma_wait(int n) {
+  meet_warpgroup("wgmma.wait", &n, [](void** all, int, void*) {
+    Warpgroup& w = warpgroup();
+    while ((int)w.groups.size() > *(int*)all[0]) run(w.groups.front()), w.groups.pop_front();
+  });
+}
+void fence_async_proxy() {}
+
+}  // namespace emu
+
+// ---- C interface ------------------------------------------------------------------------------------------------------
+
+// Device memory between unreadable pages, filled with 0xFF; `constant` memory may be read before griddepcontrol.wait.
+extern "C" void* emu_alloc(size_t bytes, int constant) {
+  const size_t data = (bytes + 255) / 256 * 256, mapped = (data + 4095) / 4096 * 4096 + 8192;
+  auto* pages = (unsigned char*)mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (pages == MAP_FAILED) return nullptr;
+  mprotect(pages, 4096, PROT_NONE);
+  mprotect(pages + mapped - 4096, 4096, PROT_NONE);
+  unsigned char* p = pages + mapped - 4096 - data;
+  std::memset(pages + 4096, 0xFF, mapped - 8192);
+  emu::allocations.push_back({pages, mapped, p, bytes, constant != 0});
+  return p;
+}
+// Returns 0, or 1 if the bytes around the buffer were overwritten.
+extern "C" int emu_free(void* p) {
+  for (size_t i = 0; i < emu::allocations.size(); i++) {
+    const emu::Allocation a = emu::allocations[i];
+    if (a.data != p) continue;
+    int bad = 0;
+    for (unsigned char* q = a.pages + 4096; q < a.data; q++) bad |= *q != 0xFF;
+    for (unsigned char* q = a.data + a.bytes; q < a.pages + a.mapped - 4096; q++) bad |= *q != 0xFF;
+    munmap(a.pages, a.mapped);
+    emu::allocations.erase(emu::allocations.begin() + (long)i);
+    return bad;
+  }
+  return 1;
+}
+// Runs one grid. `seed` 0: threads in order and asynchronous work as late as possible; otherwise shuffled by it.
+// Returns 0, or 1 with a message in `error`.
+extern "C" int emu_launch(const char* name, const unsigned* grid, unsigned cluster, unsigned threads, unsigned shared, const void* params, size_t params_bytes,
+                          int dependent, uint64_t seed, char* error, size_t error_bytes) {
+  using namespace emu;
+  struct sigaction action = {}, old_segv, old_bus;
+  stack_t alt = {}, old_alt;
+  static unsigned char alt_stack[64 << 10];
+  alt.ss_sp = alt_stack, alt.ss_size = sizeof alt_stack;
+  action.sa_sigaction = on_signal, action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+  sigaltstack(&alt, &old_alt);
+  sigaction(SIGSEGV, &action, &old_segv);
+  sigaction(SIGBUS, &action, &old_bus);
+  kernel_name = name, self = nullptr, message[0] = 0;
+  if (sigsetjmp(escape, 1) == 0) {
+    Kernel* k = kernels;
+    while (k && std::strcmp(k->name, name)) k = k->next;
+    if (!k) fail("no such kernel");
+    if (k->params != params_bytes) fail("takes %zu bytes of parameters, got %zu", k->params, params_bytes);
+    if ((int)threads > k->threads || threads == 0) fail("%u threads, at most %d are allowed", threads, k->threads);
+    if (shared > 227 * 1024) fail("%u bytes of shared memory", shared);
+    if (cluster < 1 || cluster > 8 || grid[2] % cluster) fail("grid depth %u in clusters of %u", grid[2], cluster);
+    if (!grid[0] || !grid[1] || !grid[2] || grid[1] > 65535 || grid[2] > 65535) fail("grid (%u, %u, %u)", grid[0], grid[1], grid[2]);
+    entry = k->entry, parameters = params, shared_bytes = shared, emu::dependent = dependent != 0;
+    random_state = seed ? seed * 0x9E3779B97F4A7C15ull | 1 : 0;
+    const size_t n = (size_t)grid[0] * grid[1] * (grid[2] / cluster);
+    size_t step = 1, at = 0;
+    if (seed)   // visit the clusters in a scattered order: any step that shares no factor with n
+      for (step = n / 2 + draw((unsigned)n) / 2 + 1; ; step++) { size_t a = step, b = n; while (b) { const size_t r = a % b; a = b, b = r; } if (a == 1) break; }
+    for (size_t i = 0; i < n; i++, at = (at + step) % n)
+      run_cluster(grid, (unsigned)(at % grid[0]), (unsigned)(at / grid[0] % grid[1]), cluster, (unsigned)(at / grid[0] / grid[1]) * cluster, threads);
+  }
+  sigaction(SIGSEGV, &old_segv, nullptr);
+  sigaction(SIGBUS, &old_bus, nullptr);
+  sigaltstack(&old_alt, nullptr);
+  if (!message[0]) return 0;
+  std::snprintf(error, error_bytes, "%s", message);
+  return 1;
+}

@@ -1,0 +1,65 @@
+//! The CPU backend against the authors' PyTorch: every dump of tests/data/parity on the best instruction set, the
+//! smallest on all, and with RTMO_PARITY_DUMP and RTMO_PARITY_WEIGHTS a dump of one's own (tools/dump_reference.py).
+
+use rtmo_engine::backend::Precision;
+use rtmo_engine::backend::cpu::{CpuExecutor, CpuOptions, Isa};
+use rtmo_engine::parity::{Dump, Tolerance};
+use rtmo_engine::weights::Checkpoint;
+use std::path::Path;
+
+fn compare(name: &str, dump: &Dump, weights: &Checkpoint, isa: Isa, threads: usize) {
+    let plan = dump.plan(weights).unwrap();
+    let options = CpuOptions { threads, isa, precision: Precision::Fp32, keep_maps: true };
+    let report = dump.compare(&mut CpuExecutor::new(plan, options).unwrap()).unwrap();
+    println!("{name}, {}:\n{report}", isa.name());
+    report.check(&Tolerance::F32).unwrap_or_else(|beyond| panic!("{name}, {}: {beyond}", isa.name()));
+}
+
+fn dump(name: &str) -> Dump {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity");
+    Dump::open(folder.join(format!("{name}.safetensors"))).unwrap()
+}
+
+fn best() -> Isa {
+    Isa::all().next().expect("the portable one always runs")
+}
+
+macro_rules! best {
+    ($($test:ident: $name:literal,)*) => {
+        $(#[test]
+        fn $test() {
+            let dump = dump($name);
+            compare($name, &dump, &dump.weights(), best(), 2);
+        })*
+    };
+}
+
+best! {
+    rtmo_t: "t",
+    rtmo_s: "s",
+    rtmo_m: "m",
+    rtmo_l: "l",
+    crowdpose_keypoints_on_a_wide_input: "s14-wide",
+    tall_input: "t-tall",
+    three_levels: "s-three-levels",
+    three_levels_of_crowdpose_keypoints: "m14-three-levels",
+}
+
+#[test]
+fn every_instruction_set() {
+    let dump = dump("t-tall");
+    let weights = dump.weights();
+    for (i, isa) in Isa::all().enumerate() {
+        compare("t-tall", &dump, &weights, isa, 1 + i % 3);
+    }
+}
+
+#[test]
+fn a_dump_of_ones_own() {
+    let (Ok(path), Ok(weights)) = (std::env::var("RTMO_PARITY_DUMP"), std::env::var("RTMO_PARITY_WEIGHTS"))
+    else {
+        println!("nothing compared: RTMO_PARITY_DUMP and RTMO_PARITY_WEIGHTS name no dump and its weights");
+        return;
+    };
+    compare(&path, &Dump::open(&path).unwrap(), &Checkpoint::open(weights).unwrap(), best(), 2);
+}

@@ -1,0 +1,1 @@
+"""Rendered scenes of people with exact COCO keypoints."""

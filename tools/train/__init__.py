@@ -1,0 +1,1 @@
+"""Training of RTMO (arXiv 2312.07526) in plain PyTorch."""

@@ -1,0 +1,81 @@
+"""The network equals mmpose's: names, shapes and outputs."""
+import types
+import unittest
+
+import torch
+
+from .. import model as ours
+from . import reference
+
+WHY = 'mmpose 1.3.2 is not installed in this Python'
+
+
+def settle(net, images):
+    """Batch-norm statistics of a fresh network measured on a batch, so that no activation explodes or dies."""
+    norms = [m for m in net.modules() if isinstance(m, (torch.nn.BatchNorm2d, torch.nn.BatchNorm1d))]
+    for m in norms:
+        m.momentum = 1.0
+    net.train()
+    with torch.no_grad():
+        net.head.head_module.forward(net.neck(net.backbone(images)))
+        net.head.dcc.pose_to_kpts(torch.randn(64, net.head.dcc.in_channels))
+        for conv in net.head.head_module.out_cls:
+            conv.weight.mul_(20)
+            conv.bias.fill_(-3.0)
+        for conv in net.head.head_module.out_bbox:
+            conv.bias[2:] = 1.0
+    return net.eval()
+
+
+@unittest.skipUnless(reference.available(), WHY)
+class Parity(unittest.TestCase):
+    def check(self, arch, keypoints, size):
+        torch.manual_seed(0)
+        images = torch.rand(2, 3, *size) * 255
+        theirs, _ = reference.build(arch, keypoints)
+        settle(theirs, images).double()
+        mine = ours.Rtmo(arch, keypoints)
+        self.assertEqual({n: t.shape for n, t in theirs.state_dict().items()},
+                         {n: t.shape for n, t in mine.state_dict().items()})
+        mine.load_state_dict(theirs.state_dict())
+        mine.double().eval()
+        images = images.double()
+        with torch.no_grad():
+            feats = theirs.neck(theirs.backbone(images))
+            cls, box, _, vis, pose = theirs.head.head_module(feats)
+            samples = [types.SimpleNamespace(metainfo=dict(input_size=size[::-1])) for _ in range(2)]
+            people = theirs.head.predict(feats, samples, dict(score_thr=0.1, nms_thr=0.65))
+        dense = mine.dense(images)
+        flat = lambda maps: torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
+        for name, want, got in (('cls', cls, dense.cls), ('box', box, dense.box), ('vis', vis, dense.vis),
+                                ('pose', pose, dense.pose)):
+            self.assertLess((flat(want) - got).abs().max() / flat(want).abs().max(), 1e-9, name)
+        for want, got in zip(people, mine.predict(images)):
+            self.assertGreater(len(want.scores), 0)
+            self.assertEqual(len(want.scores), len(got['scores']))
+            for name, value in (('scores', want.scores), ('boxes', want.bboxes), ('keypoints', want.keypoints),
+                                ('visibility', want.keypoint_scores)):
+                # mmpose adds 1e-8 to the softmax's denominator: up to 1e-8 of a coordinate of a few hundred pixels.
+                self.assertLess((torch.as_tensor(value) - got[name]).abs().max(), 1e-5, name)
+
+    def test_t(self):
+        self.check('t', 17, (64, 96))
+
+    def test_s14(self):
+        self.check('s', 14, (96, 64))
+
+    def test_m(self):
+        self.check('m', 17, (64, 64))
+
+    def test_l(self):
+        self.check('l', 17, (64, 64))
+
+
+class Suppression(unittest.TestCase):
+    def test_keeps_the_best_of_each_cluster(self):
+        boxes = torch.tensor([[0., 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10], [0, 0, 10, 4]])
+        self.assertEqual(ours.suppress(boxes, 0.65).tolist(), [0, 2, 3])
+
+
+if __name__ == '__main__':
+    unittest.main()

@@ -1,0 +1,273 @@
+"""Trains RTMO as the paper does (section 3.3), from banks of rendered scenes or annotated photos.
+
+    python -m tools.train.train --arch t --bank train.pt --val val.pt --out run --hours 0.3 [--minutes 8] [--resume run/state.pt]
+
+The course of training is a fraction: of --hours of training time in all, or of --steps. Up to 280/600 the proxy
+keypoints learn from the annotation; after that from the classifier; from 580/600 without Mosaic and with an L1 loss on
+boxes. --minutes ends one call early; --resume goes on. Learning rates are those of the paper for a batch of 256, in
+proportion to the batch.
+
+Written to --out: state.pt (resumable), weights.safetensors (averaged, FP16), log.jsonl, samples.jpg; with --pieces a
+folder of files under 16 MB that together resume the run.
+"""
+import argparse
+import copy
+import json
+import math
+import os
+import time
+
+import torch
+
+from . import augment, data, evaluate, export, losses, model
+
+EPOCHS = 600  # the paper's; fractions below are in its epochs
+WARMUP, SWITCH, CLOSE = 5 / EPOCHS, 280 / EPOCHS, 580 / EPOCHS
+RATE, FLOOR, SECOND_RATE = 0.004, 0.0002, 0.0005
+DECAY, CLIP = 0.05, 0.1
+ENCODER_SHARE = 0.05
+
+
+def rate(progress, share=1.0):
+    """Learning rate at a batch of 256; `share` that of the parameter group.
+
+    Quadratic warm-up to 0.004, cosine to 0.0002, then, in the second stage, cosine from 2.5 times that back to 0.0002.
+    """
+    base = RATE * share
+    if progress < WARMUP:
+        return base * (progress / WARMUP) ** 2
+    cosine = lambda t: (1 + math.cos(math.pi * t)) / 2
+    first = lambda p: FLOOR + (base - FLOOR) * cosine((p - WARMUP) * EPOCHS / 280)
+    if progress < SWITCH:
+        return first(progress)
+    if progress < CLOSE:
+        start = first(SWITCH) * SECOND_RATE / FLOOR
+        return FLOOR + (start - FLOOR) * cosine(max(progress * EPOCHS - 281, 0) / 300)
+    return FLOOR
+
+
+def stage(progress):
+    return losses.FIRST if progress < SWITCH else losses.SECOND if progress < CLOSE else losses.CLOSING
+
+
+def parameter_groups(net):
+    """AdamW's groups: the transformer at a twentieth of the rate; norms and biases without decay."""
+    norms = (torch.nn.BatchNorm2d, torch.nn.BatchNorm1d, torch.nn.LayerNorm)
+    groups = {}
+    for prefix, module in net.named_modules():
+        for name, p in module.named_parameters(recurse=False):
+            share = ENCODER_SHARE if f'{prefix}.{name}'.startswith('neck.encoder') else 1.0
+            decay = 0.0 if isinstance(module, norms) or name == 'bias' else DECAY
+            groups.setdefault((share, decay), []).append(p)
+    return [dict(params=p, share=share, weight_decay=decay) for (share, decay), p in groups.items()]
+
+
+class Average:
+    """Exponential moving average of weights and buffers, faster in the first steps."""
+
+    def __init__(self, net, momentum, gamma=2000):
+        self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        self.momentum, self.gamma, self.steps = momentum, gamma, 0
+
+    @torch.no_grad()
+    def update(self, net):
+        share = 1.0 if self.steps == 0 else (1 - self.momentum) * math.exp(-(1 + self.steps) / self.gamma) + self.momentum
+        mine, theirs = self.net.state_dict(), net.state_dict()
+        names = [n for n, t in mine.items() if t.is_floating_point()]
+        torch._foreach_lerp_([mine[n] for n in names], [theirs[n] for n in names], share)
+        self.steps += 1
+
+
+def initialised(net, path):
+    """Starts from the tensors of a checkpoint that fit by name and shape; returns how many did."""
+    if path.endswith('.safetensors'):
+        from safetensors.torch import load_file
+        state = load_file(path)
+    else:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+        state = state.get('state_dict', state)
+    mine = net.state_dict()
+    fit = {k: v.to(mine[k].dtype) for k, v in state.items() if k in mine and v.shape == mine[k].shape}
+    if not fit:
+        raise ValueError(f'{path}: no tensor fits rtmo-{net.arch}')
+    net.load_state_dict(fit, strict=False)
+    return len(fit)
+
+
+class Trainer:
+    """One run: network, average, optimiser, augmentation and the state that resumes them."""
+
+    def __init__(self, args):
+        torch.manual_seed(args.seed)
+        self.args, self.device = args, torch.device(args.device)
+        self.net = model.Rtmo(args.arch, args.keypoints).to(self.device)
+        if args.init:
+            print(f'{args.init}: {initialised(self.net, args.init)} tensors')
+        if self.device.type == 'cuda':
+            torch.backends.cudnn.benchmark = True
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+            self.net.to(memory_format=torch.channels_last)
+        self.average = Average(self.net, args.ema)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.net), lr=RATE, weight_decay=DECAY,
+                                           fused=self.device.type == 'cuda')
+        self.augmenter = augment.Augmenter(self.device, args.seed, mixup=args.arch != 't' if args.mixup is None else
+                                           args.mixup == 'on')
+        self.step, self.seconds = 0, 0.0
+        if args.resume:
+            self.load(export.read_state(args.resume))
+
+    def state(self):
+        return dict(arch=self.args.arch, keypoints=self.args.keypoints, side=self.args.side, step=self.step,
+                    seconds=self.seconds, model=self.net.state_dict(), ema=self.average.net.state_dict(),
+                    ema_steps=self.average.steps, optimizer=self.optimizer.state_dict(),
+                    random=self.augmenter.generator.get_state())
+
+    def load(self, state):
+        if (state['arch'], state['keypoints']) != (self.args.arch, self.args.keypoints):
+            raise ValueError(f'the state is of rtmo-{state["arch"]} with {state["keypoints"]} keypoints')
+        self.step, self.seconds = state['step'], state['seconds']
+        self.net.load_state_dict(state['model'])
+        self.average.net.load_state_dict(state['ema'])
+        self.average.steps = state['ema_steps']
+        self.optimizer.load_state_dict(state['optimizer'])
+        self.augmenter.generator.set_state(state['random'].cpu())
+
+    @property
+    def progress(self):
+        a = self.args
+        done = self.step / a.steps if a.steps else self.seconds / (a.hours * 3600)
+        return min(a.start + (1 - a.start) * done, 1.0)
+
+    def train_step(self, bank):
+        """One batch; returns the parts of the loss and the positives' mean OKS, on the device."""
+        a, progress = self.args, self.progress
+        now = stage(progress)
+        with torch.no_grad():
+            images, people = self.augmenter.batch(bank, a.batch, closing=now.auxiliary)
+            if a.scales:
+                images, people = self.augmenter.resized(images, people, a.scales)
+            else:
+                images, people = augment.resized(images, people, a.side)
+        layout = torch.channels_last if self.device.type == 'cuda' else torch.contiguous_format
+        images = images.contiguous(memory_format=layout)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == 'cuda'):
+            dense = self.net.dense(images, offsets=True)
+        parts, oks = losses.training_loss(self.net.head, dense, people, now)
+        for group in self.optimizer.param_groups:
+            group['lr'] = rate(progress, group['share']) * a.batch / 256 * a.rate
+        self.optimizer.zero_grad(set_to_none=True)
+        sum(parts.values()).backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
+        self.optimizer.step()
+        self.average.update(self.net)
+        self.step += 1
+        return {name: v.detach() for name, v in parts.items()} | {'mean_oks': oks, 'norm': norm}
+
+    def save(self):
+        path = os.path.join(self.args.out, 'state.pt')
+        state = self.state()
+        torch.save(state, path + '.part')
+        os.replace(path + '.part', path)
+        export.save_weights(state['ema'], os.path.join(self.args.out, 'weights.safetensors'), self.args.arch,
+                            self.args.side)
+        if self.args.pieces:
+            export.split({**state, 'model': {k: v.cpu() for k, v in state['model'].items()}}, self.args.pieces)
+
+    def run(self, bank, validation):
+        a = self.args
+        os.makedirs(a.out, exist_ok=True)
+        began = last_save = last_log = time.time()
+        already, totals, counted = self.seconds, None, 0
+        self.net.train()
+        log = open(os.path.join(a.out, 'log.jsonl'), 'a')
+
+        def write(entry):
+            print(json.dumps(entry), file=log, flush=True)
+            print(json.dumps(entry), flush=True)
+
+        def check():
+            result, predictions = evaluate.evaluate(self.average.net, validation, self.device, side=a.side)
+            write({'step': self.step, **{f'val_{k}': round(v, 4) for k, v in result.items()}})
+            evaluate.sample_sheet(validation, predictions, os.path.join(a.out, 'samples.jpg'))
+
+        while self.progress < 1 and time.time() - began < a.minutes * 60:
+            parts = self.train_step(bank)
+            totals = parts if totals is None else {k: totals.get(k, 0) + v for k, v in parts.items()}
+            counted += 1
+            self.seconds = already + time.time() - began
+            if time.time() - last_log > a.log_every or self.step == 1:
+                elapsed = time.time() - last_log
+                values = {k: round(float(v) / counted, 4) for k, v in totals.items()}
+                if not math.isfinite(sum(values.values())):
+                    raise FloatingPointError(f'step {self.step}: the loss is not finite: {values}')
+                write({'step': self.step, 'progress': round(self.progress, 4), **values,
+                       'rate': round(rate(self.progress) * a.batch / 256 * a.rate, 7),
+                       'pictures_per_second': round(counted * a.batch / elapsed, 1)})
+                totals, counted, last_log = None, 0, time.time()
+            if time.time() - last_save > a.save_every * 60:
+                self.save()
+                if validation is not None:
+                    check()
+                last_save = last_log = time.time()
+        self.save()
+        if validation is not None:
+            check()
+        write({'step': self.step, 'progress': round(self.progress, 4), 'minutes': round(self.seconds / 60, 2)})
+
+
+def arguments(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('--arch', choices=sorted(model.ARCHS), default='t')
+    add('--keypoints', type=int, choices=(14, 17), default=17)
+    add('--bank', nargs='*', default=[], help='made by tools.synth.render')
+    add('--coco', help='annotation file of person keypoints to train on, with --images')
+    add('--images', help='folder of the photos of --coco')
+    add('--without', help='text file of names of photos to leave out')
+    add('--repeat', type=int, default=1, help='how often to count each photo beside the pictures of --bank')
+    add('--val', help='bank to evaluate on')
+    add('--val-coco', help='text file of names of photos of --coco to evaluate on instead')
+    add('--out', required=True)
+    add('--side', type=int, help='network input; default: the architecture\'s own')
+    add('--scales', type=int, nargs=2, help='sides of multi-scale training; default: none')
+    add('--batch', type=int, default=32)
+    add('--hours', type=float, default=1.0, help='length of the whole course')
+    add('--steps', type=int, help='length of the whole course in steps, instead of --hours')
+    add('--minutes', type=float, default=1e9, help='length of this call')
+    add('--start', type=float, default=0.0, help='where in the course to begin, 0 to 1: 0.967 for the closing epochs')
+    add('--rate', type=float, default=1.0, help='factor on the learning rate')
+    add('--ema', type=float, default=0.0002, help='momentum of the average; raise it for short runs')
+    add('--mixup', choices=('on', 'off'), help='default: off for t, on for the others')
+    add('--init', help='checkpoint to start from')
+    add('--resume', help='state.pt, or a folder of pieces')
+    add('--pieces', help='also write the state here, in files under 16 MB')
+    add('--save-every', type=float, default=3.0, help='minutes')
+    add('--log-every', type=float, default=10.0, help='seconds')
+    add('--seed', type=int, default=0)
+    add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    a = parser.parse_args(argv)
+    a.side = a.side or model.ARCHS[a.arch].size
+    if not (a.bank or a.coco):
+        parser.error('give --bank, or --coco and --images')
+    if a.scales and any(s % 32 for s in a.scales) or a.side % 32:
+        parser.error('sides are multiples of 32')
+    return a
+
+
+def main(argv=None):
+    a = arguments(argv)
+    banks = [data.Bank.load(path) for path in a.bank]
+    validation = data.Bank.load(a.val) if a.val else None
+    if a.coco:
+        banks += [evaluate.subset(a.coco, a.images, a.side, without=a.without)] * a.repeat
+        if a.val_coco:
+            validation = evaluate.subset(a.coco, a.images, a.side, only=a.val_coco)
+    bank = data.merged(banks)
+    if a.device == 'cuda' and bank.images.numel() < 0.5 * torch.cuda.get_device_properties(0).total_memory:
+        bank = bank.to('cuda')
+    print(f'rtmo-{a.arch}, {len(bank)} pictures, {int((bank.areas > 0).sum())} people, {a.device}', flush=True)
+    Trainer(a).run(bank, validation)
+
+
+if __name__ == '__main__':
+    main()
