@@ -23,8 +23,10 @@ use super::micro::{MAX_ROWS, Micros, Tile, max_rows};
 use super::pack::{Panel, panels, place, tiles};
 use super::simd::{Kernel, Simd};
 use super::work::{Context, Scratch, ScratchSize, Work};
-use scheme::{MAX, Scheme};
+use scheme::{MAX, MAX_OUT, Scheme};
+use std::array::from_fn;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 /// Bytes between the matrices of two positions, so that they do not fall into the same cache sets.
 const GAP: usize = 64;
@@ -33,7 +35,7 @@ const GAP: usize = 64;
 fn transform_filter(matrix: &[[f64; 3]], g: &[f64; 9], out: &mut [f64]) {
     let mut half = [[0.0; 3]; MAX];
     for (half, row) in half.iter_mut().zip(matrix) {
-        *half = std::array::from_fn(|j| row[0] * g[j] + row[1] * g[3 + j] + row[2] * g[6 + j]);
+        *half = from_fn(|j| row[0] * g[j] + row[1] * g[3 + j] + row[2] * g[6 + j]);
     }
     for (out, half) in out.chunks_exact_mut(matrix.len()).zip(&half) {
         for (out, row) in out.iter_mut().zip(matrix) {
@@ -99,7 +101,7 @@ impl<S: Simd, W: Scheme, T: Factor> Winograd<S, W, T> {
                 for j in 0..column.panel.c {
                     let out = column.panel.c0 + j;
                     packed_bias[column.bias + j] = bias[out];
-                    let g = std::array::from_fn(|tap| f64::from(weight[(out * 9 + tap) * cin + k]));
+                    let g = from_fn(|tap| f64::from(weight[(out * 9 + tap) * cin + k]));
                     transform_filter(&matrix, &g, &mut transformed);
                     for (u, value) in transformed.iter().enumerate() {
                         values[column.weights + place::<T>(u * depth + k, j, width)] =
@@ -180,7 +182,8 @@ impl<S0: Simd, W: Scheme, T: Factor> Input<'_, S0, W, T> {
         out: *mut T,
         load: impl Fn(*const f32) -> S::V,
     ) {
-        let mut half = [[s.splat(0.0); MAX]; MAX];
+        // Not cleared first: that would take as long as the transform.
+        let mut half = [[MaybeUninit::<S::V>::uninit(); MAX]; MAX];
         for column in 0..W::WINDOW {
             let mut d = [s.splat(0.0); MAX];
             for (row, d) in d.iter_mut().enumerate().take(W::WINDOW) {
@@ -188,11 +191,16 @@ impl<S0: Simd, W: Scheme, T: Factor> Input<'_, S0, W, T> {
             }
             let t = W::input(s, &d);
             for (half, t) in half.iter_mut().zip(t).take(W::POINTS) {
-                half[column] = t;
+                half[column].write(t);
             }
         }
         for (row, half) in half.iter().enumerate().take(W::POINTS) {
-            let t = W::input(s, half);
+            let mut d = [s.splat(0.0); MAX];
+            for (d, half) in d.iter_mut().zip(half).take(W::WINDOW) {
+                // SAFETY: written above, for each of these rows and columns.
+                *d = unsafe { half.assume_init() };
+            }
+            let t = W::input(s, &d);
             for (column, t) in t.iter().enumerate().take(W::POINTS) {
                 // SAFETY: contract of this function.
                 unsafe { T::store(s, out.add((row * W::POINTS + column) * self.step), *t, S::LANES) };
@@ -268,7 +276,8 @@ impl<S0: Simd, W: Scheme, T: Factor> Kernel for Output<'_, S0, W, T> {
                 unsafe {
                     let bias = s.load(self.conv.bias.as_ptr().add(self.column.bias + v * S::LANES));
                     let products = self.products.add(i * width + v * S::LANES);
-                    let mut half = [[s.splat(0.0); MAX]; MAX];
+                    // Not cleared first, as in the input's transform; all that is read has been written.
+                    let mut half = [[MaybeUninit::<S::V>::uninit(); MAX]; MAX_OUT];
                     for column in 0..W::POINTS {
                         let mut m = [s.splat(0.0); MAX];
                         for (row, m) in m.iter_mut().enumerate().take(W::POINTS) {
@@ -276,11 +285,15 @@ impl<S0: Simd, W: Scheme, T: Factor> Kernel for Output<'_, S0, W, T> {
                         }
                         let t = W::output(s, &m);
                         for (half, t) in half.iter_mut().zip(t).take(W::OUT) {
-                            half[column] = t;
+                            half[column].write(t);
                         }
                     }
                     for (row, half) in half.iter().enumerate().take(W::OUT) {
-                        let t = W::output(s, half);
+                        let mut m = [s.splat(0.0); MAX];
+                        for (m, half) in m.iter_mut().zip(half).take(W::POINTS) {
+                            *m = half.assume_init();
+                        }
+                        let t = W::output(s, &m);
                         for (column, t) in t.iter().enumerate().take(W::OUT) {
                             let at = (row * W::OUT + column) * width + v * S::LANES;
                             s.store(self.patch.add(at), s.add(*t, bias));
@@ -373,9 +386,8 @@ impl<S: Simd, W: Scheme, T: Factor> Work for Winograd<S, W, T> {
                 tiles(count, max_rows::<S>(vectors), |first, height| {
                     // SAFETY: row first + r of this position's inputs and products; weights hold `depth` rows.
                     unsafe {
-                        let rows: [*const T; MAX_ROWS] = std::array::from_fn(|r| {
-                            input.add((first + r.min(height - 1)) * pitch).cast_const()
-                        });
+                        let rows: [*const T; MAX_ROWS] =
+                            from_fn(|r| input.add((first + r.min(height - 1)) * pitch).cast_const());
                         self.micro.get(height, vectors)(&Tile {
                             rows: rows.as_ptr(),
                             shift: 0,

@@ -10,6 +10,9 @@ use crate::backend::cpu::simd::Simd;
 /// Upper bound of [`Scheme::WINDOW`] and [`Scheme::POINTS`].
 pub const MAX: usize = 9;
 
+/// Upper bound of [`Scheme::OUT`].
+pub const MAX_OUT: usize = 4;
+
 /// `1 / sqrt(2)`.
 const P: f64 = std::f64::consts::FRAC_1_SQRT_2;
 /// `sqrt(2)`.
@@ -38,11 +41,11 @@ pub trait Scheme: Send + Sync + 'static {
     /// Row of `G` whose weight multiplies `point`.
     fn weight_of(point: usize) -> usize;
 
-    /// `B^T d`: the first `WINDOW` values in, the first `POINTS` out.
+    /// `B^T d`: the first `WINDOW` values in, the first `POINTS` out; the others mean nothing.
     fn input<S: Simd>(s: S, d: &[S::V; MAX]) -> [S::V; MAX];
 
-    /// `A^T m`: the first `POINTS` values in, the first `OUT` out.
-    fn output<S: Simd>(s: S, m: &[S::V; MAX]) -> [S::V; MAX];
+    /// `A^T m`: the first `POINTS` values in, the first `OUT` out; the others mean nothing.
+    fn output<S: Simd>(s: S, m: &[S::V; MAX]) -> [S::V; MAX_OUT];
 }
 
 /// Stride 1, `F(4, 3)` (Lavin and Gray, arXiv 1509.09308): 6 products where the plain sum has 12.
@@ -93,18 +96,18 @@ impl Scheme for F43 {
 
     // Row i: the i-th powers of the points; infinity counts for the last.
     #[inline(always)]
-    fn output<S: Simd>(s: S, m: &[S::V; MAX]) -> [S::V; MAX] {
+    fn output<S: Simd>(s: S, m: &[S::V; MAX]) -> [S::V; MAX_OUT] {
         let (p, q) = (s.splat(P as f32), s.splat(Q as f32));
         let (half, two) = (s.splat(0.5), s.splat(2.0));
         let (p3, q3) = (s.splat((P * P * P) as f32), s.splat((Q * Q * Q) as f32));
         let (sum, diff) = (s.add(m[1], m[2]), s.sub(m[1], m[2]));
         let (sum2, diff2) = (s.add(m[3], m[4]), s.sub(m[3], m[4]));
-        let mut out = *m;
-        out[0] = s.add(m[0], s.add(sum, sum2));
-        out[1] = s.mul_add(p, diff, s.mul(q, diff2));
-        out[2] = s.mul_add(half, sum, s.mul(two, sum2));
-        out[3] = s.mul_add(p3, diff, s.mul_add(q3, diff2, m[5]));
-        out
+        [
+            s.add(m[0], s.add(sum, sum2)),
+            s.mul_add(p, diff, s.mul(q, diff2)),
+            s.mul_add(half, sum, s.mul(two, sum2)),
+            s.mul_add(p3, diff, s.mul_add(q3, diff2, m[5])),
+        ]
     }
 }
 
@@ -154,18 +157,18 @@ impl Scheme for F43Stride2 {
     }
 
     #[inline(always)]
-    fn output<S: Simd>(s: S, m: &[S::V; MAX]) -> [S::V; MAX] {
+    fn output<S: Simd>(s: S, m: &[S::V; MAX]) -> [S::V; MAX_OUT] {
         let (p, q) = (s.splat(P as f32), s.splat(Q as f32));
         let (half, two) = (s.splat(0.5), s.splat(2.0));
         let (p3, q3) = (s.splat((P * P * P) as f32), s.splat((Q * Q * Q) as f32));
         let (sum, diff) = (s.add(m[0], m[1]), s.sub(m[0], m[1]));
         let (sum2, diff2) = (s.add(m[2], m[3]), s.sub(m[2], m[3]));
-        let mut out = *m;
-        out[0] = s.add(m[5], s.add(sum, sum2));
-        out[1] = s.mul_add(p, diff, s.mul_add(q, diff2, m[6]));
-        out[2] = s.mul_add(half, sum, s.mul_add(two, sum2, m[7]));
-        out[3] = s.mul_add(p3, diff, s.mul_add(q3, diff2, s.add(m[4], m[8])));
-        out
+        [
+            s.add(m[5], s.add(sum, sum2)),
+            s.mul_add(p, diff, s.mul_add(q, diff2, m[6])),
+            s.mul_add(half, sum, s.mul_add(two, sum2, m[7])),
+            s.mul_add(p3, diff, s.mul_add(q3, diff2, s.add(m[4], m[8]))),
+        ]
     }
 }
 
@@ -200,11 +203,8 @@ impl Scheme for F23 {
     }
 
     #[inline(always)]
-    fn output<S: Simd>(s: S, m: &[S::V; MAX]) -> [S::V; MAX] {
-        let mut out = *m;
-        out[0] = s.add(m[0], s.add(m[1], m[2]));
-        out[1] = s.add(m[3], s.sub(m[1], m[2]));
-        out
+    fn output<S: Simd>(s: S, m: &[S::V; MAX]) -> [S::V; MAX_OUT] {
+        [s.add(m[0], s.add(m[1], m[2])), s.add(m[3], s.sub(m[1], m[2])), m[0], m[0]]
     }
 }
 
@@ -246,11 +246,8 @@ impl Scheme for F23Stride2 {
     }
 
     #[inline(always)]
-    fn output<S: Simd>(s: S, m: &[S::V; MAX]) -> [S::V; MAX] {
-        let mut out = *m;
-        out[0] = s.add(m[1], s.add(m[0], m[3]));
-        out[1] = s.add(m[1], s.add(m[2], m[4]));
-        out
+    fn output<S: Simd>(s: S, m: &[S::V; MAX]) -> [S::V; MAX_OUT] {
+        [s.add(m[1], s.add(m[0], m[3])), s.add(m[1], s.add(m[2], m[4])), m[0], m[0]]
     }
 }
 
