@@ -12,9 +12,10 @@ use rtmo_engine::parity::{Dump, Tolerance};
 use rtmo_engine::plan::{Act, Conv, Op, Plan, PreAdd};
 use std::collections::BTreeSet;
 
-/// Instruction sets with bf16, the emulation among them.
+/// Instruction sets with bf16, the emulation among them; with RTMO_ISA set only that one.
 fn isas() -> Vec<Isa> {
-    Isa::all().filter(|isa| isa.bf16()).collect()
+    let chosen = std::env::var("RTMO_ISA").unwrap_or_default();
+    Isa::all().filter(|isa| isa.bf16() && (chosen.is_empty() || isa.name() == chosen)).collect()
 }
 
 /// A convolution between slices of wider maps.
