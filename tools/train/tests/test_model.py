@@ -37,8 +37,8 @@ class Parity(unittest.TestCase):
         mine = ours.Rtmo(arch, keypoints)
         self.assertEqual({n: t.shape for n, t in theirs.state_dict().items()},
                          {n: t.shape for n, t in mine.state_dict().items()})
-        mine.load_state_dict(theirs.state_dict())
         mine.double().eval()
+        mine.load_state_dict(theirs.state_dict())
         images = images.double()
         with torch.no_grad():
             feats = theirs.neck(theirs.backbone(images))
