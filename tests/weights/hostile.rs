@@ -121,7 +121,7 @@ fn long_pickles_stay_within_bounds() {
     storms.push(("holds a os.system", calls(b"cos\nsystem\nh\x01R")));
     storms.push(("holds a collections.OrderedDict", calls(b"ccollections\nOrderedDict\nh\x01\x85R")));
     // Empty tuples after the stack has grown.
-    let empty = [b"(".repeat(1), b"N".repeat(400_000), b"1".repeat(1), b"(t0".repeat(200_000)].concat();
+    let empty = [b"(".to_vec(), b"N".repeat(400_000), b"1".to_vec(), b"(t0".repeat(200_000)].concat();
     storms.push(("stack is empty", empty));
     for (why, storm) in storms {
         let file = pth(&[b"\x80\x02", &storm[..], b"."].concat(), &[]);
