@@ -105,25 +105,24 @@ fn deep_and_circular_structures() {
 /// Long pickles of the opcodes that cost most memory a byte.
 #[test]
 fn long_pickles_stay_within_bounds() {
-    let tuple = |p: Pickle| p.op(b"(").op(&b"N".repeat(10_000)).op(b"tq\x01");
-    let memo = (0..1u32 << 19)
-        .flat_map(|i| [[b'r'; 1].as_slice(), &i.wrapping_mul(0x9e37_79b9).to_le_bytes()].concat());
-    let storms: [(&str, Vec<u8>); 6] = [
-        ("more than 1048576 opcodes", b"]".repeat(3 << 20)),
-        ("more than 1048576 opcodes", b"(".repeat(3 << 20)),
-        ("no dictionary", [b"N".to_vec(), memo.collect()].concat()),
-        // A long tuple as the argument of many calls.
-        (
-            "holds a os.system",
-            tuple(Pickle::default()).op(b"0").op(&b"cos\nsystem\nh\x01R".repeat(100_000)).0,
-        ),
-        (
-            "holds a collections.OrderedDict",
-            tuple(Pickle::default()).op(b"0").op(&b"ccollections\nOrderedDict\nh\x01\x85R".repeat(100_000)).0,
-        ),
-        // Empty tuples after the stack has grown.
-        ("stack is empty", [b"(".as_slice(), &b"N".repeat(400_000), b"1", &b"(t0".repeat(200_000)].concat()),
-    ];
+    let mut tuple = vec![b'('];
+    tuple.extend(std::iter::repeat_n(b'N', 10_000));
+    tuple.extend(b"tq\x010");
+    let mut memo = vec![b'N'];
+    for i in 0..1u32 << 19 {
+        memo.push(b'r');
+        memo.extend(i.wrapping_mul(0x9e37_79b9).to_le_bytes());
+    }
+    // A long tuple as the argument of many calls.
+    let calls = |call: &[u8]| [tuple.clone(), call.repeat(100_000)].concat();
+    let mut storms = vec![("more than 1048576 opcodes", b"]".repeat(3 << 20))];
+    storms.push(("more than 1048576 opcodes", b"(".repeat(3 << 20)));
+    storms.push(("no dictionary", memo));
+    storms.push(("holds a os.system", calls(b"cos\nsystem\nh\x01R")));
+    storms.push(("holds a collections.OrderedDict", calls(b"ccollections\nOrderedDict\nh\x01\x85R")));
+    // Empty tuples after the stack has grown.
+    let empty = [b"(".to_vec(), b"N".repeat(400_000), b"1".to_vec(), b"(t0".repeat(200_000)].concat();
+    storms.push(("stack is empty", empty));
     for (why, storm) in storms {
         let file = pth(&[b"\x80\x02", &storm[..], b"."].concat(), &[]);
         let (message, memory) = peak(|| refusal(&file));

@@ -82,10 +82,8 @@ fn saving_refuses_nonsense() {
     let one: [(&str, &[usize], &[f32]); 1] = [("a", &[1], &[1.0])];
     let save =
         |path| save_safetensors(path, list(&one), &BTreeMap::new(), SaveType::F32).unwrap_err().to_string();
-    assert!(save(folder.path("")).contains("is a folder"));
+    assert!(save(folder.path("")).contains("cannot replace: is a directory"));
     assert!(save(folder.path("missing/w.safetensors")).contains("cannot create"));
-    #[cfg(unix)]
-    assert!(save("/dev/null".into()).contains("is not a regular file"));
 }
 
 #[test]

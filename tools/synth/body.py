@@ -184,8 +184,7 @@ def distil(count, seed):
     with torch.no_grad():
         for start in range(0, count, 8):
             part = {k: v[start:start + 8] for k, v in shapes.items()}
-            coefficients = model.get_phenotype_blendshape_coefficients(**part)
-            rest = model.get_rest_model(coefficients)
+            rest = model(phenotype_kwargs=part)
             vertices = rest['rest_vertices'].float()
             moments = torch.einsum('kv,vj,nvc->nkjc', regressor, weights, vertices)
             rows.append(torch.cat((vertices[:, kept].flatten(1), rest['rest_bone_heads'][:, heads].float().flatten(1),

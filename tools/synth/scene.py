@@ -158,7 +158,7 @@ def dress(mesh, person, matrices, joints, marks, picture, owner):
         radius = 0.098 * size
         x = radius * torch.sin(angle) * (0.9 + 0.2 * down)
         y = radius * torch.cos(angle) * (1.1 + 0.15 * down) - 0.005
-        z = (0.17 * size - (length + 0.05) * down) + 0 * x
+        z = (0.11 * size - (length + 0.05) * down) + 0 * x
         rest = head + torch.stack((x, y, z), -1).reshape(-1, 3)
         low = down.expand(6, 13).reshape(-1, 1) * 0.5
         points = apply(matrices[at('head')], rest) * (1 - low) + apply(matrices[at('chest')], rest) * low
@@ -168,7 +168,7 @@ def dress(mesh, person, matrices, joints, marks, picture, owner):
         out = torch.linspace(0, 1, 3, device=device)[:, None]
         radius = (0.085 + 0.075 * out) * size
         rest = head + torch.stack((radius * torch.sin(angle), -radius * torch.cos(angle) * 1.1 - 0.01,
-                                   0.145 * size - 0.02 * out + 0 * angle), -1).reshape(-1, 3)
+                                   0.1 * size - 0.02 * out + 0 * angle), -1).reshape(-1, 3)
         mesh.sheet(apply(matrices[at('head')], rest), 9, picture, row('hair'), owner)
     if 'skirt' in person.outfit:
         length, flare = person.skirt

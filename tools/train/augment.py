@@ -169,11 +169,16 @@ def flipped(people, width, flip):
                   people.ignore)
 
 
+def letterbox_map(bank):
+    """Scale [b] and offset [b, 2] that centre each picture of a bank."""
+    scale = bank.side / bank.sizes.amax(1)
+    return scale, (bank.side - bank.sizes * scale[:, None]) / 2
+
+
 def letterbox(bank, ignore=True):
     """Each picture centred, for the closing epochs and for evaluation."""
     side = bank.side
-    scale = side / bank.sizes.amax(1)
-    offset = (side - bank.sizes * scale[:, None]) / 2
+    scale, offset = letterbox_map(bank)
     x, y = pixels(side, bank.images.device)
     u = (x - offset[:, 0, None, None]) / scale[:, None, None]
     v = (y - offset[:, 1, None, None]) / scale[:, None, None]

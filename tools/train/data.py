@@ -29,7 +29,7 @@ class People:
     def kept(self, keep):
         """Only those of the mask `keep` [b, g], moved to the front, padded no more than necessary."""
         keep = keep & self.exists
-        order = keep.int().argsort(1, descending=True, stable=True)[:, :max(int(keep.sum(1).max()), 1)]
+        order = keep.int().argsort(dim=1, descending=True, stable=True)[:, :max(int(keep.sum(1).max()), 1)]
         exists = keep.gather(1, order)
         row = torch.arange(len(keep), device=keep.device)[:, None]
         pick = lambda x: x[row, order] * exists.reshape(*exists.shape, *(1,) * (x.ndim - 2))

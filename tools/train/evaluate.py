@@ -16,12 +16,20 @@ RECALLS = np.linspace(0, 1, 101)
 MOST = 20
 
 
-def similarities(predicted, truth, visible, areas, sigmas):
-    """OKS of all pairs, numpy: [p, K, 2], [g, K, 2], [g, K], [g] to [p, g]."""
-    square = ((predicted[:, None] - truth[None]) ** 2).sum(-1)
-    e = square / (2 * np.asarray(sigmas)) ** 2 / (areas[None, :, None] + np.spacing(1)) / 2
-    seen = visible > 0
-    return (np.exp(-e) * seen).sum(-1) / np.maximum(seen.sum(-1), 1)
+def similarities(predicted, truth, visible, areas, boxes, sigmas):
+    """OKS of all pairs, numpy: [p, K, 2], [g, K, 2], [g, K], [g], [g, 4] to [p, g].
+
+    Of people without annotated keypoints, distances are to the box enlarged threefold, as COCO has it.
+    """
+    seen = (visible > 0).astype(float)
+    unknown = seen.sum(-1) == 0
+    size = boxes[:, 2:] - boxes[:, :2]
+    low, high = (boxes[:, :2] - size)[:, None], (boxes[:, 2:] + size)[:, None]
+    outside = np.maximum(low - predicted[:, None], 0) + np.maximum(predicted[:, None] - high, 0)
+    offset = np.where(unknown[:, None, None], outside, predicted[:, None] - truth)
+    e = (offset ** 2).sum(-1) / (2 * np.asarray(sigmas)) ** 2 / (areas[:, None] + np.spacing(1)) / 2
+    seen[unknown] = 1
+    return (np.exp(-e) * seen).sum(-1) / seen.sum(-1)
 
 
 class Precision:
@@ -32,19 +40,20 @@ class Precision:
         self.scores, self.hits, self.ignored = [], [], []
         self.truths = 0
 
-    def add(self, keypoints, scores, truth, visible, areas):
-        """One picture: predictions [p, K, 2], [p] and annotation [g, K, 2], [g, K], [g], arrays or tensors.
+    def add(self, keypoints, scores, truth, visible, areas, boxes):
+        """One picture: predictions [p, K, 2], [p] and annotation [g, K, 2], [g, K], [g], [g, 4], arrays or tensors.
 
         Annotated people without a visible keypoint count neither as found nor as missed.
         """
-        keypoints, scores, truth, visible, areas = (np.asarray(x, np.float64) for x in
-                                                    (keypoints, scores, truth, visible, areas))
+        keypoints, scores, truth, visible, areas, boxes = (np.asarray(x, np.float64) for x in (
+            keypoints, scores, truth, visible, areas, boxes))
         order = np.argsort(-scores, kind='mergesort')[:MOST]
         ignore = (visible > 0).sum(-1) == 0 if len(truth) else np.zeros(0, bool)
         rank = np.argsort(ignore, kind='mergesort')
         ignore = ignore[rank]
-        pairs = similarities(keypoints[order], truth[rank], visible[rank], areas[rank], self.sigmas) if len(
-            truth) else np.zeros((len(order), 0))
+        pairs = np.zeros((len(order), len(truth)))
+        if pairs.size:
+            pairs = similarities(keypoints[order], truth[rank], visible[rank], areas[rank], boxes[rank], self.sigmas)
         hits, ignored = np.zeros((2, len(THRESHOLDS), len(order)), bool)
         for t, threshold in enumerate(THRESHOLDS):
             taken = np.zeros(len(truth), bool)
@@ -83,6 +92,16 @@ class Precision:
                     ar=float(np.mean(recalls)), people=self.truths)
 
 
+def people_without_keypoints(bank):
+    """The bank's ignored boxes, letterboxed, as people: whoever is found there is neither right nor wrong."""
+    scale, offset = augment.letterbox_map(bank)
+    boxes = bank.ignore * scale[:, None, None] + offset.repeat(1, 2)[:, None]
+    size = boxes[..., 2:] - boxes[..., :2]
+    keypoints = boxes.new_zeros(*boxes.shape[:2], bank.keypoints.shape[2], 2)
+    return data.People(boxes, keypoints, keypoints[..., 0], keypoints[..., 0], 0.53 * size.prod(-1),
+                       bank.ignore.any(-1))
+
+
 @torch.no_grad()
 def evaluate(net, bank, device, batch=16, side=None, score_threshold=0.01):
     """AP of a network on a bank, letterboxed to `side`; also the predictions, in pixels of the letterboxed pictures."""
@@ -91,14 +110,16 @@ def evaluate(net, bank, device, batch=16, side=None, score_threshold=0.01):
     precision = Precision(net.head.loss_oks.sigmas.cpu().numpy())
     predictions = []
     for start in range(0, len(bank), batch):
-        images, people = augment.letterbox(bank[slice(start, start + batch)].to(device), ignore=False)
-        images, people = augment.resized(images.round(), people, side or bank.side)
+        part = bank[slice(start, start + batch)].to(device)
+        images, people = augment.letterbox(part, ignore=False)
+        unlabelled = people_without_keypoints(part)
+        images, people = augment.resized(images.round(), data.joined(people, unlabelled), side or bank.side)
         for i, found in enumerate(net.predict(images, score_threshold)):
             here = people.exists[i]
             found = {k: v.float().cpu() for k, v in found.items()}
             predictions.append(found)
             precision.add(found['keypoints'], found['scores'], people.keypoints[i][here].cpu(),
-                          people.visible[i][here].cpu(), people.areas[i][here].cpu())
+                          people.visible[i][here].cpu(), people.areas[i][here].cpu(), people.boxes[i][here].cpu())
     net.train(was_training)
     return precision.result(), predictions
 

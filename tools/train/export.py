@@ -18,10 +18,10 @@ PIECE = 15 << 20
 
 
 def weights(state, half=True):
-    """The tensors that inference reads: without counters and constants; floats as FP16."""
+    """A network's tensors without counters and constants, as FP16 unless told otherwise."""
     out = {}
     for name, t in state.items():
-        if name.endswith(model.CONSTANTS) or '.out_kpt_reg.' in name or '.sigma_fc.' in name:
+        if name.endswith(model.CONSTANTS):
             continue
         if half and not bool((t.float().abs() < 65504).all()):
             raise ValueError(f'{name}: beyond the range of FP16')

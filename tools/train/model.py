@@ -533,5 +533,5 @@ def load(path):
     return model
 
 
-# Tensors that follow from the architecture alone, or that only training reads.
-CONSTANTS = ('dim_t', 'x_bins', 'y_bins', 'num_batches_tracked', 'loss_oks.sigmas')
+# Tensors that follow from the architecture alone, or that nothing reads.
+CONSTANTS = ('dim_t', 'x_bins', 'y_bins', 'num_batches_tracked')

@@ -2,7 +2,7 @@
 //! other backends.
 //!
 //! All buffers stay intact after a run. A single step can be executed on inputs of one's choice: [`Reference::set_map`]
-//! (or [`Reference::set_rows`]) its inputs, [`Reference::run_steps`], then [`Reference::map`] its output.
+//! its inputs, [`Reference::run_steps`], then [`Reference::map`] its output.
 
 pub mod ops;
 
