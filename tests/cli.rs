@@ -95,7 +95,7 @@ fn json_lines(text: &str) -> Vec<Value> {
 fn help_and_version() {
     let folder = tempfile::tempdir().unwrap();
     let (out, _) = expect(0, folder.path(), &["--help"]);
-    for command in ["infer", "bench", "convert", "models", "info"] {
+    for command in ["infer", "bench", "check", "convert", "models", "info"] {
         assert!(out.contains(command), "{out}");
         let (help, _) = expect(0, folder.path(), &[command, "--help"]);
         assert!(help.contains("Usage: rtmo-engine"), "{help}");
@@ -320,6 +320,44 @@ fn an_interrupt_leaves_nothing_half_done() {
     assert!(err.any(|line| line.unwrap().contains("1 of 3 photos done; p.jsonl is not written")));
     assert_eq!(names(folder.path()), ["a.png", "b.jpg", "c.jpg", "rtmo-out", "weights"]);
     assert_eq!(names(&folder.path().join("rtmo-out")), ["a.png"]);
+}
+
+#[test]
+fn check_compares_step_by_step() {
+    let folder = workplace();
+    let check = |status: i32, more: &[&str]| {
+        let common = ["check", "a.png", "-m", "rtmo-t"];
+        expect(status, folder.path(), &[&common[..], &SMALL, more].concat())
+    };
+    let (out, err) = check(0, &["--device", "cpu"]);
+    assert!(err.is_empty() && out.contains("against  64-bit arithmetic"), "{out}{err}");
+    assert!(out.contains("all is within the bounds of fp32"), "{out}");
+    let rows = |out: &str| out.lines().filter(|line| line.contains("e-")).count();
+    assert!(out.lines().any(|line| line.starts_with("c3 ")), "{out}");
+    assert!(out.contains("backbone.stem.conv") && rows(&out) > 50, "{out}");
+    // The network input is the same to the bit.
+    assert!(out.lines().any(|line| line.starts_with("input") && line.contains("0.00e0")), "{out}");
+    let (out, _) = check(0, &["--device", "cpu", "--stages"]);
+    assert!(!out.contains("backbone.stem.conv") && out.contains("cls.1"), "{out}");
+
+    // No arithmetic in fp32 is that close to one in 64 bit.
+    let (out, err) = check(1, &["--device", "cpu", "--map-error", "1e-9"]);
+    assert!(err.contains("beyond the bounds: c3 differs by") && err.contains("allowed 1e-9"), "{err}");
+    assert!(!out.contains("within"), "{out}");
+    for nonsense in ["0", "-1", "NaN", "x"] {
+        check(2, &["--map-error", nonsense]);
+    }
+
+    // Where there is no GPU the CPU is checked, and the reason told.
+    let (out, _) = check(0, &["--stages"]);
+    assert!(out.contains("no GPU is checked: ") != out.contains("checked  NVIDIA"), "{out}");
+
+    // bf16 against fp32, by the emulation that every machine has.
+    let arguments = [&["check", "a.png", "-m", "rtmo-s", "--precision", "bf16"], &SMALL[..]].concat();
+    let output = program(folder.path(), &arguments).env("RTMO_ISA", "scalar16").output().unwrap();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{out}{err}");
+    assert!(out.contains("generated rtmo-s") && out.contains("the maps are within the bounds of bf16"), "{out}");
 }
 
 #[test]

@@ -8,9 +8,12 @@ use std::path::Path;
 /// each, and the dumps' own rounding to f32.
 const F64: Tolerance = Tolerance {
     map: 2e-6,
+    head: 2e-6,
     score: 2e-6,
     undecided: 0.0,
+    overlap: 0.0,
     keypoint_mean: 5e-4,
+    keypoint_99: 1e-2,
     keypoint: 1e-2,
     bbox: 5e-4,
     heatmap: 1e-4,

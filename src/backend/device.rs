@@ -109,31 +109,52 @@ impl Placement {
     /// [`Error::Device`] if the device is missing or cannot compute in this precision, [`Error::Usage`] if the
     /// environment or the number of threads makes no sense.
     pub fn prepare(&self, plan: Plan) -> Result<(Box<dyn Executor>, Placement)> {
+        self.place(plan, false)
+    }
+
+    /// As [`Placement::prepare`], with every buffer kept intact until the end of a run, for [`Executor::read`]: takes
+    /// more memory.
+    ///
+    /// # Errors
+    /// As `prepare`.
+    pub fn prepare_to_read(&self, plan: Plan) -> Result<(Box<dyn Executor>, Placement)> {
+        self.place(plan, true)
+    }
+
+    fn place(&self, plan: Plan, keep: bool) -> Result<(Box<dyn Executor>, Placement)> {
         match self.device {
-            Device::Cpu => self.cpu(plan),
-            Device::Cuda(ordinal) => self.cuda(plan, ordinal),
+            Device::Cpu => self.cpu(plan, keep),
+            Device::Cuda(ordinal) => self.cuda(plan, ordinal, keep),
             // fp32 and bf16 are for CPUs, fp16 is for GPUs.
             Device::Auto => match self.precision {
-                Some(Precision::Fp32 | Precision::Bf16) => self.cpu(plan),
-                Some(Precision::Fp16) => self.cuda(plan, 0),
-                None if usable_gpu().is_ok() => self.cuda(plan, 0),
-                None => self.cpu(plan),
+                Some(Precision::Fp32 | Precision::Bf16) => self.cpu(plan, keep),
+                Some(Precision::Fp16) => self.cuda(plan, 0, keep),
+                None => match usable_gpu() {
+                    Ok(gpu) => self.cuda(plan, gpu.ordinal, keep),
+                    Err(_) => self.cpu(plan, keep),
+                },
             },
         }
     }
 
-    fn cuda(&self, plan: Plan, ordinal: usize) -> Result<(Box<dyn Executor>, Placement)> {
+    fn cuda(
+        &self,
+        plan: Plan,
+        ordinal: usize,
+        keep: bool,
+    ) -> Result<(Box<dyn Executor>, Placement)> {
         let precision = self.precision.unwrap_or(Precision::Fp16);
         if precision != Precision::Fp16 {
             return Err(Error::Device(format!("a GPU computes in fp16 only, not in {precision}")));
         }
-        let executor = Box::new(CudaExecutor::new(plan, ordinal, cuda::Options::default())?);
+        let options = cuda::Options { keep_all: keep, ..Default::default() };
+        let executor = Box::new(CudaExecutor::new(plan, ordinal, options)?);
         let taken =
             Placement { device: Device::Cuda(ordinal), precision: Some(precision), threads: self.threads };
         Ok((executor, taken))
     }
 
-    fn cpu(&self, plan: Plan) -> Result<(Box<dyn Executor>, Placement)> {
+    fn cpu(&self, plan: Plan, keep: bool) -> Result<(Box<dyn Executor>, Placement)> {
         let mut options = CpuOptions::detect()?;
         if let Some(threads) = self.threads {
             if !(1..=MAX_THREADS).contains(&threads) {
@@ -143,6 +164,7 @@ impl Placement {
         }
         let precision = self.precision.unwrap_or_default();
         options.precision = precision;
+        options.keep_maps = keep;
         let executor = Box::new(CpuExecutor::new(plan, options)?);
         let threads = Some(options.threads);
         Ok((executor, Placement { device: Device::Cpu, precision: Some(precision), threads }))

@@ -1,6 +1,7 @@
 //! The commands. Each has a file; what they share is here.
 
 mod bench;
+mod check;
 mod convert;
 mod infer;
 mod info;
@@ -36,6 +37,8 @@ enum Command {
     Infer(infer::Infer),
     /// Measure latency, stage by stage
     Bench(bench::Bench),
+    /// Compare a device with the CPU, or the CPU with 64-bit arithmetic, step by step
+    Check(check::Check),
     /// Turn a published .pth file into .safetensors
     Convert(convert::Convert),
     /// List the published checkpoints, and which are here
@@ -58,6 +61,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Infer(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Check(command) => command.run(),
         Command::Convert(command) => command.run(),
         Command::Models(command) => command.run(),
         Command::Info(command) => command.run(),

@@ -1,0 +1,267 @@
+//! How far an [`Executor`] is from another one, or from a dump of the authors' PyTorch: maps stage by stage, and people.
+
+mod dump;
+mod executors;
+mod people;
+
+pub use dump::Dump;
+pub use executors::compare;
+pub use people::{PeopleError, Stray};
+
+use crate::backend::Precision;
+use crate::plan::{BufferId, Op, Plan, View};
+use std::fmt;
+
+/// Stage maps that a dump may hold, by buffer name; `cls.i` and `bbox.i` are level `i` of [`Op::Select`].
+const MAPS: [&str; 12] =
+    ["c3", "c4", "c5", "p3", "p4", "p5", "cls.0", "cls.1", "cls.2", "bbox.0", "bbox.1", "bbox.2"];
+
+/// The view of a stage map of [`MAPS`].
+fn stage(plan: &Plan, name: &str) -> Option<View> {
+    if let Some((kind, level)) = name.split_once('.') {
+        let levels = plan.steps.iter().find_map(|step| match &step.op {
+            Op::Select { levels } => Some(levels),
+            _ => None,
+        })?;
+        let level = levels.get(level.parse::<usize>().ok()?)?;
+        return Some(if kind == "cls" { level.cls } else { level.bbox });
+    }
+    let id = plan.buffers.iter().position(|b| b.name == name)?;
+    Some(View { buffer: BufferId(id), c0: 0, c: plan.buffers[id].c })
+}
+
+fn root_mean_square(values: &[f64]) -> f64 {
+    (values.iter().map(|v| v * v).sum::<f64>() / values.len().max(1) as f64).sqrt()
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+/// The smallest value that at least 99 of 100 do not exceed. NaN counts as larger than any number.
+fn percentile_99(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get((99 * sorted.len()).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0.0)
+}
+
+/// NaN if any is.
+fn maximum(values: &[f64]) -> f64 {
+    values.iter().copied().fold(0.0, |a, b| if a >= b { a } else { b })
+}
+
+/// What a map is, and so which bound holds for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The network input, which is the same to the bit everywhere.
+    Input,
+    /// Output of a stage of the backbone or neck.
+    Stage,
+    /// Class logits and boxes.
+    Head,
+    /// Of a step between these: shown, and held to be finite only.
+    Inner,
+}
+
+impl Kind {
+    /// Of a map of [`MAPS`].
+    fn of(name: &str) -> Kind {
+        if name.contains('.') { Kind::Head } else { Kind::Stage }
+    }
+}
+
+/// Differences of one map.
+#[derive(Clone, Debug)]
+pub struct MapError {
+    /// Which.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Root mean square of the difference over that of the map.
+    pub relative: f64,
+    /// Largest difference over the map's root mean square.
+    pub worst: f64,
+    /// Row, column and channel of that.
+    pub at: [usize; 3],
+}
+
+impl MapError {
+    /// From the differences over the map's root mean square, each with its index in a map of `w` columns and `c`
+    /// channels.
+    fn new(
+        name: String,
+        kind: Kind,
+        errors: impl Iterator<Item = (usize, f64)>,
+        (w, c): (usize, usize),
+    ) -> MapError {
+        let (mut squares, mut count, mut worst, mut place) = (0.0, 0usize, 0.0f64, 0);
+        for (i, error) in errors {
+            let size = error.abs();
+            squares += size * size;
+            count += 1;
+            // NaN is worse than any number, and the first one stays.
+            if size > worst || size.is_nan() && !worst.is_nan() {
+                (worst, place) = (size, i);
+            }
+        }
+        let relative = (squares / count.max(1) as f64).sqrt();
+        MapError { name, kind, relative, worst, at: [place / c / w, place / c % w, place % c] }
+    }
+}
+
+/// How an executor differs from what is right.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Maps, in order of computation.
+    pub maps: Vec<MapError>,
+    /// The result.
+    pub people: PeopleError,
+}
+
+/// Largest differences that are let pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Tolerance {
+    /// Relative error of a stage map.
+    pub map: f64,
+    /// Relative error of class logits and boxes.
+    pub head: f64,
+    /// Score of a person, and of a keypoint.
+    pub score: f64,
+    /// A person may be missing or extra if its score is less than this above the threshold.
+    pub undecided: f64,
+    /// And if its overlap (IoU) with another person is less than this from the one that suppresses.
+    pub overlap: f64,
+    /// Mean distance of keypoints in pixels of the network input.
+    pub keypoint_mean: f64,
+    /// 99 of 100 distances are at most this.
+    pub keypoint_99: f64,
+    /// Largest distance of a keypoint.
+    pub keypoint: f64,
+    /// Side of a box in pixels.
+    pub bbox: f64,
+    /// Probability of a bin.
+    pub heatmap: f64,
+}
+
+impl Tolerance {
+    /// The project's promise for f32. Boxes are held to what keypoints are.
+    pub const F32: Tolerance = Tolerance {
+        map: 1e-4,
+        head: 1e-4,
+        score: 1e-4,
+        undecided: 0.0,
+        overlap: 0.0,
+        keypoint_mean: 0.05,
+        keypoint_99: 0.2,
+        keypoint: 0.2,
+        bbox: 0.05,
+        heatmap: 1e-3,
+    };
+}
+
+impl Tolerance {
+    /// The project's promise for fp16 on a GPU. A softmax with two peaks of the same height may tip, so no bound holds
+    /// for a single keypoint, nor for boxes and heatmaps.
+    pub const FP16: Tolerance = Tolerance {
+        map: 5e-3,
+        head: 1e-2,
+        score: 1e-2,
+        undecided: 2e-2,
+        overlap: 2e-2,
+        keypoint_mean: 0.25,
+        keypoint_99: 1.0,
+        keypoint: f64::INFINITY,
+        bbox: f64::INFINITY,
+        heatmap: f64::INFINITY,
+    };
+
+    /// Of a precision, against f32 (and f32 against f64).
+    pub fn of(precision: Precision) -> Tolerance {
+        match precision {
+            Precision::Fp32 => Tolerance::F32,
+            Precision::Bf16 => Tolerance::BF16,
+            Precision::Fp16 => Tolerance::FP16,
+        }
+    }
+
+    /// The same for maps, and none for people.
+    pub fn maps_only(self) -> Tolerance {
+        let any = f64::INFINITY;
+        Tolerance {
+            score: any,
+            undecided: any,
+            keypoint_mean: any,
+            keypoint_99: any,
+            keypoint: any,
+            bbox: any,
+            heatmap: any,
+            ..self
+        }
+    }
+}
+
+impl Tolerance {
+    /// For bf16: people may come and go within 0.02 of the threshold. Generated weights, which are random, amplify the
+    /// rounding of each layer tenfold on the way to the last maps and turn that into pixels of people a hundred wide.
+    pub const BF16: Tolerance = Tolerance {
+        map: 5e-2,
+        head: 5e-2,
+        score: 4e-2,
+        undecided: 2e-2,
+        overlap: 0.0,
+        keypoint_mean: 1.5,
+        keypoint_99: 20.0,
+        keypoint: 20.0,
+        bbox: 4.0,
+        heatmap: 0.3,
+    };
+}
+
+impl Report {
+    /// Everything that is beyond the tolerance, one line each.
+    ///
+    /// # Errors
+    /// If anything is.
+    pub fn check(&self, tolerance: &Tolerance) -> std::result::Result<(), String> {
+        let mut beyond = Vec::new();
+        let mut limit = |what: &str, value: f64, limit: f64| {
+            if value.is_nan() || value > limit {
+                beyond.push(format!("{what} differs by {value:.2e}, allowed {limit:.0e}"));
+            }
+        };
+        for map in &self.maps {
+            let bound = match map.kind {
+                Kind::Input => 0.0,
+                Kind::Stage => tolerance.map,
+                Kind::Head => tolerance.head,
+                Kind::Inner => f64::MAX,
+            };
+            limit(&map.name, map.relative, bound);
+        }
+        let p = &self.people;
+        limit("a score", maximum(&p.scores), tolerance.score);
+        limit("a visibility", maximum(&p.visibility), tolerance.score);
+        limit("a box side (px)", maximum(&p.boxes), tolerance.bbox);
+        limit("the mean keypoint (px)", mean(&p.keypoints), tolerance.keypoint_mean);
+        limit("of 100 keypoints the 99th (px)", percentile_99(&p.keypoints), tolerance.keypoint_99);
+        limit("a keypoint (px)", maximum(&p.keypoints), tolerance.keypoint);
+        limit("a heatmap", maximum(&p.heatmaps), tolerance.heatmap);
+        let (missing, extra) = p.unexplained(tolerance);
+        if missing + extra > 0 {
+            beyond.push(format!("of {} people {missing} are missing, and {extra} are extra", p.expected));
+        }
+        if self.maps.is_empty() {
+            beyond.push("no map was compared".into());
+        }
+        if beyond.is_empty() { Ok(()) } else { Err(beyond.join("\n")) }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for map in &self.maps {
+            writeln!(f, "{:8} relative error {:.2e}, worst {:.2e}", map.name, map.relative, map.worst)?;
+        }
+        write!(f, "{}", self.people)
+    }
+}
