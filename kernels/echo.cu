@@ -43,7 +43,7 @@ DEVICE void fields(Writer& w, const PredictLaunch& p) {
 DEVICE void fields(Writer& w, const Survivor& p) { w(p.level, p.cell, p.score, p.cx, p.cy, p.w, p.h, p.gx, p.gy, p.reserved); }
 DEVICE void fields(Writer& w, const SelectLaunch& p) {
   w(p.cls, p.bbox, p.frames, p.survivors, p.counts, p.boxes, p.image, p.cls_pitch, p.bbox_pitch, p.w, p.cells, p.stride, p.levels, p.capacity, p.images, p.slots,
-    p.reserved);
+    p.near, p.keys);
 }
 DEVICE void fields(Writer& w, const SurvivorLinearLaunch& p) {
   w(p.src, p.weight, p.bias, p.dst, p.survivors, p.counts, p.image, p.src_pitch, p.cin, p.cout, p.dst_pitch, p.levels, p.capacity, p.images, p.reserved);
@@ -58,6 +58,7 @@ DEVICE void fields(Writer& w, const BinDecodeLaunch& p) {
 DEVICE void fields(Writer& w, const CollectLaunch& p) {
   w(p.survivors, p.counts, p.keypoints, p.visibility, p.host_counts, p.host_rows, p.keypoints_pitch, p.visibility_pitch, p.tokens, p.capacity, p.images, p.reserved);
 }
+DEVICE void fields(Writer& w, const PeakLaunch& p) { w(p.data, p.out, p.iterations, p.reserved); }
 
 #define ECHO(Type)                         \
   KERNEL(echo_##Type, Echo<Type>, 1, 1) {  \
@@ -78,3 +79,4 @@ ECHO(SurvivorLinearLaunch)
 ECHO(GauLaunch)
 ECHO(BinDecodeLaunch)
 ECHO(CollectLaunch)
+ECHO(PeakLaunch)

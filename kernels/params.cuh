@@ -150,9 +150,10 @@ struct SelectLaunch {
   int w[LEVELS], cells[LEVELS], stride[LEVELS];
   int levels, capacity, images;
   int slots;               // power of two, at least all cells
-  int reserved;
+  int near;                // candidates that shared memory holds; where there are more, all go to `keys`
+  unsigned long long* keys;   // [images, slots]: scratch
 };
-static_assert(sizeof(SelectLaunch) == 88 + 15 * 4 + 20, "mirror in params.rs");
+static_assert(sizeof(SelectLaunch) == 88 + 15 * 4 + 20 + 8, "mirror in params.rs");
 
 // A linear map of survivors' grid cells, one weight matrix a level.
 struct SurvivorLinearLaunch {
@@ -209,3 +210,11 @@ struct CollectLaunch {
   int keypoints_pitch, visibility_pitch, tokens, capacity, images, reserved;
 };
 static_assert(sizeof(CollectLaunch) == 72, "mirror in params.rs");
+
+// Of the kernels that measure the GPU, see peak.cu.
+struct PeakLaunch {
+  const half* data;        // 512 values
+  float* out;              // [blocks, 256]: sums of each thread's accumulators
+  int iterations, reserved;
+};
+static_assert(sizeof(PeakLaunch) == 24, "mirror in params.rs");

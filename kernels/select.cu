@@ -5,7 +5,8 @@
 //   box            centre g + xy * stride, size exp(wh) * stride, g = index * stride + (stride - 1) / 2
 //   NMS            in order, a box still alive survives and removes all later ones with IoU > threshold
 //
-// All grids of the plan fit, so no candidate is ever lost; survivors beyond `capacity` are counted in Count::lost.
+// All grids of the plan fit, so no candidate is ever lost; survivors beyond `capacity` are counted in Count::lost. Keys lie in shared
+// memory as long as `near` candidates suffice, which they do but for odd thresholds on huge inputs; else all lie in global memory.
 #include "params.cuh"
 
 constexpr int THREADS = 1024;
@@ -36,10 +37,11 @@ DEVICE Survivor decode(const SelectLaunch& p, int index, int image) {
 KERNEL(select_people, SelectLaunch, 1024, 1) {
   SHARED_MEMORY(smem);
   const int tid = threadIdx.x, image = (int)blockIdx.x;
-  unsigned long long* keys = reinterpret_cast<unsigned long long*>(smem);   // [slots]
-  unsigned char* removed = smem + p.slots * 8;                              // [slots]
-  int* found = reinterpret_cast<int*>(smem + p.slots * 9);
+  unsigned long long* keys = reinterpret_cast<unsigned long long*>(smem);   // [near]
+  unsigned char* removed = smem + p.near * 8;                               // [slots]
+  int* found = reinterpret_cast<int*>(smem + p.near * 8 + p.slots);
   float4* boxes = p.boxes + (long long)image * p.slots;
+  unsigned long long* far = p.keys + (long long)image * p.slots;
   if (tid == 0) *found = 0;
   __syncthreads();
   pdl_wait();
@@ -51,7 +53,9 @@ KERNEL(select_people, SelectLaunch, 1024, 1) {
     const float* cls = p.cls[level] + image * (p.image / 2);
     for (int i = tid; i < p.cells[level]; i += THREADS) {
       const float logit = cls[(long long)i * p.cls_pitch[level]];
-      if (f.force >= 0 || logit > f.score_logit) keys[atomicAdd(found, 1)] = (unsigned long long)~ordered(logit) << 32 | (unsigned)(base + i);
+      if (f.force < 0 && !(logit > f.score_logit)) continue;
+      const int at = atomicAdd(found, 1);
+      (at < p.near ? keys : far)[at] = (unsigned long long)~ordered(logit) << 32 | (unsigned)(base + i);
     }
     base += p.cells[level];
   }
@@ -59,6 +63,11 @@ KERNEL(select_people, SelectLaunch, 1024, 1) {
   const int n = *found;
   int size = 2;
   while (size < n) size *= 2;   // at most `slots`
+  if (size > p.near) {
+    for (int i = tid; i < min(n, p.near); i += THREADS) far[i] = keys[i];
+    keys = far;
+    __syncthreads();
+  }
   for (int i = n + tid; i < size; i += THREADS) keys[i] = ~0ull;
   __syncthreads();
   for (int run = 2; run <= size; run *= 2)

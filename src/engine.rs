@@ -189,7 +189,16 @@ impl Engine {
         self.infer_with(photos, |executor, frames, run| executor.run(frames, run))
     }
 
-    /// As [`Engine::infer`], with the time of each stage. On a GPU this takes longer, and photos go one by one.
+    /// As [`Engine::infer`] for the photos of the call before, which a GPU still holds in its memory: what a photo costs
+    /// that is already there.
+    ///
+    /// # Errors
+    /// As [`Engine::infer`].
+    pub fn infer_again(&mut self, photos: &[Photo]) -> Result<Vec<Vec<Person>>> {
+        self.infer_with(photos, |executor, frames, run| executor.run_again(frames, run))
+    }
+
+    /// As [`Engine::infer`], with the time of each stage. On a GPU this takes a little longer.
     ///
     /// # Errors
     /// As [`Engine::infer`].

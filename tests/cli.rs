@@ -357,7 +357,10 @@ fn check_compares_step_by_step() {
     let output = program(folder.path(), &arguments).env("RTMO_ISA", "scalar16").output().unwrap();
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{out}{err}");
-    assert!(out.contains("generated rtmo-s") && out.contains("the maps are within the bounds of bf16"), "{out}");
+    assert!(
+        out.contains("generated rtmo-s") && out.contains("the maps are within the bounds of bf16"),
+        "{out}"
+    );
 }
 
 #[test]
@@ -402,6 +405,30 @@ fn bench_ends_in_the_median() {
     let (out, _) = expect(0, folder.path(), &other);
     assert!(out.contains("14 keypoints") && out.contains("generated"), "{out}");
     number(out.lines().last().unwrap(), "network p50 ");
+}
+
+#[test]
+fn a_sweep_draws_curves() {
+    let folder = workplace();
+    let arguments = [
+        "bench", "--sweep", "-m", "rtmo-t", "--size", "64", "--iters", "2", "--warmup", "0", "--device",
+        "cpu",
+    ];
+    let more = ["--batches", "1,3", "--json", "s.json", "--plot", "s.svg"];
+    let (out, _) = expect(0, folder.path(), &[&arguments[..], &more].concat());
+    let json: Value = serde_json::from_slice(&fs::read(folder.path().join("s.json")).unwrap()).unwrap();
+    let points = json["sweep"].as_array().unwrap();
+    let batches: Vec<u64> = points.iter().map(|p| p["batch"].as_u64().unwrap()).collect();
+    assert_eq!(batches, [1, 3]);
+    for point in points {
+        let (n, ms) = (point["batch"].as_f64().unwrap(), point["p50_ms"].as_f64().unwrap());
+        assert!(ms > 0.0 && (point["images_per_second"].as_f64().unwrap() * ms / 1e3 / n - 1.0).abs() < 1e-9);
+    }
+    assert!(out.contains("rtmo-t 64x64 batch 3: ") && out.contains("images/s"), "{out}");
+    let svg = fs::read_to_string(folder.path().join("s.svg")).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("rtmo-t 64x64") && !svg.contains("NaN"), "{svg}");
+    expect(2, folder.path(), &["bench", "--sweep", "--batch", "2"]);
+    expect(2, folder.path(), &["bench", "--batches", "2"]);
 }
 
 #[test]

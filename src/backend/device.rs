@@ -137,12 +137,7 @@ impl Placement {
         }
     }
 
-    fn cuda(
-        &self,
-        plan: Plan,
-        ordinal: usize,
-        keep: bool,
-    ) -> Result<(Box<dyn Executor>, Placement)> {
+    fn cuda(&self, plan: Plan, ordinal: usize, keep: bool) -> Result<(Box<dyn Executor>, Placement)> {
         let precision = self.precision.unwrap_or(Precision::Fp16);
         if precision != Precision::Fp16 {
             return Err(Error::Device(format!("a GPU computes in fp16 only, not in {precision}")));

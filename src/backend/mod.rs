@@ -61,7 +61,7 @@ pub struct Survivors {
 }
 
 /// What a run is asked to do besides the network itself.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct RunOptions {
     /// Selection thresholds.
     pub select: SelectParams,
@@ -83,6 +83,8 @@ pub struct StepTime {
 /// How long the parts of a run took, summed over its frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StageTimes {
+    /// Photo from the host's memory to the device's; none on a CPU.
+    pub upload: Duration,
     /// Photo to network input.
     pub letterbox: Duration,
     /// Backbone, neck and dense head.
@@ -91,6 +93,8 @@ pub struct StageTimes {
     pub select: Duration,
     /// Keypoints of the survivors.
     pub dcc: Duration,
+    /// People from the device's memory to the host's; none on a CPU.
+    pub download: Duration,
 }
 
 impl StageTimes {
@@ -122,7 +126,8 @@ pub trait Executor: Send {
     /// As `run`.
     fn run_timed(&mut self, frame: Frame<'_>, options: &RunOptions) -> Result<(Survivors, Vec<StepTime>)>;
 
-    /// As [`Executor::run`], with the time of each stage. Takes as long as timing the steps takes.
+    /// As [`Executor::run`], with the time of each stage: on a GPU the device's own, and a little longer in total than
+    /// `run`.
     ///
     /// # Errors
     /// As `run`.
@@ -139,6 +144,20 @@ pub trait Executor: Send {
             all.push(survivors);
         }
         Ok((all, times))
+    }
+
+    /// As [`Executor::run`] for the frames and options of the call before, whose photos a GPU still holds in its memory:
+    /// nothing is uploaded.
+    ///
+    /// # Errors
+    /// As `run`.
+    fn run_again(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
+        self.run(frames, options)
+    }
+
+    /// Kernel launches of a run, where a run is made of such.
+    fn launches(&self) -> Option<usize> {
+        None
     }
 
     /// Values of a map view after the last run, `[h, w, c]`, of image `image` of the batch. Only sensible for

@@ -2,6 +2,7 @@
 
 use super::options::Network;
 use super::plot;
+use super::sweep::Sweep;
 use super::table::{Align, Table};
 use super::terminal::Terminal;
 use super::{Ended, Outcome};
@@ -11,9 +12,9 @@ use rtmo_engine::backend::cpu::{
     self, Isa,
     peak::{bf16_peak, fma_peak},
 };
-use rtmo_engine::backend::{Device, Precision, StepTime, device};
+use rtmo_engine::backend::{Device, Precision, StageTimes, StepTime, cuda, device};
 use rtmo_engine::plan::{Extent, Plan, Step};
-use rtmo_engine::{Engine, EngineOptions, Error, Photo, Result, Timings};
+use rtmo_engine::{Engine, EngineOptions, Error, Photo, Result};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -27,11 +28,16 @@ Times are wall-clock times on this machine, which should be otherwise idle. 'let
 input, 'network' the dense network (backbone, neck, heads), 'select' threshold and NMS, 'DCC' the people's keypoints, \
 'total' all of it and the bookkeeping between.
 
+On a GPU the stages are the device's own times, with 'upload' and 'download' between its memory and the host's; 'total' \
+is the wall-clock time from a photo in the host's memory, and 'resident' from one that is in the device's already, to people \
+in the host's.
+
 Examples:
   rtmo-engine bench --model rtmo-t
   rtmo-engine bench --people 0 && rtmo-engine bench --people 100     do people cost time?
   rtmo-engine bench --model rtmo-l --layers --iters 20
-  rtmo-engine bench --json bench.json --plot bench.svg")]
+  rtmo-engine bench --json bench.json --plot bench.svg
+  rtmo-engine bench --sweep --plot sweep.svg                          all sizes of the model, alone and in batches")]
 pub struct Bench {
     #[command(flatten)]
     network: Network,
@@ -56,10 +62,16 @@ pub struct Bench {
     /// Add a row a step of the network: kernel, time, GFLOP/s
     #[arg(short, long)]
     layers: bool,
+    /// Run every size of the model (or the one of --model or --weights) at every batch size, as far as memory allows
+    #[arg(long, conflicts_with_all = ["batch", "layers", "network_only"])]
+    sweep: bool,
+    /// Batch sizes of a sweep [default: 1,2,4,8 on a CPU, to 64 on a GPU]
+    #[arg(long, value_name = "N,N,..", requires = "sweep", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
+    batches: Vec<u16>,
     /// Write all figures as JSON; '-' for standard output
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw the distribution of the total
+    /// Draw the distribution of the total; of a sweep, the curves
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
 }
@@ -76,6 +88,15 @@ impl Bench {
             Some(path) => (Photo::open(path)?, path.display().to_string()),
             None => (generated_photo(1280, 720), "generated".into()),
         };
+        if self.sweep {
+            let sweep = Sweep {
+                network: &self.network,
+                batches: &self.batches,
+                people: self.people.map(usize::from),
+                runs: (self.warmup, self.iters),
+            };
+            return self.write(sweep.run(&photo, &terminal)?, (json, plot), &terminal);
+        }
         let checkpoint = self.network.any_checkpoint()?;
         let options = EngineOptions {
             input_size: self.network.size,
@@ -107,36 +128,44 @@ impl Bench {
         }
 
         terminal.progress((self.warmup + self.iters) as usize);
+        let gpu = engine.options().placement.device != Device::Cpu;
         let mut people = 0;
         for _ in 0..self.warmup {
             engine.infer(&photos)?;
             terminal.advance();
         }
-        let mut times = Vec::with_capacity(self.iters as usize);
+        let mut runs = Vec::with_capacity(self.iters as usize);
         for _ in 0..self.iters {
-            let (found, mut time) = engine.infer_timed(&photos)?;
-            // A GPU is slower while its steps are timed.
-            if engine.options().placement.device != Device::Cpu {
+            let (found, timings) = engine.infer_timed(&photos)?;
+            let mut run = Run { stages: timings.stages, total: timings.total, resident: Duration::ZERO };
+            // A GPU is slower while its stages are timed.
+            if gpu {
                 let start = Instant::now();
                 engine.infer(&photos)?;
-                time.total = start.elapsed();
+                run.total = start.elapsed();
+                let start = Instant::now();
+                engine.infer_again(&photos)?;
+                run.resident = start.elapsed();
             }
             people = found[0].len();
-            times.push(time);
+            runs.push(run);
             terminal.advance();
         }
         terminal.finish();
-        let peak = self.peak(&engine);
+        let peak = peak(&engine)?;
         let layers = if self.layers {
             Some(Layers::measure(&mut engine, &photos[0], self.iters.min(20))?)
         } else {
             None
         };
 
-        let report = Report { times, batch: self.batch.into(), flops: engine.flops(), peak };
+        let report = Report { runs, batch: self.batch.into(), flops: engine.flops(), peak, gpu };
         let (pw, ph) = (photos[0].width, photos[0].height);
         let noun = if people == 1 { "person" } else { "people" };
         terminal.say(format!("photo    {pw}x{ph}, {photo_name}; {people} {noun}"))?;
+        if let Some(launches) = engine.executor().launches() {
+            terminal.say(format!("launches {launches} a run"))?;
+        }
         terminal.say(format!(
             "runs     {} after {} to warm up, batch {}\n",
             self.iters, self.warmup, self.batch
@@ -160,23 +189,16 @@ impl Bench {
         if let Some(layers) = &layers {
             all["layers"] = layers.json(&engine, people);
         }
-        match (json, to_stdout) {
-            (Some(mut file), _) => {
-                let path = self.json.clone().unwrap_or_default();
-                writeln!(file, "{all:#}").map_err(Error::io("cannot write", path))?;
-                file.commit()?;
-            }
-            (None, true) => terminal.data(&all)?,
-            (None, false) => {}
+        if let Some(launches) = engine.executor().launches() {
+            all["launches"] = launches.into();
         }
-        if let Some(mut file) = plot {
-            let title = format!("{} at {w}x{h}", engine.name());
-            let subtitle = format!("{}; {}", cpu::name(), engine.describe());
-            let total: Vec<f64> = report.times.iter().map(|t| milliseconds(t.total)).collect();
-            let path = self.plot.clone().unwrap_or_default();
-            let svg = plot::distribution(&title, &subtitle, &total);
-            file.write_all(svg.as_bytes()).map_err(Error::io("cannot write", path))?;
-            file.commit()?;
+        let title = format!("{} at {w}x{h}", engine.name());
+        let subtitle = format!("{}; {}", cpu::name(), engine.describe());
+        let total: Vec<f64> = report.runs.iter().map(|t| milliseconds(t.total)).collect();
+        let svg = plot::distribution(&title, &subtitle, &total);
+        self.write((all, svg), (json, plot), &terminal)?;
+        if gpu {
+            terminal.say(format!("resident p50 {:.3} ms", report.statistics(|t| t.resident).p50))?;
         }
         let (what, stage): (_, Stage) =
             if self.network_only { ("network", |t| t.stages.network) } else { ("total", |t| t.total) };
@@ -184,35 +206,73 @@ impl Bench {
         Ok(Outcome::Done)
     }
 
-    /// Peak of the CPU's multiply-adds, where that is the yardstick.
-    fn peak(&self, engine: &Engine) -> Option<f64> {
-        let placement = engine.options().placement;
-        match (placement.device, placement.precision, placement.threads, Isa::choose()) {
-            (Device::Cpu, Some(Precision::Fp32), Some(threads), Ok(isa)) => Some(fma_peak(isa, threads)),
-            (Device::Cpu, Some(Precision::Bf16), Some(threads), Ok(isa)) => Some(bf16_peak(isa, threads)),
-            _ => None,
+    /// Writes the figures and the picture where they were asked for.
+    fn write(
+        &self,
+        (all, svg): (Value, String),
+        (json, plot): (Option<AtomicFile>, Option<AtomicFile>),
+        terminal: &Terminal,
+    ) -> Ended {
+        match json {
+            Some(mut file) => {
+                let path = self.json.clone().unwrap_or_default();
+                writeln!(file, "{all:#}").map_err(Error::io("cannot write", path))?;
+                file.commit()?;
+            }
+            None if self.json.is_some() => terminal.data(&all)?,
+            None => {}
         }
+        if let Some(mut file) = plot {
+            let path = self.plot.clone().unwrap_or_default();
+            file.write_all(svg.as_bytes()).map_err(Error::io("cannot write", path))?;
+            file.commit()?;
+        }
+        Ok(Outcome::Done)
     }
 }
 
-/// Which time of a run.
-type Stage = fn(&Timings) -> Duration;
+/// The yardstick, in operations a second, and what it is: a CPU's multiply-adds, a GPU's tensor cores.
+fn peak(engine: &Engine) -> Result<Option<(f64, &'static str)>> {
+    let placement = engine.options().placement;
+    Ok(match (placement.device, placement.precision, placement.threads, Isa::choose()) {
+        (Device::Cpu, Some(Precision::Fp32), Some(n), Ok(isa)) => Some((fma_peak(isa, n), "FMA peak")),
+        (Device::Cpu, Some(Precision::Bf16), Some(n), Ok(isa)) => Some((bf16_peak(isa, n), "FMA peak")),
+        (Device::Cuda(ordinal), ..) => Some((cuda::tensor_peak(ordinal)?, "tensor peak")),
+        _ => None,
+    })
+}
 
-const STAGES: [(&str, Stage); 5] = [
+/// Times of one run.
+struct Run {
+    stages: StageTimes,
+    total: Duration,
+    /// Total of a photo that is in a GPU's memory already.
+    resident: Duration,
+}
+
+/// Which time of a run.
+type Stage = fn(&Run) -> Duration;
+
+/// A stage that a device has not is not shown.
+const STAGES: [(&str, Stage); 8] = [
+    ("upload", |t| t.stages.upload),
     ("letterbox", |t| t.stages.letterbox),
     ("network", |t| t.stages.network),
     ("select", |t| t.stages.select),
     ("DCC", |t| t.stages.dcc),
+    ("download", |t| t.stages.download),
     ("total", |t| t.total),
+    ("resident", |t| t.resident),
 ];
 
 /// All runs, and what to compare them with.
 struct Report {
-    times: Vec<Timings>,
+    runs: Vec<Run>,
     batch: usize,
     /// Operations of the network, a photo.
     flops: u64,
-    peak: Option<f64>,
+    peak: Option<(f64, &'static str)>,
+    gpu: bool,
 }
 
 /// Of the same stage in all runs, in milliseconds.
@@ -226,10 +286,15 @@ struct Statistics {
 
 impl Report {
     fn statistics(&self, stage: Stage) -> Statistics {
-        let mut ms: Vec<f64> = self.times.iter().map(|t| milliseconds(stage(t))).collect();
+        let mut ms: Vec<f64> = self.runs.iter().map(|t| milliseconds(stage(t))).collect();
         ms.sort_by(f64::total_cmp);
         let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|q| plot::quantile(&ms, q));
         Statistics { p50, p90, p99, mean: ms.iter().sum::<f64>() / ms.len() as f64, min: ms[0] }
+    }
+
+    /// Those that take any time.
+    fn stages(&self) -> impl Iterator<Item = (&'static str, Stage)> {
+        STAGES.into_iter().filter(|(_, stage)| self.runs.iter().any(|run| !stage(run).is_zero()))
     }
 
     fn table(&self) -> Table {
@@ -237,7 +302,7 @@ impl Report {
             &[Align::Left, Align::Right, Align::Right, Align::Right, Align::Right, Align::Right];
         let unit = if self.batch == 1 { "ms".into() } else { format!("ms a batch of {}", self.batch) };
         let mut table = Table::new(&[&unit, "p50", "p90", "p99", "mean", "min"], ALIGN);
-        for (name, stage) in STAGES {
+        for (name, stage) in self.stages() {
             let s = self.statistics(stage);
             let figures = [s.p50, s.p90, s.p99, s.mean, s.min].map(|ms| format!("{ms:.3}"));
             table.row(std::iter::once(name.to_string()).chain(figures));
@@ -258,33 +323,36 @@ impl Report {
         let (flop, rate) = (self.flops as f64 / 1e9, self.flops_per_second());
         let mut text = format!("{:.1} images/s\n", self.images_per_second());
         text += &format!("network: {flop:.2} GFLOP an image, {:.1} GFLOP/s", rate / 1e9);
-        if let Some(peak) = self.peak {
-            text += &format!(", {:.0} % of the measured FMA peak of {:.1}", 100.0 * rate / peak, peak / 1e9);
+        if let Some((peak, what)) = self.peak {
+            let share = 100.0 * rate / peak;
+            text += &format!(", {share:.0} % of the measured {what} of {:.1}", peak / 1e9);
+        }
+        if !self.gpu {
             text += "\n         (Winograd convolutions do less arithmetic than is counted here)";
         }
         text
     }
 
     fn json(&self) -> Value {
-        let stages = STAGES.map(|(name, stage)| {
+        let stages = self.stages().map(|(name, stage)| {
             let s = self.statistics(stage);
             let value = json!({ "p50": s.p50, "p90": s.p90, "p99": s.p99, "mean": s.mean, "min": s.min });
             (name.to_lowercase(), value)
         });
-        let total: Vec<f64> = self.times.iter().map(|t| milliseconds(t.total)).collect();
+        let total: Vec<f64> = self.runs.iter().map(|t| milliseconds(t.total)).collect();
         json!({
             "batch": self.batch,
-            "runs": self.times.len(),
-            "ms": Value::Object(stages.into_iter().collect()),
+            "runs": self.runs.len(),
+            "ms": Value::Object(stages.collect()),
             "total_ms": total,
             "images_per_second": self.images_per_second(),
             "network_gflops": self.flops_per_second() / 1e9,
-            "peak_gflops": self.peak.map(|p| p / 1e9),
+            "peak_gflops": self.peak.map(|p| p.0 / 1e9),
         })
     }
 }
 
-fn milliseconds(time: Duration) -> f64 {
+pub fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
@@ -304,7 +372,7 @@ impl Layers {
         Ok(Layers { steps: runs[0].iter().enumerate().map(|(i, step)| (step.clone(), median(i))).collect() })
     }
 
-    fn table(&self, engine: &Engine, people: usize, peak: Option<f64>) -> Table {
+    fn table(&self, engine: &Engine, people: usize, peak: Option<(f64, &str)>) -> Table {
         const ALIGN: &[Align] =
             &[Align::Left, Align::Left, Align::Right, Align::Right, Align::Right, Align::Right, Align::Right];
         let share = if peak.is_some() { "% of peak" } else { "" };
@@ -322,7 +390,7 @@ impl Layers {
                 format!("{ms:.3}"),
                 format!("{:.1}", 100.0 * ms / all),
                 or_empty(flops > 0.0, format!("{:.1}", rate / 1e9)),
-                peak.map_or(String::new(), |peak| {
+                peak.map_or(String::new(), |(peak, _)| {
                     or_empty(flops > 0.0, format!("{:.0}", 100.0 * rate / peak))
                 }),
             ]);

@@ -5,6 +5,7 @@ use super::terminal::Terminal;
 use super::{Ended, Outcome};
 use clap::Args;
 use rtmo_engine::atomic_file::{AtomicFile, remove_unfinished};
+use rtmo_engine::backend::{Device, device};
 use rtmo_engine::output::{CocoWriter, image_id, write_json_line};
 use rtmo_engine::vision::decode::{Decoded, decode};
 use rtmo_engine::vision::draw::{DrawOptions, draw_heatmaps, draw_people};
@@ -125,10 +126,8 @@ impl Infer {
         let start = Instant::now();
         let mut tally = Tally { failed, ..Default::default() };
         let done = thread::scope(|scope| -> Result<()> {
-            let (decoded, incoming) = sync_channel(1);
-            let (to_draw, outgoing) = sync_channel(1);
-            let names = &files;
-            scope.spawn(move || decode_all(names, &decoded));
+            let workers = self.workers();
+            let incoming = decode_ahead(scope, &files, workers);
             // While the first photo is decoded.
             let mut engine = self.engine(&terminal)?;
             if files.len() > 1 {
@@ -136,11 +135,18 @@ impl Infer {
             }
             let skeleton = Skeleton::of(engine.keypoints());
             let (terminal, pictures) = (&terminal, pictures.as_ref());
-            let drawing = scope.spawn(move || draw_all(outgoing, pictures, skeleton, terminal));
-            let worked =
-                self.work(&mut engine, &files, (incoming, to_draw), &mut results, &mut tally, terminal);
-            let drawn = drawing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            tally.failed += drawn?;
+            let mut drawing = Vec::new();
+            let to_draw = (0..workers).map(|_| {
+                let (to_draw, outgoing) = sync_channel(1);
+                drawing.push(scope.spawn(move || draw_all(outgoing, pictures, skeleton, terminal)));
+                to_draw
+            });
+            let ends = (incoming, to_draw.collect());
+            let worked = self.work(&mut engine, &files, ends, &mut results, &mut tally, terminal);
+            for thread in drawing {
+                let drawn = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                tally.failed += drawn?;
+            }
             worked
         });
         terminal.finish();
@@ -176,12 +182,12 @@ impl Infer {
         &self,
         engine: &mut Engine,
         files: &[PathBuf],
-        (incoming, to_draw): (Receiver<(usize, Result<Decoded>)>, SyncSender<Done>),
+        (mut incoming, to_draw): (Turns<(usize, Result<Decoded>)>, Vec<SyncSender<Done>>),
         results: &mut Results,
         tally: &mut Tally,
         terminal: &Terminal,
     ) -> Result<()> {
-        while let Some(batch) = next_batch(&incoming, self.batch.into()) {
+        while let Some(batch) = next_batch(&mut incoming, self.batch.into()) {
             if stopped() {
                 break;
             }
@@ -214,13 +220,21 @@ impl Infer {
                 let (n, noun) = (people.len(), if people.len() == 1 { "person" } else { "people" });
                 terminal.say(format!("{}: {n} {noun}, {ms:.1} ms", path.display()))?;
                 terminal.advance();
-                if to_draw.send(Done { index, photo, people }).is_err() {
+                if to_draw[index % to_draw.len()].send(Done { index, photo, people }).is_err() {
                     // The other end has failed, and tells why itself.
                     return Ok(());
                 }
             }
         }
         Ok(())
+    }
+
+    /// Threads that read photos, and as many that draw: one where the CPU computes, which needs its cores; where a GPU
+    /// does, as many as it takes to keep that busy.
+    fn workers(&self) -> usize {
+        let cpu = self.network.device == Device::Cpu || device::cuda().is_err();
+        let threads = thread::available_parallelism().map_or(1, |n| n.get());
+        if cpu { 1 } else { threads.clamp(1, 8) }
     }
 
     fn engine(&self, terminal: &Terminal) -> Result<Engine> {
@@ -261,14 +275,41 @@ struct Tally {
     failed: usize,
 }
 
-/// Reads the photos in order, until nobody wants more.
-fn decode_all(files: &[PathBuf], to: &SyncSender<(usize, Result<Decoded>)>) {
-    for (index, path) in files.iter().enumerate() {
-        let bytes = std::fs::read(path).map_err(Error::io("cannot read", path));
-        let decoded = bytes.and_then(|bytes| decode(&bytes, path));
-        if stopped() || to.send((index, decoded)).is_err() {
-            return;
-        }
+/// Starts threads that read the photos, each every so many, and hold at most two until somebody wants them.
+fn decode_ahead<'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    files: &'scope [PathBuf],
+    workers: usize,
+) -> Turns<(usize, Result<Decoded>)> {
+    let worker = |first: usize| {
+        let (to, from) = sync_channel(1);
+        scope.spawn(move || {
+            for (index, path) in files.iter().enumerate().skip(first).step_by(workers) {
+                let bytes = std::fs::read(path).map_err(Error::io("cannot read", path));
+                let decoded = bytes.and_then(|bytes| decode(&bytes, path));
+                if stopped() || to.send((index, decoded)).is_err() {
+                    return;
+                }
+            }
+        });
+        from
+    };
+    Turns { from: (0..workers).map(worker).collect(), next: 0 }
+}
+
+/// What several threads send, one after the other in turn: as ordered as if one had sent all.
+struct Turns<T> {
+    from: Vec<Receiver<T>>,
+    next: usize,
+}
+
+impl<T> Iterator for Turns<T> {
+    type Item = T;
+
+    fn next(&mut self) -> Option<T> {
+        let next = self.from[self.next].recv().ok();
+        self.next = (self.next + 1) % self.from.len();
+        next
     }
 }
 
@@ -288,8 +329,8 @@ fn draw_all(
 }
 
 /// The next `most` photos, fewer at the end.
-fn next_batch<T>(from: &Receiver<T>, most: usize) -> Option<Vec<T>> {
-    let batch: Vec<T> = from.iter().take(most).collect();
+fn next_batch<T>(from: &mut Turns<T>, most: usize) -> Option<Vec<T>> {
+    let batch: Vec<T> = from.take(most).collect();
     if batch.is_empty() { None } else { Some(batch) }
 }
 
@@ -423,5 +464,39 @@ impl Results {
             coco.finish().map_err(Error::io("cannot write", path))?.commit()?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn photos_come_in_order_however_many_threads_read_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let files: Vec<PathBuf> = (1..=11).map(|i| folder.path().join(format!("{i}.png"))).collect();
+        for (i, file) in files.iter().enumerate() {
+            match i {
+                3 => std::fs::write(file, b"no photo").unwrap(),
+                // The first ones take longest.
+                _ => encode::save(&Photo::filled(i + 1, 600 - 50 * i, [9; 3]), file).unwrap(),
+            }
+        }
+        for workers in [1, 2, 3, 16] {
+            thread::scope(|scope| {
+                let mut turns = decode_ahead(scope, &files, workers);
+                let mut seen = 0;
+                while let Some(batch) = next_batch(&mut turns, 4) {
+                    for (index, decoded) in batch {
+                        assert_eq!(index, seen, "{workers} workers");
+                        assert_eq!(decoded.map(|d| d.photo.width).ok(), (index != 3).then_some(index + 1));
+                        seen += 1;
+                    }
+                }
+                assert_eq!(seen, files.len());
+                // Whoever wants no more leaves nobody waiting: the scope ends.
+                drop(decode_ahead(scope, &files, workers).next());
+            });
+        }
     }
 }

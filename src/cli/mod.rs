@@ -3,11 +3,13 @@
 mod bench;
 mod check;
 mod convert;
+mod curves;
 mod infer;
 mod info;
 mod models;
 mod options;
 mod plot;
+mod sweep;
 mod table;
 mod terminal;
 

@@ -9,7 +9,7 @@ use rtmo_engine::{Error, Result};
 use std::path::PathBuf;
 
 /// Which network, and where it runs.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Network {
     /// Published model, e.g. rtmo-t, rtmo-s-coco, rtmo-l-crowdpose; see 'rtmo-engine models' [default: rtmo-s]
     #[arg(short, long, value_name = "NAME")]

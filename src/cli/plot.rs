@@ -110,13 +110,13 @@ pub fn distribution(title: &str, subtitle: &str, ms: &[f64]) -> String {
 }
 
 /// 1, 2 or 5 times a power of ten, at least `x`.
-fn nice(x: f64) -> f64 {
+pub fn nice(x: f64) -> f64 {
     let power = 10f64.powf(x.log10().floor());
     let steps = [1.0, 2.0, 5.0, 10.0].map(|s| s * power);
     steps.into_iter().find(|&s| s >= x * 0.999).unwrap_or(10.0 * power)
 }
 
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

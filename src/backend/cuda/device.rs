@@ -159,8 +159,15 @@ impl Device {
                 let mut code = image.code.to_vec();
                 code.push(0);
                 // SAFETY: `code` is a complete image made by nvcc, followed by a zero.
-                let module = unsafe { result::module::load_data(code.as_ptr() as *const c_void) }
-                    .map_err(failed(format!("loading {file} for {}", self.arch)))?;
+                let module =
+                    unsafe { result::module::load_data(code.as_ptr() as *const c_void) }.map_err(|e| {
+                        let (major, minor) = self.info.driver;
+                        let hint = "a driver older than the compiler cannot load its code";
+                        failed(format!(
+                            "loading {file} for {} (the driver is for CUDA {major}.{minor}; {hint})",
+                            self.arch
+                        ))(e)
+                    })?;
                 loaded.modules.insert(file.to_string(), module);
                 module
             }
@@ -190,7 +197,7 @@ impl Device {
     }
 
     fn enqueue_upload(&self, (from, to, bytes): (u64, u64, usize)) -> Result<()> {
-        // SAFETY: pinned host memory and device memory of at least `bytes`, both owned by the executor.
+        // SAFETY: host memory and device memory of at least `bytes`, which the caller keeps until the copy is done.
         unsafe { sys::cuMemcpyHtoDAsync_v2(to, from as *const c_void, bytes, self.stream) }
             .result()
             .map_err(failed("upload"))
@@ -236,7 +243,8 @@ impl Gpu for CudaGpu {
 
     fn identity(&self) -> String {
         let DeviceInfo { name, driver, sms, .. } = &self.0.info;
-        format!("{name} {sms} SMs, CUDA {}.{}, {}", driver.0, driver.1, self.0.arch)
+        let code = images::fingerprint(self.0.arch);
+        format!("{name} {sms} SMs, CUDA {}.{}, {} {code:016x}", driver.0, driver.1, self.0.arch)
     }
 
     fn alloc(&self, bytes: usize, _: Purpose) -> Result<u64> {
@@ -275,16 +283,21 @@ impl Gpu for CudaGpu {
         }
     }
 
+    // Copies go through the kernels' own stream: the driver's synchronous copy from pageable memory may return before
+    // the data has arrived, and no other stream that is not the default one would wait for it.
     fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
         self.0.enter()?;
-        // SAFETY: the caller's buffer has room for the slice.
-        unsafe { result::memcpy_htod_sync(to, from) }.map_err(failed("upload"))
+        self.0.enqueue_upload((from.as_ptr() as u64, to, from.len()))?;
+        self.0.synchronize()
     }
 
     fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
         self.0.enter()?;
-        // SAFETY: the caller's buffer holds that many bytes.
-        unsafe { result::memcpy_dtoh_sync(to, from) }.map_err(failed("download"))
+        // SAFETY: the caller's buffer holds that many bytes, and the slice lives until the copy is done, below.
+        unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from, to.len(), self.0.stream) }
+            .result()
+            .map_err(failed("download"))?;
+        self.0.synchronize()
     }
 
     fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>> {
@@ -293,42 +306,105 @@ impl Gpu for CudaGpu {
         for item in &sequence.launches {
             device.function(item.kernel)?; // modules cannot be loaded during capture
         }
+        // In an `Events` from the first one on, so that a failure leaves none behind.
+        let mut events = Events(Vec::new());
+        if !sequence.marks.is_empty() {
+            for _ in 0..=sequence.marks.len() {
+                events.0.push(
+                    result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(failed("event"))?,
+                );
+            }
+        }
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is idle (every program waits for its own end) and belongs to this context.
         unsafe { result::stream::begin_capture(device.stream, mode) }.map_err(failed("capturing a graph"))?;
-        let enqueued = enqueue_all(&device, &sequence);
+        let enqueued = enqueue_all(&device, &sequence, &events.0);
         // SAFETY: ends the capture begun above, whatever was enqueued.
         let graph = unsafe { result::stream::end_capture(device.stream) };
-        enqueued?;
-        let graph = graph.map_err(failed("capturing a graph"))?;
-        let mut exec = std::ptr::null_mut();
-        // SAFETY: `graph` was just captured; it is destroyed after being instantiated.
-        let code = unsafe {
-            let code = sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0);
-            sys::cuGraphDestroy(graph);
-            code
-        };
-        code.result().map_err(failed("making a graph"))?;
+        let instantiated = enqueued.and_then(|()| {
+            let graph = graph.map_err(failed("capturing a graph"))?;
+            let mut exec = std::ptr::null_mut();
+            // SAFETY: `graph` was just captured; it is destroyed below.
+            unsafe { sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0) }
+                .result()
+                .map_err(failed("making a graph"))?;
+            Ok(exec)
+        });
+        if let Ok(graph) = graph {
+            // SAFETY: not used after; what was made of it is independent.
+            unsafe { sys::cuGraphDestroy(graph) };
+        }
+        let graph = Graph { device, exec: instantiated?, events, sequence };
         // SAFETY: as above.
-        unsafe { sys::cuGraphUpload(exec, device.stream) }.result().map_err(failed("uploading a graph"))?;
-        device.synchronize()?;
-        Ok(Box::new(Graph { device, exec, sequence }))
+        unsafe { sys::cuGraphUpload(graph.exec, graph.device.stream) }
+            .result()
+            .map_err(failed("uploading a graph"))?;
+        graph.device.synchronize()?;
+        Ok(Box::new(graph))
     }
 }
 
-fn enqueue_all(device: &Device, sequence: &Sequence) -> Result<()> {
+/// Enqueues a sequence for capture, with an event at the start and at each mark (none for no events).
+fn enqueue_all(device: &Device, sequence: &Sequence, events: &[sys::CUevent]) -> Result<()> {
+    let mut marks = sequence.marks.iter().peekable();
+    let mut events = events.iter();
+    let mut record = || -> Result<()> {
+        let Some(event) = events.next() else { return Ok(()) };
+        // Only an external record becomes a node of the graph; a plain one would be an edge, and never happen.
+        let external = sys::CUevent_record_flags::CU_EVENT_RECORD_EXTERNAL as u32;
+        // SAFETY: event and stream belong to the current context.
+        unsafe { sys::cuEventRecordWithFlags(*event, device.stream, external) }
+            .result()
+            .map_err(failed("recording an event"))
+    };
+    record()?;
     if let Some(upload) = sequence.upload {
         device.enqueue_upload(upload)?;
     }
-    // The first kernel follows a copy, or the end of another graph: a full dependence.
-    sequence.launches.iter().enumerate().try_for_each(|(i, item)| device.enqueue(item, i > 0))
+    // The first kernel follows a copy, an event, or the end of another graph: a full dependence.
+    let mut dependent = false;
+    for done in 0..=sequence.launches.len() {
+        while marks.next_if_eq(&&done).is_some() {
+            record()?;
+            dependent = false;
+        }
+        let Some(item) = sequence.launches.get(done) else { break };
+        device.enqueue(item, dependent)?;
+        dependent = true;
+    }
+    Ok(())
+}
+
+/// Events of the current context; dropped with it current.
+struct Events(Vec<sys::CUevent>);
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        for event in self.0.drain(..) {
+            // SAFETY: created by this process, not used after; whatever recorded it has been waited for.
+            let _ = unsafe { result::event::destroy(event) };
+        }
+    }
+}
+
+impl Events {
+    /// Time from each event to the next; all have happened.
+    fn elapsed(&self) -> Result<Vec<Duration>> {
+        let between = |pair: &[sys::CUevent]| {
+            // SAFETY: both were recorded, and the stream was waited for.
+            let ms = unsafe { result::event::elapsed(pair[0], pair[1]) }.map_err(failed("reading events"))?;
+            Ok(Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3))
+        };
+        self.0.windows(2).map(between).collect()
+    }
 }
 
 /// A sequence as a CUDA graph.
 struct Graph {
-    device: Arc<Device>,
     exec: sys::CUgraphExec,
+    events: Events,
     sequence: Sequence,
+    device: Arc<Device>,
 }
 
 // SAFETY: the driver's handles may be used from any thread.
@@ -344,41 +420,43 @@ impl Program for Graph {
         self.device.synchronize()
     }
 
+    fn run_staged(&self) -> Result<Vec<Duration>> {
+        self.run()?;
+        self.events.elapsed()
+    }
+
     fn run_timed(&self) -> Result<Vec<Duration>> {
         let device = &self.device;
         device.enter()?;
-        let n = self.sequence.launches.len();
-        let new = |_| result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(failed("event"));
-        let events: Vec<sys::CUevent> = (0..=n).map(new).collect::<Result<_>>()?;
+        let mut events = Events(Vec::new());
+        for _ in 0..=self.sequence.launches.len() {
+            events
+                .0
+                .push(result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(failed("event"))?);
+        }
         // SAFETY: events and stream belong to this context.
         let record = |e| unsafe { result::event::record(e, device.stream) }.map_err(failed("event"));
         let enqueue = || -> Result<()> {
             if let Some(upload) = self.sequence.upload {
                 device.enqueue_upload(upload)?;
             }
-            record(events[0])?;
-            for (i, item) in self.sequence.launches.iter().enumerate() {
+            record(events.0[0])?;
+            for (item, event) in self.sequence.launches.iter().zip(&events.0[1..]) {
                 device.enqueue(item, false)?;
-                record(events[i + 1])?;
+                record(*event)?;
             }
-            device.synchronize()
+            Ok(())
         };
         let enqueued = enqueue();
-        let mut times = Vec::with_capacity(n);
-        for i in 0..n {
-            // SAFETY: both events are recorded and have happened, unless enqueueing failed, which is reported below.
-            let ms = unsafe { result::event::elapsed(events[i], events[i + 1]) }.unwrap_or(0.0);
-            times.push(Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3));
-        }
-        for event in events {
-            // SAFETY: created above, not used after.
-            let _ = unsafe { result::event::destroy(event) };
-        }
-        enqueued.map(|()| times)
+        // Also after a failure: what has been enqueued uses the executor's memory.
+        device.synchronize()?;
+        enqueued?;
+        events.elapsed()
     }
 }
 
 impl Drop for Graph {
+    // The events go after this, with the context still current, and the device after them.
     fn drop(&mut self) {
         if self.device.enter().is_ok() {
             // SAFETY: every launch of the graph has been waited for.

@@ -302,6 +302,13 @@ impl Program for Emulated {
         self.run_timed().map(|_| ())
     }
 
+    fn run_staged(&self) -> Result<Vec<Duration>> {
+        let times = self.run_timed()?;
+        let mut start = 0;
+        let stage = |&end: &usize| times[std::mem::replace(&mut start, end)..end].iter().sum();
+        Ok(self.sequence.marks.iter().map(stage).collect())
+    }
+
     fn run_timed(&self) -> Result<Vec<Duration>> {
         let _guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
         if let Some((from, to, bytes)) = self.sequence.upload {

@@ -28,19 +28,24 @@ pub(super) enum Purpose {
     Working,
 }
 
-/// Work that is repeated: an optional upload of the first bytes of `host` to `device`, then kernels in order.
+/// Work that is repeated: an optional upload, then kernels in order.
 #[derive(Debug, Default)]
 pub(super) struct Sequence {
     /// Source address on the host, destination on the device, bytes.
     pub upload: Option<(u64, u64, usize)>,
     /// Each depends on the one before.
     pub launches: Vec<Launch>,
+    /// Ends of stages, as numbers of launches before them, in order; 0 ends after the upload. The device notes the time
+    /// there and at the start, and kernels do not overlap across. Usually empty.
+    pub marks: Vec<usize>,
 }
 
 /// A [`Sequence`] ready to run, on a GPU as one graph.
 pub(super) trait Program: Send {
     /// Runs it and waits for its end.
     fn run(&self) -> Result<()>;
+    /// Runs it and waits for its end; the device's time of each stage.
+    fn run_staged(&self) -> Result<Vec<Duration>>;
     /// Runs it launch by launch; the time of each.
     fn run_timed(&self) -> Result<Vec<Duration>>;
 }
@@ -50,7 +55,7 @@ pub(super) trait Gpu: Send + Sync {
     fn caps(&self) -> Caps;
     /// For people: name, ordinal, driver.
     fn describe(&self) -> String;
-    /// Name and driver, for the file of measured tiles.
+    /// Name, driver and kernels, for the file of measured tiles.
     fn identity(&self) -> String;
     /// At least 256-byte aligned.
     fn alloc(&self, bytes: usize, purpose: Purpose) -> Result<u64>;

@@ -21,6 +21,14 @@ pub fn compiled_archs() -> Vec<&'static str> {
     archs
 }
 
+/// A hash of the convolution kernels for an architecture: tiles measured with other code say nothing about this one. The
+/// same for the same build on every machine (FNV-1a).
+pub(super) fn fingerprint(arch: &str) -> u64 {
+    let convs = IMAGES.iter().filter(|image| image.arch == arch && image.file.starts_with("conv_"));
+    let bytes = convs.flat_map(|image| image.code);
+    bytes.fold(0xCBF2_9CE4_8422_2325, |hash, &b| (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01B3))
+}
+
 /// The architecture to load on a GPU of this compute capability: the same major version and the largest minor one that
 /// is not newer, else the newest PTX that the GPU can compile.
 pub(super) fn arch_for(major: i32, minor: i32) -> Option<&'static str> {
@@ -54,6 +62,7 @@ pub(super) fn file_of(kernel: &str) -> &str {
         "layer_norm" => "layernorm",
         "select_people" => "select",
         "bin_decode" => "dcc",
+        "peak_mma" | "peak_wg" => "peak",
         _ if kernel.starts_with("conv_mma_") => "conv_mma",
         _ if kernel.starts_with("conv_wg_") => "conv_wg",
         _ if kernel.starts_with("echo_") => "echo",

@@ -20,6 +20,7 @@ pub(super) enum Params {
     Gau(GauLaunch),
     BinDecode(BinDecodeLaunch),
     Collect(CollectLaunch),
+    Peak(PeakLaunch),
     /// For tests of the parameter structs.
     #[cfg(test)]
     Raw(Vec<u8>),
@@ -40,6 +41,7 @@ impl Params {
             Params::Gau(p) => bytes_of(p),
             Params::BinDecode(p) => bytes_of(p),
             Params::Collect(p) => bytes_of(p),
+            Params::Peak(p) => bytes_of(p),
             #[cfg(test)]
             Params::Raw(bytes) => bytes,
         }

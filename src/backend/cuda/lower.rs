@@ -91,6 +91,8 @@ pub(super) struct Place {
     pub counts: u64,
     /// `images * slots` boxes of four floats.
     pub boxes: u64,
+    /// `images * slots` sort keys of eight bytes.
+    pub keys: u64,
     pub host_counts: u64,
     pub host_rows: u64,
     /// `[images, capacity, K, bins]` of x and y, or 0.
@@ -106,6 +108,9 @@ pub(super) fn cells(plan: &Plan) -> (usize, usize) {
     let cells: usize = plan.steps.iter().map(|s| of(&s.op)).sum();
     (cells, cells.next_power_of_two().max(2))
 }
+
+/// Candidates that are sorted in shared memory, which with a flag a cell must fit into every GPU's 99 KiB.
+const NEAR: usize = 4096;
 
 /// A convolution, as far as tiling is concerned. The stem counts as a 3x3 on 2x2 cells of 16 channels.
 pub(super) fn shape(plan: &Plan, c: &Conv) -> Shape {
@@ -370,11 +375,13 @@ impl Lowering<'_> {
                     survivors,
                     counts,
                     boxes: self.place.boxes,
+                    keys: self.place.keys,
                     image: self.image(),
                     levels: levels.len() as i32,
                     capacity: capacity as i32,
                     images: n,
                     slots: slots as i32,
+                    near: slots.min(NEAR) as i32,
                     ..SelectLaunch::default()
                 };
                 for (i, level) in levels.iter().enumerate() {
@@ -387,7 +394,7 @@ impl Lowering<'_> {
                     params.cells[i] = (h * w) as i32;
                     params.stride[i] = level.stride as i32;
                 }
-                let shared = (slots * 9).next_multiple_of(4) + 16;
+                let shared = slots.min(NEAR) * 8 + slots.next_multiple_of(4) + 16;
                 ("select_people", [depth, 1, 1], 1024, shared, Params::Select(params))
             }
             Op::SurvivorLinear { src, weight, bias, dst } => {

@@ -125,11 +125,11 @@ params! {
         level: i32, cell: i32, score: f32, cx: f32, cy: f32, w: f32, h: f32, gx: f32, gy: f32, reserved: i32,
     }
     Count(8) { people: i32, lost: i32 }
-    SelectLaunch(88 + 15 * 4 + 20) {
+    SelectLaunch(88 + 15 * 4 + 20 + 8) {
         cls: [u64; LEVELS], bbox: [u64; LEVELS], frames: u64, survivors: u64, counts: u64, boxes: u64, image: i64,
         cls_pitch: [i32; LEVELS], bbox_pitch: [i32; LEVELS],
         w: [i32; LEVELS], cells: [i32; LEVELS], stride: [i32; LEVELS],
-        levels: i32, capacity: i32, images: i32, slots: i32, reserved: i32,
+        levels: i32, capacity: i32, images: i32, slots: i32, near: i32, keys: u64,
     }
     SurvivorLinearLaunch(144) {
         src: [u64; LEVELS], weight: [u64; LEVELS], bias: [u64; LEVELS],
@@ -149,4 +149,5 @@ params! {
         survivors: u64, counts: u64, keypoints: u64, visibility: u64, host_counts: u64, host_rows: u64,
         keypoints_pitch: i32, visibility_pitch: i32, tokens: i32, capacity: i32, images: i32, reserved: i32,
     }
+    PeakLaunch(24) { data: u64, out: u64, iterations: i32, reserved: i32 }
 }

@@ -268,8 +268,8 @@ fn supported(plan: &Plan, op: &Op) -> std::result::Result<(), String> {
 
 /// Keypoints that the survivor kernels hold in registers.
 const MAX_TOKENS: usize = 20;
-/// Grid cells that one block sorts; whether their keys fit into shared memory is checked per GPU.
-const MAX_CELLS: usize = 16384;
+/// Grid cells that one block sorts: a flag of each lies in shared memory.
+const MAX_CELLS: usize = 32768;
 
 fn conv_supported(
     plan: &Plan,

@@ -162,6 +162,7 @@ impl Rig {
             survivors: setup.survivors.address,
             counts: setup.counts.address,
             boxes: setup.boxes.address,
+            keys: setup.keys.address,
             host_counts: setup.host_counts.device,
             host_rows: setup.host_rows.device,
             heat: self.heat.as_ref().map_or([0; 2], |h| [h[0].address, h[1].address]),
@@ -175,7 +176,7 @@ impl Rig {
             data
         };
         let before = [snapshot(&self.gpu, &setup.arena), snapshot(&self.gpu, &setup.rows)];
-        self.gpu.compile(Sequence { upload: None, launches })?.run()?;
+        self.gpu.compile(Sequence { launches, ..Sequence::default() })?.run()?;
         let after = [snapshot(&self.gpu, &setup.arena), snapshot(&self.gpu, &setup.rows)];
         let mut allowed = [vec![false; before[0].len()], vec![false; before[1].len()]];
         for step in &plan.steps {
@@ -485,7 +486,7 @@ fn parameters_arrive_field_by_field() {
             params: Params::Raw(bytes),
             steps: vec![],
         };
-        gpu.compile(Sequence { upload: None, launches: vec![launch] }).unwrap().run().unwrap();
+        gpu.compile(Sequence { launches: vec![launch], ..Sequence::default() }).unwrap().run().unwrap();
         let mut got = vec![0i64; want.len()];
         gpu.download(out.address, bytemuck::cast_slice_mut(&mut got)).unwrap();
         assert_eq!(got, want, "{kernel}");
@@ -504,6 +505,7 @@ fn parameters_arrive_field_by_field() {
         check::<params::GauLaunch>(&gpu, "echo_GauLaunch");
         check::<params::BinDecodeLaunch>(&gpu, "echo_BinDecodeLaunch");
         check::<params::CollectLaunch>(&gpu, "echo_CollectLaunch");
+        check::<params::PeakLaunch>(&gpu, "echo_PeakLaunch");
     }
 }
 
@@ -665,10 +667,15 @@ fn selection_is_the_reference_s() {
         SelectParams { force: Some(10000), ..SelectParams::default() },
     ];
     for gpu in gpus(&[1]) {
-        for shapes in
-            [vec![(6, 9, 16), (3, 5, 32)], vec![(1, 1, 32)], vec![(3, 4, 8), (2, 2, 16), (1, 1, 32)]]
-        {
-            for select in &cases {
+        for shapes in [
+            vec![(6, 9, 16), (3, 5, 32)],
+            vec![(1, 1, 32)],
+            vec![(3, 4, 8), (2, 2, 16), (1, 1, 32)],
+            vec![(70, 70, 8)],
+        ] {
+            // more candidates than shared memory holds, where all of them count
+            let many = shapes[0].0 == 70;
+            for select in cases.iter().filter(|c| !many || c.score_thr == 0.0 || c.force == Some(10000)) {
                 let (plan, levels) = selection(&shapes);
                 let mut rig = Rig::new(&gpu, &plan);
                 // only the selection runs
@@ -712,6 +719,19 @@ fn selection_is_the_reference_s() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn peaks_are_measured_on_products_that_happen() {
+    let older = Emulator::start(AMPERE, 1);
+    for gpu in gpus(&[1]).into_iter().chain(older) {
+        let ones = vec![f16::ONE; 512];
+        let (sums, rate) = super::measure_peak(&gpu, bytemuck::cast_slice(&ones), 3).unwrap();
+        // 3 iterations of 64 along K, in each of a thread's accumulators: 64, or 32 of mma.sync
+        let accumulators = if gpu.caps().wgmma { 64.0 } else { 32.0 };
+        assert!(sums.iter().all(|&s| s == 3.0 * 64.0 * accumulators), "{:?}", &sums[..4]);
+        assert!(rate > 0.0 && rate.is_finite());
     }
 }
 
