@@ -172,6 +172,10 @@ impl Bench {
         ))?;
         if let Some(layers) = &layers {
             terminal.say(format!("{}\n", layers.table(&engine, people, peak)))?;
+            if gpu {
+                terminal
+                    .say("(each step waited for the one before: slower together than the network below)\n")?;
+            }
         }
         terminal.say(format!("{}\n", report.table()))?;
         terminal.say(report.rates())?;

@@ -22,6 +22,8 @@ pub struct DeviceInfo {
     pub capability: (i32, i32),
     /// Streaming multiprocessors.
     pub sms: u32,
+    /// Highest clock of these in MHz.
+    pub clock: u32,
     /// Bytes of device memory.
     pub memory: usize,
     /// Highest CUDA version that the driver supports, for instance `(13, 0)`.
@@ -70,6 +72,7 @@ fn device_info(ordinal: usize) -> Result<DeviceInfo> {
         name: result::device::get_name(device).map_err(failed("device name"))?,
         capability,
         sms: attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32,
+        clock: (attribute(A::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)? / 1000) as u32,
         // SAFETY: as above.
         memory: unsafe { result::device::total_mem(device) }.map_err(failed("device memory"))?,
         driver: (driver / 1000, driver % 1000 / 10),
@@ -237,8 +240,9 @@ impl Gpu for CudaGpu {
     }
 
     fn describe(&self) -> String {
-        let DeviceInfo { ordinal, name, driver, .. } = &self.0.info;
-        format!("{name} (cuda:{ordinal}, driver for CUDA {}.{}, {} kernels)", driver.0, driver.1, self.0.arch)
+        let DeviceInfo { ordinal, name, driver: (major, minor), clock, .. } = &self.0.info;
+        let arch = self.0.arch;
+        format!("{name} (cuda:{ordinal}, up to {clock} MHz, driver for CUDA {major}.{minor}, {arch} kernels)")
     }
 
     fn identity(&self) -> String {

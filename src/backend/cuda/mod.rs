@@ -258,7 +258,7 @@ impl CudaExecutor {
             let bench = Bench::new(&self.gpu, shapes, images)?;
             let mut best: Option<(Duration, Choice)> = None;
             let first = tune::built_in(&caps, shapes, images);
-            let candidates = std::iter::once(first).chain(tune::candidates(&caps, shapes));
+            let candidates = std::iter::once(first).chain(tune::ranked(&caps, shapes, images));
             for choice in candidates {
                 let Some(launch) = bench.launch(shapes, &choice) else { continue };
                 let launches = vec![launch; repeats];

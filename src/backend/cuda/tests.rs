@@ -1040,6 +1040,16 @@ fn a_whole_network_finds_the_same_people() {
         let (timed, steps) = y.run_timed(frame, &options).unwrap();
         assert_eq!(timed, one);
         assert_eq!(steps.len(), y.plan().steps.len());
+        // again on what the device holds, and with the stages timed: nothing changes
+        let (staged, times) = y.run_staged(&[frame], &options).unwrap();
+        assert_eq!(staged, [one.clone()]);
+        let stages = [times.letterbox, times.network, times.select, times.dcc, times.download];
+        assert!(stages.iter().all(|t| !t.is_zero()) && times.network > times.select, "{times:?}");
+        assert_eq!(y.run_again(&[frame], &options).unwrap(), [one.clone()], "nothing was held: a plain run");
+        assert!(y.held.is_some());
+        assert_eq!(y.run_again(&[frame], &options).unwrap(), [one.clone()]);
+        let setup = &y.setups[0];
+        assert!(setup.programs.iter().any(|(key, _)| key.upload == 0), "no upload");
         if x.gpu.caps() != AMPERE {
             y.run(&[frame, frame], &options).unwrap().iter().for_each(alike);
             // survivors that do not fit into a batch's memory: the frames run again, alone
@@ -1050,6 +1060,43 @@ fn a_whole_network_finds_the_same_people() {
                 assert_eq!(each, one);
             }
         }
+    }
+}
+
+#[test]
+fn engines_in_several_threads_do_not_mix() {
+    let input = (32, 32);
+    let checkpoint = crate::model::random(crate::model::Variant::T, 17, 2, 3);
+    let plan = crate::model::build(&checkpoint, input).unwrap();
+    let options = RunOptions {
+        select: SelectParams { force: Some(2), ..SelectParams::default() },
+        ..RunOptions::default()
+    };
+    let plain = Options { tune: false, ..Options::default() };
+    // engines that share a device, and on a GPU also such that have opened it on their own
+    for gpus in [gpus(&[1]), real().into_iter().chain(real()).collect()] {
+        let Some(first) = gpus.first() else { continue };
+        let engine = |i: usize| CudaExecutor::on(gpus[i % gpus.len()].clone(), plan.clone(), plain).unwrap();
+        let photos: Vec<(Photo, Letterbox)> = (0..3).map(|i| photo(i, 40 + i as usize, 30, input)).collect();
+        let people = |x: &mut CudaExecutor, (photo, letterbox): &(Photo, Letterbox)| {
+            x.run(&[Frame { photo, letterbox }], &options).unwrap().remove(0)
+        };
+        let alone: Vec<_> = photos.iter().map(|p| people(&mut engine(0), p)).collect();
+        assert!(alone[0] != alone[1] && alone[1] != alone[2], "on {}", first.describe());
+        std::thread::scope(|scope| {
+            for i in 0..photos.len() {
+                let (photos, alone, engine, people) = (&photos, &alone, &engine, &people);
+                scope.spawn(move || {
+                    // made here, run here, and once more in another thread
+                    let mut x = engine(i);
+                    assert_eq!(people(&mut x, &photos[i]), alone[i]);
+                    let moved = std::thread::spawn(move || x);
+                    let mut x = moved.join().unwrap();
+                    let next = (i + 1) % photos.len();
+                    assert_eq!(people(&mut x, &photos[next]), alone[next]);
+                });
+            }
+        });
     }
 }
 

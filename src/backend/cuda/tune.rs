@@ -134,7 +134,20 @@ fn estimate(caps: &Caps, shapes: &[Shape], images: usize, choice: &Choice) -> f6
     run * if waves < 4.0 { waves.ceil() } else { waves }
 }
 
-/// Everything worth measuring for a launch.
+/// What is worth measuring for a launch, the most promising first: everything for single images, some for batches, where
+/// a measurement takes long.
+pub(super) fn ranked(caps: &Caps, shapes: &[Shape], images: usize) -> Vec<Choice> {
+    const BATCHED: usize = 16;
+    let mut all: Vec<(f64, Choice)> = candidates(caps, shapes)
+        .into_iter()
+        .map(|choice| (estimate(caps, shapes, images, &choice), choice))
+        .collect();
+    all.sort_by(|a, b| a.0.total_cmp(&b.0));
+    all.truncate(if images == 1 { usize::MAX } else { BATCHED });
+    all.into_iter().map(|(_, choice)| choice).collect()
+}
+
+/// Everything that is possible for a launch, but for what makes no difference.
 pub(super) fn candidates(caps: &Caps, shapes: &[Shape]) -> Vec<Choice> {
     let main = shapes.iter().max_by_key(|s| work(s)).expect("a launch has steps");
     let widths: &[i32] = match (main.kernel, main.stride) {
