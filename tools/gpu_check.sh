@@ -1,20 +1,27 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one go: build, tests on the device, compute-sanitizer, parity, tiles, timings.
+# Everything that needs a GPU: kernels on the device, compute-sanitizer, parity, tiles, timings. Leaves a record.
 #
-#   tools/gpu_check.sh [WEIGHTS [IMAGE]]
+#   tools/gpu_check.sh [--weights FILE] [--image FILE] [--models "s l"] [SECTION...]
+#   tools/gpu_check.sh --build
 #
-# Where there is no Rust, build elsewhere and carry the binaries: `tools/gpu_check.sh --build` puts the engine and its test binary
-# into target/gpu/, and a later run on the GPU machine finds them there. WEIGHTS and IMAGE add parity and timings of that
-# checkpoint. The record goes to benches/record/gpu-<GPU>.txt, or to the folder OUT. Sections that cannot run say why;
-# the exit status is 1 if any section failed.
+# Sections, in this order without any named: kernels parity bench first cpu sanitizer sweep. Each of their commands ends after
+# LIMIT seconds (300), so that a machine lent for minutes can be given some sections at a time.
+#
+# Where there is no Rust, build elsewhere and carry the binaries: --build puts the engine and its test binary, stripped, into
+# target/gpu/, and a later run finds them there (RTMO_CUDA_ARCHS=sm_90a builds for the GPU at hand only: smaller, sooner). The same
+# folder keeps measured tiles, in cache/. Models without a weights file get generated weights, whose maps are checked, and which
+# take as long; --weights adds the people of a real checkpoint.
+#
+# The record is added to benches/record/gpu-<GPU>.txt, with sweep.json, sweep.svg and the measured tiles beside it, or to the folder
+# OUT. Sections that cannot run say why; the exit status is 1 if any command failed.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 carried=target/gpu
+engine=$carried/rtmo-engine
 
 build() {
   mkdir -p "$carried"
   cargo build --release --bin rtmo-engine || return 1
-  cp target/release/rtmo-engine "$carried/" || return 1
   local tests
   tests=$(cargo test --release --lib --no-run --message-format=json | python3 -c '
 import json, sys
@@ -23,60 +30,109 @@ for line in sys.stdin:
     if m.get("profile", {}).get("test") and m.get("executable"):
         print(m["executable"])') || return 1
   [ -n "$tests" ] || { echo "no test binary"; return 1; }
-  cp "$tests" "$carried/tests"
+  cp target/release/rtmo-engine "$engine" && cp "$tests" "$carried/tests" && strip "$engine" "$carried/tests" || return 1
+  ls -l "$carried"
+  if "$engine" info | grep '^CUDA.*no CUDA kernels'; then return 1; fi
 }
 
-if [ "${1:-}" = --build ]; then
-  build && ls -l "$carried"
-  exit
-fi
-weights=${1:-}
-image=${2:-}
+weights='' image=examples/apollo11.jpg models='s l' sections=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --build) build; exit ;;
+    --weights | --image | --models)
+      [ $# -ge 2 ] || { echo "$1 wants a value"; exit 2; }
+      declare "${1#--}=$2"
+      shift ;;
+    kernels | parity | bench | first | cpu | sanitizer | sweep) sections+=("$1") ;;
+    *) echo "'$1' is no section of: kernels parity bench first cpu sanitizer sweep"; exit 2 ;;
+  esac
+  shift
+done
+[ ${#sections[@]} -gt 0 ] || sections=(kernels parity bench first cpu sanitizer sweep)
+for file in "$image" $weights; do [ -f "$file" ] || { echo "no file $file"; exit 2; }; done
 
-failed=0
 gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1)
 [ -n "$gpu" ] || { echo "no GPU here (nvidia-smi lists none)"; exit 1; }
 out=${OUT:-benches/record}
 mkdir -p "$out"
-record=$out/gpu-$(echo "$gpu" | tr -c 'A-Za-z0-9\n' '-').txt
-: > "$record"
-section() {   # title, command...
-  local title=$1 status
+name=$(echo "$gpu" | tr -cs 'A-Za-z0-9\n' '-')
+record=$out/gpu-$name.txt
+export XDG_CACHE_HOME=${XDG_CACHE_HOME:-$PWD/$carried/cache}
+failed=0
+
+say() { echo "$*" | tee -a "$record"; }
+# A title, then a command.
+run() {
+  local title=$1 start=$SECONDS status
   shift
-  { echo "== $title"; "$@" 2>&1; status=$?; echo "-- exit status $status"; echo; } | tee -a "$record"
+  say "== $title"
+  timeout "${LIMIT:-300}" "$@" 2>&1 | tee -a "$record"
   status=${PIPESTATUS[0]}
-  grep -q . <<< "$(tail -2 "$record" | grep -- '-- exit status 0$')" || failed=1
+  case $status in
+    0) ;;
+    124) say "-- ended after ${LIMIT:-300} s"; failed=1 ;;
+    *) say "-- exit status $status"; failed=1 ;;
+  esac
+  say "-- $((SECONDS - start)) s"
+  say
 }
+# The tests on this GPU alone: the host emulator, which needs the sources and a compiler, is left out.
+device_tests() { env -u CI RTMO_TEST_GPU_ONLY=1 "$@" --test-threads=1; }
+export -f device_tests
 
-if command -v cargo > /dev/null; then section "build" build; fi
-[ -x "$carried/tests" ] || { echo "no $carried/tests: run tools/gpu_check.sh --build where there is Rust, and carry $carried"; exit 1; }
-engine=$carried/rtmo-engine
+if [ ! -x "$engine" ] || [ ! -x "$carried/tests" ]; then
+  if command -v cargo > /dev/null; then build || exit 1; fi
+  [ -x "$carried/tests" ] || { echo "no $carried/tests: run tools/gpu_check.sh --build where there is Rust, and carry $carried"; exit 1; }
+fi
+say "$(date -u +%Y-%m-%d) ${sections[*]}"
+run "machine" nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,mig.mode.current --format=csv
+run "engine" "$engine" info
+if ! "$engine" info | grep -q '^CUDA.*cuda:0'; then
+  say "the engine sees no GPU: nothing else was run"
+  exit 1
+fi
 
-section "machine" nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,mig.mode.current --format=csv
-section "engine" "$engine" info
-# Kernels against the f64 reference, on this GPU; the host emulator, which needs the sources and a compiler, is left out.
-section "kernels against the reference" env -u CI RTMO_TEST_GPU_ONLY=1 "$carried/tests" cuda:: --test-threads=1
-
-if command -v compute-sanitizer > /dev/null; then
-  for tool in memcheck racecheck initcheck synccheck; do
-    section "compute-sanitizer $tool" env -u CI RTMO_TEST_GPU_ONLY=1 \
-      compute-sanitizer --tool "$tool" --error-exitcode 1 --print-limit 20 "$carried/tests" \
-      epilogues_add_and_activate grouped_convolutions independent_convolutions pyramids attention_attends layer_norms predictions selection survivors_get gated bins_decode --test-threads=1
+kernels() {
+  run "kernels against the 64-bit reference" bash -c 'device_tests "$0" cuda::' "$carried/tests"
+}
+parity() {
+  for m in $models; do run "rtmo-$m: fp16 against the CPU in fp32" "$engine" check "$image" --model "rtmo-$m" --device cuda --stages; done
+  if [ -n "$weights" ]; then run "$weights: fp16 against the CPU in fp32" "$engine" check "$image" --weights "$weights" --device cuda; fi
+}
+bench() {
+  local bench=("$engine" bench --device cuda --iters 200 --warmup 20)
+  for m in $models; do
+    run "rtmo-$m" "${bench[@]}" --model "rtmo-$m"
+    for people in 1 10 100; do run "rtmo-$m, $people people" "${bench[@]}" --model "rtmo-$m" --people "$people"; done
+    run "rtmo-$m by layer" "${bench[@]}" --model "rtmo-$m" --layers
   done
-else
-  echo "compute-sanitizer: not installed, skipped" | tee -a "$record"
-fi
-
-if [ -n "$weights" ]; then
-  export XDG_CACHE_HOME=${XDG_CACHE_HOME:-$PWD/target/gpu/cache}
-  [ -n "$image" ] && section "CPU f32 against CUDA fp16" "$engine" check "$image" --weights "$weights"
-  section "timings, tiles measured on the way" "$engine" bench --weights "$weights" --device cuda --fp16
-  section "timings by layer" "$engine" bench --weights "$weights" --device cuda --fp16 --layers
-  for batch in 4 16 64; do section "timings, batch $batch" "$engine" bench --weights "$weights" --device cuda --fp16 --batch "$batch"; done
-  for people in 1 10 100; do section "timings, $people people" "$engine" bench --weights "$weights" --device cuda --fp16 --people "$people"; done
-  section "measured tiles" sh -c 'cat "$XDG_CACHE_HOME"/rtmo-engine/tiles-*.txt'
-else
-  echo "no WEIGHTS given: no parity, no timings" | tee -a "$record"
-fi
+  run "measured tiles" sh -c 'cat "$XDG_CACHE_HOME"/rtmo-engine/tiles-*.txt && cp "$XDG_CACHE_HOME"/rtmo-engine/tiles-*.txt "$0"' "$out"
+}
+first() {
+  for try in first second; do run "a whole process, $try time" bash -c 'time "$@"' _ "$engine" infer "$image" --no-draw --device cuda ${weights:+--weights "$weights"}; done
+  run "many photos" bash -c 'for i in $(seq 200); do echo "$2"; done | { time "$1" infer - --no-draw --quiet --device cuda; }' _ "$engine" "$image"
+}
+# The same machine's CPU may have instructions that no other had.
+cpu() {
+  run "rtmo-t on the CPU against 64-bit arithmetic" "$engine" check "$image" --model rtmo-t --size 192 --device cpu --stages
+  for m in $models; do run "rtmo-$m on the CPU" "$engine" bench --model "rtmo-$m" --device cpu --iters 20 --layers; done
+}
+sanitizer() {
+  if ! command -v compute-sanitizer > /dev/null; then
+    say "compute-sanitizer: not installed, skipped"
+    return
+  fi
+  local tests=(epilogues_add_and_activate grouped_convolutions independent_convolutions pyramids attention_attends layer_norms predictions selection survivors_get gated bins_decode
+    letterboxes peaks a_whole_network)
+  for tool in memcheck racecheck initcheck synccheck; do
+    run "compute-sanitizer $tool" bash -c 'device_tests "$@"' _ compute-sanitizer --tool "$tool" --error-exitcode 1 --print-limit 20 \
+      "$carried/tests" "${tests[@]/#/cuda::tests::}"
+  done
+}
+sweep() {
+  run "sweep" "$engine" bench --sweep --device cuda --json "$out/sweep.json" --plot "$out/sweep.svg"
+}
+for section in "${sections[@]}"; do "$section"; done
+say "$([ $failed = 0 ] && echo "all passed" || echo "some failed")"
 echo "record: $record"
 exit $failed
