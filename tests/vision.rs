@@ -87,11 +87,23 @@ fn messages_say_what_is_wrong() {
     ] {
         assert!(message(name).contains(part), "{}", message(name));
     }
-    let cut = std::fs::read(data().join("jpeg_baseline_cut50.jpg")).unwrap();
-    let decoded = decode::decode(&cut, Path::new("cut")).unwrap();
-    assert!(decoded.warning.unwrap().contains("end"));
-    let whole = std::fs::read(data().join("jpeg_420.jpg")).unwrap();
-    assert_eq!(decode::decode(&whole, Path::new("whole")).unwrap().warning, None);
+    let warning = |name: &str| decode::open(data().join(name)).unwrap().warning;
+    assert!(warning("jpeg_baseline_cut50.jpg").unwrap().contains("end"));
+    assert_eq!(warning("jpeg_420.jpg"), None);
+    #[cfg(target_os = "linux")]
+    for (endless, part) in [("/dev/zero", "not an image"), ("/dev/null", "the file is empty")] {
+        let error = Photo::open(endless).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn photos_from_pixels_are_checked() {
+    assert_eq!(Photo::new(2, 1, vec![1, 2, 3, 4, 5, 6]).unwrap().pixel(1, 0), [4, 5, 6]);
+    for (w, h, n) in [(0, 1, 0), (1, 0, 0), (2, 2, 11), (usize::MAX, 2, 6), (1 << 21, 1, 3 << 21)] {
+        let error = Photo::new(w, h, vec![0; n]).unwrap_err().to_string();
+        assert!(error.contains(&format!("{w}x{h}")), "{error}");
+    }
 }
 
 /// The noise of tools/make_vision_fixtures.py.

@@ -7,7 +7,7 @@ use clap::Args;
 use rtmo_engine::atomic_file::{AtomicFile, remove_unfinished};
 use rtmo_engine::backend::{Device, device};
 use rtmo_engine::output::{CocoWriter, image_id, write_json_line};
-use rtmo_engine::vision::decode::{Decoded, decode};
+use rtmo_engine::vision::decode::{self, Decoded};
 use rtmo_engine::vision::draw::{DrawOptions, draw_heatmaps, draw_people};
 use rtmo_engine::vision::{Skeleton, encode, sources};
 use rtmo_engine::{Compat, Engine, EngineOptions, Error, Person, Photo, Result};
@@ -285,9 +285,7 @@ fn decode_ahead<'scope>(
         let (to, from) = sync_channel(1);
         scope.spawn(move || {
             for (index, path) in files.iter().enumerate().skip(first).step_by(workers) {
-                let bytes = std::fs::read(path).map_err(Error::io("cannot read", path));
-                let decoded = bytes.and_then(|bytes| decode(&bytes, path));
-                if stopped() || to.send((index, decoded)).is_err() {
+                if stopped() || to.send((index, decode::open(path))).is_err() {
                     return;
                 }
             }

@@ -28,6 +28,10 @@ impl Filter {
     /// From PyTorch's layout `[cout, cin, kernel, kernel]` (a linear layer is a kernel of 1).
     pub fn new(weight: &[f32], cout: usize, cin: usize, kernel: usize, bias: Vec<f64>) -> Filter {
         let window = kernel * kernel;
+        if window == 1 {
+            let weight = weight.iter().copied().map(f64::from).collect();
+            return Filter { cout, cin, kernel, weight, bias };
+        }
         let mut w = vec![0.0; weight.len()];
         for (to, from) in w.chunks_exact_mut(cin * window).zip(weight.chunks_exact(cin * window)) {
             for at in 0..window {

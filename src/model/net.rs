@@ -4,6 +4,7 @@ use super::fold::{BatchNorm, Filter};
 use crate::error::{Error, Result};
 use crate::plan::{Act, Conv, Op, Plan, PreAdd, TensorId, View};
 use crate::weights::Checkpoint;
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 /// A plan under construction, and the checkpoint it is made from.
@@ -23,16 +24,16 @@ impl<'a> Net<'a> {
         &self.read
     }
 
-    fn tensor(&mut self, name: &str) -> Result<(Vec<f32>, &'a [usize])> {
+    fn tensor(&mut self, name: &str) -> Result<(Cow<'a, [f32]>, &'a [usize])> {
         let shape = self.checkpoint.shape(name).unwrap_or_default();
-        let values = self.checkpoint.tensor(name, shape)?;
+        let values = self.checkpoint.values(name, shape)?;
         self.read.insert(name.into());
         Ok((values, shape))
     }
 
     /// Values of a tensor.
     pub fn values(&mut self, name: &str) -> Result<Vec<f64>> {
-        Ok(self.tensor(name)?.0.into_iter().map(f64::from).collect())
+        Ok(self.tensor(name)?.0.iter().copied().map(f64::from).collect())
     }
 
     fn bn(&mut self, prefix: &str, eps: f64) -> Result<BatchNorm> {

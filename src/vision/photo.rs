@@ -16,16 +16,29 @@ pub struct Photo {
 }
 
 impl Photo {
+    /// A photo from pixels: `height * width * 3` bytes, row by row; blue, green, red.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the number of bytes is another, or a side is zero or above [`decode::MAX_SIDE`].
+    pub fn new(width: usize, height: usize, bgr: Vec<u8>) -> Result<Photo> {
+        let side = 1..=decode::MAX_SIDE;
+        if !side.contains(&width) || !side.contains(&height) || bgr.len() != width * height * 3 {
+            return Err(Error::Usage(format!(
+                "a photo of {width}x{height} pixels: expected {width} * {height} * 3 bytes of BGR, got {}",
+                bgr.len()
+            )));
+        }
+        Ok(Photo { width, height, bgr })
+    }
+
     /// Reads and decodes an image file. The format is told by the content, whatever the suffix says. Pixels and
     /// orientation equal `cv2.imread(path, cv2.IMREAD_COLOR)` of OpenCV 4.10.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read, [`Error::Image`] if it is no photo, is damaged, or is larger than
-    /// [`decode::MAX_PIXELS`]. A JPEG whose end is missing is no error, see [`decode::decode`].
+    /// [`decode::MAX_PIXELS`]. A JPEG whose end is missing is no error, see [`decode::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Photo> {
-        let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(Error::io("cannot read", path))?;
-        Photo::decode(&bytes, path)
+        Ok(decode::open(path)?.photo)
     }
 
     /// Decodes an image file that is already in memory; `label` names it in messages.

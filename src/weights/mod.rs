@@ -17,6 +17,7 @@ pub use safetensors::{SaveType, save_safetensors};
 use crate::error::{Error, Result};
 use half::{bf16, f16};
 use memmap2::Mmap;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
@@ -255,6 +256,14 @@ impl Checkpoint {
     /// [`Error::Tensor`] if it is missing, has another shape, is not of a floating-point type, or holds a NaN or an
     /// infinity.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.values(name, shape).map(Cow::into_owned)
+    }
+
+    /// [`Checkpoint::tensor`] without a copy where the file holds plain f32 values.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn values(&self, name: &str, shape: &[usize]) -> Result<Cow<'_, [f32]>> {
         let error = |expected: String, got: String| Error::Tensor {
             path: self.path.clone(),
             tensor: name.to_string(),
@@ -271,7 +280,7 @@ impl Checkpoint {
         {
             return Err(error("F32, F16, BF16 or F64".into(), entry.dtype.to_string()));
         }
-        let values = self.values(entry);
+        let values = self.read(entry);
         if Some(values.len()) != elements(shape) {
             return Err(error(format!("the values of shape {shape:?}"), format!("{} values", values.len())));
         }
@@ -281,15 +290,20 @@ impl Checkpoint {
         Ok(values)
     }
 
-    fn values(&self, entry: &Entry) -> Vec<f32> {
+    fn read<'a>(&'a self, entry: &'a Entry) -> Cow<'a, [f32]> {
         let bytes = self.map.as_deref().unwrap_or_default();
         match &entry.data {
-            Data::Memory(values) => values.clone(),
-            Data::Unreadable => Vec::new(),
+            Data::Memory(values) => Cow::Borrowed(values),
+            Data::Unreadable => Cow::default(),
             Data::File { start, strides, big_endian } => {
                 let bytes = &bytes[*start..];
                 let read = Reader { bytes, shape: &entry.shape, strides, big_endian: *big_endian };
-                match entry.dtype {
+                if entry.dtype == Dtype::F32
+                    && let Some(values) = read.in_place()
+                {
+                    return Cow::Borrowed(values);
+                }
+                Cow::Owned(match entry.dtype {
                     Dtype::F64 => read.all(|b| f64::from_le_bytes(b) as f32),
                     Dtype::F32 => read.all(f32::from_le_bytes),
                     Dtype::F16 => read.all(|b| f16::from_le_bytes(b).to_f32()),
@@ -300,7 +314,7 @@ impl Checkpoint {
                     Dtype::I8 => read.all(|b| i8::from_le_bytes(b).into()),
                     Dtype::U8 | Dtype::Bool => read.all(|[b]| b.into()),
                     Dtype::Other(_) => Vec::new(),
-                }
+                })
             }
         }
     }
@@ -327,7 +341,15 @@ struct Reader<'a> {
     big_endian: bool,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    /// Row-major f32 values of this machine's byte order and alignment, as they are.
+    fn in_place(&self) -> Option<&'a [f32]> {
+        let count = elements(self.shape).unwrap_or(0);
+        let native = self.big_endian == cfg!(target_endian = "big");
+        let bytes = (self.strides.is_empty() && native).then(|| &self.bytes[..count * size_of::<f32>()])?;
+        bytemuck::try_cast_slice(bytes).ok()
+    }
+
     fn all<const N: usize>(&self, decode: impl Fn([u8; N]) -> f32) -> Vec<f32> {
         let count = elements(self.shape).unwrap_or(0);
         let decode = |bytes: &[u8]| {

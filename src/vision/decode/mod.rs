@@ -16,6 +16,8 @@ mod webp;
 
 use super::Photo;
 use crate::error::{Error, Result};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 /// Photos of more pixels are refused, before memory is asked for: 2^28, or 768 MiB of BGR bytes.
@@ -45,6 +47,38 @@ struct Stored {
 /// Why a format's decoder gave up, without the file's name.
 type Reason = String;
 
+/// No photo within the limits above needs a longer file; so much of a stream is read at most.
+const MAX_BYTES: u64 = 3 << 30;
+
+/// Enough to tell the format.
+const HEAD: u64 = 64;
+
+/// Reads and decodes an image file: [`Photo::open`] with the decoder's warning. What begins like no image is not read
+/// any further, however long.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read, otherwise as [`decode`].
+pub fn open(path: impl AsRef<Path>) -> Result<Decoded> {
+    let path = path.as_ref();
+    let cannot = || Error::io("cannot read", path);
+    let mut file = File::open(path).map_err(cannot())?;
+    let len = file.metadata().map_err(cannot())?.len();
+    let mut bytes = Vec::new();
+    (&mut file).take(HEAD).read_to_end(&mut bytes).map_err(cannot())?;
+    if format(&bytes).is_ok() {
+        // Room to see the end without growing.
+        let rest = len.min(MAX_BYTES).saturating_sub(HEAD) as usize + 1;
+        bytes
+            .try_reserve_exact(rest)
+            .map_err(|_| Error::image(path, format!("no memory for {len} bytes")))?;
+        file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(cannot())?;
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(Error::image(path, format!("longer than {MAX_BYTES} bytes")));
+        }
+    }
+    decode(&bytes, path)
+}
+
 /// Decodes an image file in memory; `label` names it in messages.
 ///
 /// Truncated and slightly corrupt JPEGs give a picture and a warning, as in OpenCV; other formats give an error.
@@ -53,16 +87,24 @@ type Reason = String;
 /// [`Error::Image`] if the content is no supported image, is damaged, or exceeds [`MAX_PIXELS`] or [`MAX_SIDE`]; also
 /// if a header promises more pixels than a file of this length can hold.
 pub fn decode(bytes: &[u8], label: &Path) -> Result<Decoded> {
-    let stored = match bytes {
-        [] => Err("the file is empty".into()),
-        [0xff, 0xd8, 0xff, ..] => jpeg::decode(bytes),
-        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => png::decode(bytes),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => webp::decode(bytes),
-        [b'B', b'M', ..] => bmp::decode(bytes),
-        _ => Err(format!("{}; readable are JPEG, PNG, WebP and BMP", foreign(bytes))),
-    };
+    let stored = format(bytes).and_then(|decode| decode(bytes));
     let Stored { photo, orientation, warning } = stored.map_err(|what| Error::image(label, what))?;
     Ok(Decoded { photo: photo.upright(orientation), warning })
+}
+
+/// Decoder of one format.
+type Format = fn(&[u8]) -> std::result::Result<Stored, Reason>;
+
+/// The decoder for a file that begins with `head`.
+fn format(head: &[u8]) -> std::result::Result<Format, Reason> {
+    match head {
+        [] => Err("the file is empty".into()),
+        [0xff, 0xd8, 0xff, ..] => Ok(jpeg::decode),
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Ok(png::decode),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Ok(webp::decode),
+        [b'B', b'M', ..] => Ok(bmp::decode),
+        _ => Err(format!("{}; readable are JPEG, PNG, WebP and BMP", foreign(head))),
+    }
 }
 
 /// What a file that is none of ours may be.

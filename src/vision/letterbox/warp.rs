@@ -287,3 +287,30 @@ fn invert(m: [[f64; 3]; 2]) -> [[f64; 3]; 2] {
     let (a, b, c, e) = (m[1][1] * d, m[0][1] * -d, m[1][0] * -d, m[0][0] * d);
     [[a, b, -a * m[0][2] - b * m[1][2]], [c, e, -c * m[0][2] - e * m[1][2]]]
 }
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn avx2_equals_portable() {
+        if !is_x86_feature_detected!("avx2") {
+            eprintln!("skipped: this machine has no AVX2");
+            return;
+        }
+        let noise = |seed: u32| move |i: u32| ((i ^ seed).wrapping_mul(0x9e37_79b1) >> 24) as u8;
+        let (upper, lower): (Vec<u8>, Vec<u8>) =
+            ((0..300).map(noise(1)).collect(), (0..300).map(noise(2)).collect());
+        for len in 0..40 {
+            for b in 0..32 {
+                // From the first pixel to the last that has two more to its right, all fractions.
+                let columns: Vec<i32> = (0..len).map(|x| x * (97 * 32 + 31) / 39 + b as i32 % 2).collect();
+                let (mut fast, mut slow) = (vec![0; len as usize * 3], vec![0; len as usize * 3]);
+                // SAFETY: checked above.
+                unsafe { avx2::blend_row(&columns, &upper, &lower, b, &mut fast) };
+                blend_row_portable(&columns, &upper, &lower, b, &mut slow);
+                assert_eq!(fast, slow, "{len} columns, b = {b}");
+            }
+        }
+    }
+}
