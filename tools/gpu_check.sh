@@ -12,8 +12,8 @@
 # folder keeps measured tiles, in cache/. Models without a weights file get generated weights, whose maps are checked, and which
 # take as long; --weights adds the people of a real checkpoint.
 #
-# The record is added to benches/record/gpu-<GPU>.txt, with sweep.json, sweep.svg and the measured tiles beside it, or to the folder
-# OUT. Sections that cannot run say why; the exit status is 1 if any command failed.
+# The record is added to benches/record/<date>-<GPU>.txt, with the sweep's figures and picture and the measured tiles beside it, or
+# to the folder OUT. Sections that cannot run say why; the exit status is 1 if any command failed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 carried=target/gpu
@@ -31,6 +31,7 @@ for line in sys.stdin:
         print(m["executable"])') || return 1
   [ -n "$tests" ] || { echo "no test binary"; return 1; }
   cp target/release/rtmo-engine "$engine" && cp "$tests" "$carried/tests" && strip "$engine" "$carried/tests" || return 1
+  git describe --always --dirty > "$carried/commit"
   ls -l "$carried"
   if "$engine" info | grep '^CUDA.*no CUDA kernels'; then return 1; fi
 }
@@ -56,7 +57,8 @@ gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1)
 out=${OUT:-benches/record}
 mkdir -p "$out"
 name=$(echo "$gpu" | tr -cs 'A-Za-z0-9\n' '-')
-record=$out/gpu-$name.txt
+base=$out/$(date -u +%F)-$name
+record=$base.txt
 export XDG_CACHE_HOME=${XDG_CACHE_HOME:-$PWD/$carried/cache}
 failed=0
 
@@ -84,7 +86,7 @@ if [ ! -x "$engine" ] || [ ! -x "$carried/tests" ]; then
   if command -v cargo > /dev/null; then build || exit 1; fi
   [ -x "$carried/tests" ] || { echo "no $carried/tests: run tools/gpu_check.sh --build where there is Rust, and carry $carried"; exit 1; }
 fi
-say "$(date -u +%Y-%m-%d) ${sections[*]}"
+say "commit $(cat "$carried/commit" 2>/dev/null || echo unknown), $(date -u +'%F %R UTC'): ${sections[*]}"
 run "machine" nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,mig.mode.current --format=csv
 run "engine" "$engine" info
 if ! "$engine" info | grep -q '^CUDA.*cuda:0'; then
@@ -130,7 +132,7 @@ sanitizer() {
   done
 }
 sweep() {
-  run "sweep" "$engine" bench --sweep --device cuda --json "$out/sweep.json" --plot "$out/sweep.svg"
+  run "sweep" "$engine" bench --sweep --device cuda --json "$base-sweep.json" --plot "$base-sweep.svg"
 }
 for section in "${sections[@]}"; do "$section"; done
 say "$([ $failed = 0 ] && echo "all passed" || echo "some failed")"

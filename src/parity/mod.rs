@@ -1,4 +1,4 @@
-//! How far an [`Executor`] is from another one, or from a dump of the authors' PyTorch: maps stage by stage, and people.
+//! How far an [`Executor`](crate::backend::Executor) is from another one, or from a dump of the authors' PyTorch: maps stage by stage, and people.
 
 mod dump;
 mod executors;

@@ -135,7 +135,7 @@ impl fmt::Display for PeopleError {
             ("visib.", &self.visibility),
             ("heatmaps", &self.heatmaps),
         ];
-        for (name, values) in parts {
+        for (name, values) in parts.into_iter().filter(|(_, values)| !values.is_empty()) {
             let (mean, rms) = (mean(values), root_mean_square(values));
             let (most, worst) = (percentile_99(values), maximum(values));
             writeln!(f, "{name:8} mean {mean:.2e}, rms {rms:.2e}, 99 % {most:.2e}, worst {worst:.2e}")?;

@@ -1042,12 +1042,14 @@ fn a_whole_network_finds_the_same_people() {
         assert_eq!(steps.len(), y.plan().steps.len());
         // again on what the device holds, and with the stages timed: nothing changes
         let (staged, times) = y.run_staged(&[frame], &options).unwrap();
-        assert_eq!(staged, [one.clone()]);
+        assert_eq!(staged, std::slice::from_ref(&one));
         let stages = [times.letterbox, times.network, times.select, times.dcc, times.download];
         assert!(stages.iter().all(|t| !t.is_zero()) && times.network > times.select, "{times:?}");
-        assert_eq!(y.run_again(&[frame], &options).unwrap(), [one.clone()], "nothing was held: a plain run");
-        assert!(y.held.is_some());
-        assert_eq!(y.run_again(&[frame], &options).unwrap(), [one.clone()]);
+        // nothing is held at first: a plain run
+        for _ in 0..2 {
+            assert_eq!(y.run_again(&[frame], &options).unwrap(), std::slice::from_ref(&one));
+            assert!(y.held.is_some());
+        }
         let setup = &y.setups[0];
         assert!(setup.programs.iter().any(|(key, _)| key.upload == 0), "no upload");
         if x.gpu.caps() != AMPERE {
