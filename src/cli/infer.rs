@@ -182,7 +182,7 @@ impl Infer {
         &self,
         engine: &mut Engine,
         files: &[PathBuf],
-        (mut incoming, to_draw): (Turns<(usize, Result<Decoded>)>, Vec<SyncSender<Done>>),
+        (mut incoming, to_draw): (Photos, Vec<SyncSender<Done>>),
         results: &mut Results,
         tally: &mut Tally,
         terminal: &Terminal,
@@ -280,7 +280,7 @@ fn decode_ahead<'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
     files: &'scope [PathBuf],
     workers: usize,
-) -> Turns<(usize, Result<Decoded>)> {
+) -> Photos {
     let worker = |first: usize| {
         let (to, from) = sync_channel(1);
         scope.spawn(move || {
@@ -294,6 +294,9 @@ fn decode_ahead<'scope>(
     };
     Turns { from: (0..workers).map(worker).collect(), next: 0 }
 }
+
+/// What is read, with its place in the list.
+type Photos = Turns<(usize, Result<Decoded>)>;
 
 /// What several threads send, one after the other in turn: as ordered as if one had sent all.
 struct Turns<T> {
