@@ -5,7 +5,7 @@
 #   tools/gpu_check.sh --build
 #
 # Sections, in this order without any named: kernels parity bench first cpu sanitizer sweep. Each of their commands ends after
-# LIMIT seconds (300), so that a machine lent for minutes can be given some sections at a time.
+# LIMIT seconds (300; the sweep 560), so that a machine lent for minutes can be given some sections at a time.
 #
 # Where there is no Rust, build elsewhere and carry the binaries: --build puts the engine and its test binary, stripped, into
 # target/gpu/, and a later run finds them there (RTMO_CUDA_ARCHS=sm_90a builds for the GPU at hand only: smaller, sooner). The same
@@ -132,7 +132,7 @@ sanitizer() {
   done
 }
 sweep() {
-  run "sweep" "$engine" bench --sweep --device cuda --json "$base-sweep.json" --plot "$base-sweep.svg"
+  LIMIT=${LIMIT:-560} run "sweep" "$engine" bench --sweep --device cuda --json "$base-sweep.json" --plot "$base-sweep.svg"
 }
 for section in "${sections[@]}"; do "$section"; done
 say "$([ $failed = 0 ] && echo "all passed" || echo "some failed")"

@@ -9,9 +9,11 @@ use super::params::{self, Count, Fields, Survivor};
 use super::schedule::{Group, Storage};
 use super::tiles::{Choice, Shape, TILES, Trigger, Unit};
 use super::{CudaExecutor, Options, device, tune};
+use crate::backend::cpu::{CpuExecutor, CpuOptions};
 use crate::backend::reference::{Person, Reference};
 use crate::backend::{Executor, Frame, RunOptions, SelectParams};
 use crate::error::Result;
+use crate::parity::{self, Tolerance};
 use crate::plan::*;
 use crate::vision::{Letterbox, Photo};
 use bytemuck::Zeroable;
@@ -1062,6 +1064,27 @@ fn a_whole_network_finds_the_same_people() {
                 assert_eq!(each, one);
             }
         }
+    }
+}
+
+/// What `rtmo-engine check` does: every map of a GPU against the CPU's in fp32, within the bounds that are promised.
+#[test]
+fn maps_are_within_the_promised_bounds() {
+    let input = (96, 64);
+    let checkpoint = crate::model::random(crate::model::Variant::T, 17, 2, 3);
+    let plan = crate::model::build(&checkpoint, input).unwrap();
+    let (photo, letterbox) = photo(5, 90, 70, input);
+    let frame = Frame { photo: &photo, letterbox: &letterbox };
+    for gpu in gpus(&[1]) {
+        let cpu = CpuOptions { threads: 1, keep_maps: true, ..CpuOptions::detect().unwrap() };
+        let mut cpu = CpuExecutor::new(plan.clone(), cpu).unwrap();
+        let mut x = CudaExecutor::on(gpu, plan.clone(), OPTIONS).unwrap();
+        let report = parity::compare(&mut cpu, &mut x, frame, &RunOptions::default()).unwrap();
+        let maps = plan.steps.iter().filter_map(|s| s.op.writes());
+        let maps = maps.filter(|v| plan.buffer_of(*v).extent != Extent::Survivors).count();
+        assert!(report.maps.len() > maps, "each step's, and the stages'");
+        println!("{report}");
+        report.check(&Tolerance::FP16.maps_only()).unwrap_or_else(|beyond| panic!("{beyond}"));
     }
 }
 
