@@ -4,15 +4,15 @@
 #
 #   tools/avx512_check.sh [TEST[:FILTER]...]    files in tests/, or lib; with a filter, tests of such names only
 #
-# Debian's Bochs has no BF16; versions after 3.0 do. The first of them scale the short displacement of vdpbf16ps's memory
-# operand by 4, not by 64: `simd` then fails in `every_operation_on_every_lane`.
+# Debian's Bochs has no BF16; versions after 3.0 do. Where `simd` fails in `every_operation_on_every_lane`, they scale
+# short displacements of vdpbf16ps's memory operand by 4, not by 64.
 #
 #   BOCHS=/path/to/bochs BOCHS_CPU=sapphire_rapids RTMO_ISA=avx512bf16 tools/avx512_check.sh
 #
 # TIMEOUT=SECONDS limits the emulation, of some tens of millions of instructions a second on one core.
 #
-# Installs what it needs (as root, Debian): the emulator and its BIOS, a boot loader, a static shell, and a kernel, which
-# is unpacked only.
+# Installs what it needs (as root, Debian): the emulator and its BIOS, a boot loader, a static shell, and a kernel,
+# which is unpacked only.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,8 +23,8 @@ unset RTMO_ISA
 tests=("$@")
 if [ ${#tests[@]} -eq 0 ]; then
   case $isa in
-    avx512) tests=(simd lib:factor lib:winograd lib:pool ops:edge ops:strides ops:groups ops:epilogue ops:slices ops:stem ops:pool
-      ops:norms ops:attention ops:survivor ops:bins parity:every_instruction_set) ;;
+    avx512) tests=(simd lib:factor lib:winograd lib:pool ops:edge ops:strides ops:groups ops:epilogue ops:slices
+      ops:stem ops:pool ops:norms ops:attention ops:survivor ops:bins parity:every_instruction_set) ;;
     avx512bf16) tests=(simd lib:factor lib:winograd bf16:what_bf16_holds bf16:rounding_errors ops:strides) ;;
     *) echo "RTMO_ISA=$isa: expected avx512 or avx512bf16" >&2; exit 2 ;;
   esac
@@ -91,7 +91,7 @@ chmod +x "$root/init"
 # turns AVX off.
 cp "$work"/kernel/boot/vmlinuz-* "$work/iso/vmlinuz"
 cp /usr/lib/ISOLINUX/isolinux.bin /usr/lib/syslinux/modules/bios/ldlinux.c32 "$work/iso/isolinux/"
-options='nokaslr mitigations=off lpj=1000000 random.trust_cpu=on lsm= clearcpuid=fsrm noxsaves quiet panic=1'
+options='nokaslr mitigations=off lpj=1000000 random.trust_cpu=on lsm= clearcpuid=fsrm,xsavec,xsaves quiet panic=1'
 cat >"$work/iso/isolinux/isolinux.cfg" <<BOOT
 default linux
 label linux
