@@ -12,10 +12,11 @@ use rtmo_engine::parity::{Dump, Tolerance};
 use rtmo_engine::plan::{Act, Conv, Op, Plan, PreAdd};
 use std::collections::BTreeSet;
 
-/// Instruction sets with bf16, the emulation among them; with RTMO_ISA set only that one.
+/// Instruction sets with bf16, the emulation among them.
 fn isas() -> Vec<Isa> {
-    let chosen = std::env::var("RTMO_ISA").unwrap_or_default();
-    Isa::all().filter(|isa| isa.bf16() && (chosen.is_empty() || isa.name() == chosen)).collect()
+    let isas: Vec<Isa> = common::isas().into_iter().filter(|isa| isa.bf16()).collect();
+    assert!(!isas.is_empty(), "RTMO_ISA names an instruction set without bf16");
+    isas
 }
 
 /// A convolution between slices of wider maps.

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Report, Rng, difference, wide};
+use common::{Report, Rng, difference, isas, wide};
 use rtmo_engine::backend::cpu::{CpuExecutor, CpuOptions, Isa};
 use rtmo_engine::backend::reference::Reference;
 use rtmo_engine::backend::{Executor, Frame, Precision, RunOptions, SelectParams, Survivors};
@@ -128,19 +128,19 @@ fn is_map(plan: &Plan, view: View) -> bool {
 
 #[test]
 fn rtmo_t_equals_the_reference() {
-    let all: Vec<Isa> = Isa::all().collect();
+    let all = isas();
     compare_network(Variant::T, (416, 416), 17, 2, &all);
 }
 
 #[test]
 fn rtmo_s_equals_the_reference() {
-    let all: Vec<Isa> = Isa::all().collect();
+    let all = isas();
     compare_network(Variant::S, (640, 640), 17, 2, &all[..1]);
 }
 
 #[test]
 fn every_size_equals_the_reference_on_small_inputs() {
-    let all: Vec<Isa> = Isa::all().collect();
+    let all = isas();
     compare_network(Variant::M, (256, 160), 17, 2, &all);
     compare_network(Variant::L, (160, 224), 17, 2, &all[..1]);
     compare_network(Variant::S, (224, 160), 14, 3, &all);
@@ -157,7 +157,7 @@ fn results_depend_on_the_input_only() {
         cpu.write_input(input);
         cpu.run_steps(1..plan.steps.len(), options)
     };
-    for isa in Isa::all() {
+    for isa in isas() {
         let mut first: Option<Survivors> = None;
         for (threads, keep_maps) in [(1, true), (1, false), (2, false), (3, false), (8, false)] {
             let cpu = CpuOptions { threads, isa, precision: Precision::Fp32, keep_maps };
@@ -192,7 +192,7 @@ fn a_frame_gives_what_its_network_input_gives() {
         letterbox.sample_row(&photo, y, &mut row);
         input.extend(row.iter().map(|&v| f32::from(v)));
     }
-    for isa in Isa::all() {
+    for isa in isas() {
         let cpu = CpuOptions { threads: 2, isa, precision: Precision::Fp32, keep_maps: true };
         let mut cpu = CpuExecutor::new(plan.clone(), cpu).expect("an available instruction set");
         let runs = cpu.run(&[frame, frame], &options).expect("a run");

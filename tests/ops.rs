@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Case, Report, Rng, distinct, isolate};
+use common::{Case, Report, Rng, distinct, isas, isolate};
 use rtmo_engine::backend::cpu::Isa;
 use rtmo_engine::backend::{RunOptions, SelectParams};
 use rtmo_engine::model::{self, Variant};
@@ -32,10 +32,6 @@ fn tolerance(case: &Case) -> f64 {
         Op::Gau(_) => 4.0 * sum,
         _ => sum,
     }
-}
-
-fn isas() -> Vec<Isa> {
-    Isa::all().collect()
 }
 
 /// Steps of a network on random maps, each on its own.
@@ -208,6 +204,12 @@ fn output_channels_at_every_panel_edge() {
             (1..=WIDEST + 1).map(|cout| Shape { cout, kernel, cin, margin: (3, 2), act: Act::Silu, ..PLAIN });
         check_shapes(shapes, &[1]);
     }
+    // Large enough for every way to compute stride 2.
+    let shapes = [1, 7, 8, 9, 15, 16, 17, 31, 33, 48, 63, 65];
+    check_shapes(
+        shapes.map(|cout| Shape { h: 32, w: 24, cout, kernel: 3, stride: 2, margin: (3, 2), ..PLAIN }),
+        &[1],
+    );
     let wide = [66, 79, 80, 81, 96, 127, 128, 129, 144, 192, 216, 257];
     check_shapes(wide.map(|cout| Shape { cout, margin: (1, 0), ..PLAIN }), &[2]);
     check_shapes(wide.map(|cout| Shape { cout, kernel: 3, margin: (1, 0), ..PLAIN }), &[2]);
@@ -218,6 +220,10 @@ fn input_channels_at_every_vector_edge() {
     let cin = |kernel| move |cin| Shape { cin, kernel, cout: 9, margin: (0, 1), ..PLAIN };
     check_shapes((1..=33).map(cin(1)), &[1]);
     check_shapes((1..=33).map(cin(3)), &[1]);
+    check_shapes(
+        [8, 16, 24, 48, 64].map(|cin| Shape { h: 32, w: 24, cin, kernel: 3, stride: 2, ..PLAIN }),
+        &[2],
+    );
 }
 
 #[test]
@@ -234,6 +240,10 @@ fn maps_at_every_patch_and_tile_edge() {
         let shapes = sizes.map(|(h, w)| Shape { h, w, kernel, cin: 48, cout: 80, post_add: true, ..PLAIN });
         check_shapes(shapes, &[1, 2, 3]);
     }
+    // Every remainder of an output of stride 2.
+    let sizes = (25..=32).flat_map(|h| (37..=44).map(move |w| (h, w)));
+    let shapes = sizes.map(|(h, w)| Shape { h, w, kernel: 3, stride: 2, cout: 20, margin: (0, 4), ..PLAIN });
+    check_shapes(shapes, &[1]);
 }
 
 #[test]

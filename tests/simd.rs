@@ -1,5 +1,8 @@
 //! Vectors of every instruction set, lane by lane, and the accuracy of the functions made of them.
 
+mod common;
+
+use common::isas;
 use rtmo_engine::backend::cpu::Isa;
 use rtmo_engine::backend::cpu::math;
 use rtmo_engine::backend::cpu::simd::portable::Portable;
@@ -9,7 +12,7 @@ use rtmo_engine::backend::cpu::simd::{Kernel, Simd};
 macro_rules! on_every_isa {
     ($test:ident) => {
         let mut run = 0;
-        for isa in Isa::all() {
+        for isa in isas() {
             match isa {
                 Isa::Portable => $test(isa.name(), Portable::<4>),
                 Isa::Portable16 => $test(isa.name(), Portable::<16>),
@@ -36,7 +39,7 @@ macro_rules! on_every_isa {
             }
             run += 1;
         }
-        assert!(run >= 3, "the portable ones always run");
+        assert!(run > 0, "no instruction set");
     };
 }
 

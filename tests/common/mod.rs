@@ -43,6 +43,14 @@ impl Rng {
     }
 }
 
+/// Instruction sets to test, best first: all that this CPU has, or the one that `RTMO_ISA` names.
+pub fn isas() -> Vec<Isa> {
+    match std::env::var_os("RTMO_ISA").filter(|name| !name.is_empty()) {
+        Some(_) => vec![Isa::choose().expect("RTMO_ISA names an instruction set of this CPU")],
+        None => Isa::all().collect(),
+    }
+}
+
 /// A step of a plan, and what its inputs hold. If there are survivor rows among them, the plan's selection is
 /// executed first.
 pub struct Case {

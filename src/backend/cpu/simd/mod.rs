@@ -27,7 +27,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     type V: Copy;
     /// f32 values a vector.
     const LANES: usize;
-    /// Vector registers.
+    /// Vector registers that the matrix kernels may fill.
     const REGISTERS: usize;
     /// Widest panel, in vectors, of the matrix kernels.
     const PANEL: usize;
