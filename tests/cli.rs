@@ -196,6 +196,7 @@ fn a_demonstration_model_is_taken_when_no_other_is_there() {
     fs::rename(weights.join("rtmo-t.safetensors"), weights.join("rtmo-t-demo.safetensors")).unwrap();
     let (out, err) = expect(0, folder.path(), &[&["infer", "a.png", "--no-draw"], &SMALL[..]].concat());
     assert!(err.is_empty() && out.contains("rtmo-t-demo.safetensors"), "{out}{err}");
+    assert!(out.contains("demonstration model") && out.contains("https://"), "{out}");
     assert!(!folder.path().join("rtmo-out").exists());
 }
 

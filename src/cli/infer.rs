@@ -256,6 +256,9 @@ impl Infer {
         let (w, h) = engine.input_size();
         let weights = checkpoint.path().display();
         terminal.say(format!("{} {w}x{h}, {}, {weights}", engine.name(), engine.describe()))?;
+        if let Some(remark) = Network::remark(&checkpoint) {
+            terminal.say(remark)?;
+        }
         Ok(engine)
     }
 }

@@ -79,6 +79,17 @@ impl Network {
         }
     }
 
+    /// What to say of the demonstration's weights.
+    pub fn remark(checkpoint: &Checkpoint) -> Option<String> {
+        (checkpoint.path().file_stem()? == DEMO).then(|| {
+            let url = registry::find(registry::DEFAULT_MODEL).map_or("", |published| published.url);
+            format!(
+                "this is the demonstration model, trained on rendered scenes; for photos put {url} into weights/, or see \
+                 'rtmo-engine models'"
+            )
+        })
+    }
+
     fn nothing_asked(&self) -> bool {
         self.model.is_none() && self.weights.is_none() && Search::from_environment().variable.is_none()
     }

@@ -6,6 +6,12 @@ import numpy as np
 from . import paint, poses
 
 HEIGHT = 1.7  # the nominal height by which people are placed, metres
+# Colours, BGR, of ground and of what stands at its end, as photos have them: grass, asphalt, sand, snow, wood, clay,
+# tiles, water; and paint, foliage, brick, concrete, curtains, dusk.
+GROUNDS = np.array([(0.16, 0.45, 0.30), (0.45, 0.45, 0.44), (0.58, 0.72, 0.80), (0.95, 0.92, 0.90), (0.28, 0.43, 0.62),
+                    (0.30, 0.42, 0.66), (0.78, 0.82, 0.85), (0.55, 0.45, 0.30)])
+WALLS = np.array([(0.80, 0.86, 0.90), (0.12, 0.28, 0.20), (0.30, 0.34, 0.58), (0.60, 0.61, 0.62), (0.35, 0.40, 0.60),
+                  (0.20, 0.14, 0.12)])
 SHAPES = [(1.0, 1.0), (1.0, 0.75), (1.0, 0.667), (0.75, 1.0), (0.667, 1.0), (1.0, 0.563)]
 
 
@@ -49,7 +55,8 @@ class Layout:
     ground: np.ndarray = None  # colours (3 + 3), kind, scale
     wall: np.ndarray = None  # distance, colours (3 + 3), kind, scale, sky colour (3)
     panels: np.ndarray = None  # rectangles on the wall: x, z, half width, half height, colour (3)
-    clutter: float = 0.0
+    clutter: float = 0.0  # strength of the cloudy noise, and its share of colour
+    chroma: float = 1.0
     finish: np.ndarray = None  # blur, noise, gain, contrast, saturation
     seed: int = 0
 
@@ -58,12 +65,16 @@ def shape_pair(rng, count):
     return int(rng.integers(count)), int(rng.integers(count)), float(rng.uniform(0, 0.5))
 
 
-def draw(seed, side, shapes):
-    """The layout of one scene at most `side` pixels large; `shapes`: how many body shapes there are."""
+def draw(seed, side, shapes, near=False, studio=False):
+    """The layout of one scene at most `side` pixels large; `shapes`: how many body shapes there are.
+
+    near: one to four people, none far away, for networks with a small input. studio: one to three people on their feet,
+    side by side and seen whole, before a plain wall, for courses of training of an hour.
+    """
     rng = np.random.default_rng(seed)
-    aspect = SHAPES[rng.integers(len(SHAPES))]
+    aspect = SHAPES[rng.integers(3 if studio else len(SHAPES))]
     width, height = (int(round(side * a)) for a in aspect)
-    fov = np.deg2rad(rng.uniform(28, 75))
+    fov = np.deg2rad(rng.uniform(28, 45 if studio else 75))
     focal = 0.5 * max(width, height) / np.tan(fov / 2)
     scene = Layout(width, height, focal, float(rng.uniform(0.5, 2.6)), 0.0, float(np.deg2rad(rng.normal(0, 3))),
                    seed=seed)
@@ -75,18 +86,27 @@ def draw(seed, side, shapes):
         count, low, high = int(rng.integers(1, 6)), 0.25, 1.0
     else:
         count, low, high = int(rng.integers(4, 9)), 0.15, 0.6
+    if studio:
+        crowd, count, low, high = 0.5, 1 + int(rng.choice(3, p=(0.4, 0.35, 0.25))), 0.58, 0.84
+        scene.camera = float(rng.uniform(0.8, 1.5))
+    elif near:
+        count, low, high = min(count, 4), max(low, 0.4), max(high, 1.1)
     taken = []
-    for _ in range(count):
+    for i in range(count):
         size = float(np.exp(rng.uniform(np.log(low), np.log(high)))) * height
         for _ in range(6):
             u = rng.uniform(0.04, 0.96) * width
             if all(abs(u - other) > 0.16 * min(size, s) for other, s in taken):
                 break
+        if studio:
+            u = (i + rng.uniform(0.3, 0.7) if count > 1 else rng.uniform(0.25, 0.75)) / count * width
         taken.append((u, size))
         y = focal * HEIGHT / size
         x = (u - width / 2) / focal * y
         kind, pose = poses.draw(rng)
-        yaw = rng.normal(0, 45) if rng.random() < 0.65 else rng.uniform(-180, 180)
+        while studio and kind not in ('stand', 'walk', 'lunge'):
+            kind, pose = poses.draw(rng)
+        yaw = rng.normal(0, 30) if studio else rng.normal(0, 45) if rng.random() < 0.65 else rng.uniform(-180, 180)
         lift = rng.uniform(0.05, 0.6) if kind == 'jump' else 0.0
         style, outfit = paint.dressed(rng)
         held = None
@@ -96,8 +116,8 @@ def draw(seed, side, shapes):
                                    outfit, (float(rng.uniform(0.5, 1.9)), float(rng.uniform(0.01, 0.16))), held))
 
     nearest = min(scene.people, key=lambda p: p.y)
-    target = rng.uniform(0.8, 1.45) if crowd < 0.3 else rng.uniform(0.6, 1.1)
-    row = rng.uniform(0.4, 0.6) * height
+    target = rng.uniform(0.8, 1.45) if crowd < 0.3 else rng.uniform(0.8, 0.9) if studio else rng.uniform(0.6, 1.1)
+    row = rng.uniform(*((0.48, 0.52) if studio else (0.4, 0.6))) * height
     scene.pitch = float(np.arctan2(scene.camera - target, nearest.y) - np.arctan2(row - height / 2, focal))
 
     farthest = max(p.y for p in scene.people)
@@ -132,7 +152,27 @@ def draw(seed, side, shapes):
     scene.clutter = float(rng.choice((0.0, rng.uniform(0, 0.35))))
     scene.finish = np.array((rng.choice((0.0, rng.uniform(0.3, 1.1))), rng.uniform(0, 0.03), rng.uniform(0.7, 1.25),
                              rng.uniform(0.8, 1.2), rng.uniform(0.6, 1.2)))
+    if studio or rng.random() < 0.6:
+        natural(rng, scene)
+    if studio:
+        scene.things, scene.ground[6], scene.wall[7], scene.clutter = [], 0, 0, 0.2 * scene.clutter
+        scene.panels[:, 2:4] = 0
+        scene.roll = 0.3 * scene.roll
+        scene.wall[0] = min(scene.wall[0], farthest + 4)
     return scene
+
+
+def natural(rng, scene):
+    """Surroundings in the colours of photos: uneven rather than patterned."""
+    def pair(colours):
+        first = colours[rng.integers(len(colours))] * rng.uniform(0.7, 1.15) + rng.normal(0, 0.03, 3)
+        return np.concatenate((first, first * rng.uniform(0.6, 1.2))).clip(0.02, 0.98)
+
+    scene.ground[:6], scene.wall[1:7] = pair(GROUNDS), pair(WALLS)
+    for kinds, at in ((scene.ground, 6), (scene.wall, 7)):
+        if rng.random() < 0.7:
+            kinds[at] = 0
+    scene.clutter, scene.chroma = float(rng.uniform(0.03, 0.4)), float(rng.uniform(0.05, 0.4))
 
 
 def thing(rng, scene, y):

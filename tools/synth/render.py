@@ -19,11 +19,12 @@ EDGES = ((0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10)
          (13, 15), (12, 14), (14, 16))
 
 
-def rows(bodies, first, count, side, batch=8, supersample=2):
+def rows(bodies, first, count, side, batch=8, supersample=2, near=False, studio=False):
     """Yields annotated pictures of the scenes with seeds first .. first + count that show at least one person."""
     marks = Marks(bodies)
     for start in range(first, first + count, batch):
-        layouts = [layout.draw(seed, side, len(bodies.samples)) for seed in range(start, min(start + batch, first + count))]
+        layouts = [layout.draw(seed, side, len(bodies.samples), near, studio)
+                   for seed in range(start, min(start + batch, first + count))]
         for row in scene.render(bodies, layouts, side, supersample, marks):
             if len(row[3]):
                 yield row
@@ -74,6 +75,8 @@ def main():
     parser.add_argument('--seed', type=int, default=0, help='scenes seed .. seed + count')
     parser.add_argument('--batch', type=int, default=8)
     parser.add_argument('--supersample', type=int, default=2)
+    parser.add_argument('--near', action='store_true', help='one to four people a scene, none far away')
+    parser.add_argument('--studio', action='store_true', help='one to three people seen whole before a plain wall')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--minutes', type=float, default=1e9, help='stop early, with what there is')
     parser.add_argument('--out', help='the bank')
@@ -82,7 +85,8 @@ def main():
     a = parser.parse_args()
     began = time.time()
     made = []
-    for row in rows(Bodies.load(a.body, a.device), a.seed, a.count, a.side, a.batch, a.supersample):
+    for row in rows(Bodies.load(a.body, a.device), a.seed, a.count, a.side, a.batch, a.supersample,
+                    a.near, a.studio):
         made.append(row)
         if time.time() - began > a.minutes * 60:
             break

@@ -308,8 +308,10 @@ def background(layouts, cameras, people_at, side, device):
         values = torch.stack([torch.rand(3, cells, cells, generator=torch.Generator().manual_seed(s.seed * 8 + cells % 7))
                               for s in layouts]) - 0.5
         noise += share * F.interpolate(values.to(device), size=(side, side), mode='bilinear', align_corners=False)
-    strength = get(lambda s: np.array(s.clutter))[:, None, None, None]
-    return out.permute(0, 3, 1, 2) * (1 + 0.3 * noise.mean(1, keepdim=True)) + noise * strength
+    strength, chroma = (get(lambda s: np.array(v(s)))[:, None, None, None] for v in (lambda s: s.clutter,
+                                                                                    lambda s: s.chroma))
+    grey = noise.mean(1, keepdim=True)
+    return out.permute(0, 3, 1, 2) * (1 + 0.3 * grey) + (grey + (noise - grey) * chroma) * strength
 
 
 def shade(mesh, layouts, triangle, points, depth, marks, device):

@@ -23,7 +23,7 @@ def oks(predicted, target, visible, area, sigmas, eps=1e-8):
 
 
 @torch.no_grad()
-def assign(dense, boxes, proxies, people, sigmas):
+def assign(dense, boxes, proxies, people, sigmas, least=1):
     """Matches grids with people.
 
     dense: `model.Dense`; boxes [b, n, 4] and proxies [b, n, K, 2]: its decoded boxes and keypoints.
@@ -31,7 +31,8 @@ def assign(dense, boxes, proxies, people, sigmas):
     Returns for each grid the index of its person, -1 for none [b, n], and the OKS of the two [b, n].
 
     The cost is -3 ln IoU - 3 ln OKS - ln sqrt(score) + 1e5 for grids that are not both in the person's box and near the
-    centre of its visible keypoints. A person takes its k grids of least cost, k the sum of its ten best OKS.
+    centre of its visible keypoints. A person takes its k grids of least cost, k the sum of its ten best OKS, and `least`
+    or more of those near its centre.
     """
     grids, strides = dense.grids[None, :, None], dense.strides[None, :, None]
     truth, visible = people.boxes[:, None], people.visible
@@ -57,9 +58,9 @@ def assign(dense, boxes, proxies, people, sigmas):
     similarity = torch.where(valid, similarity, 0)
     candidates = min(CANDIDATES, cost.shape[1])
     counts = similarity.topk(candidates, 1).values.sum(1).int().clamp(min=1)  # [b, g]
-    least, where = cost.topk(candidates, 1, largest=False, sorted=True)  # [b, 10, g]
+    lowest, where = cost.topk(candidates, 1, largest=False, sorted=True)  # [b, 10, g]
     rank = torch.arange(candidates, device=cost.device)[None, :, None]
-    taken = (rank < counts[:, None]) & least.isfinite()
+    taken = ((rank < counts[:, None]) | ((rank < least) & (lowest < FAR))) & lowest.isfinite()
     matched = torch.zeros_like(valid).scatter_(1, where, taken)
 
     # A grid that several people want goes to the one it costs least.

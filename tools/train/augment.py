@@ -243,6 +243,11 @@ class Augmenter:
             if self.mixup:
                 images, people = mixed(images, people, self.pick(bank, count), self.random((count,), *MIXUP_RATIO),
                                        self.random((count,)) > 0.5, self.random((count, 2)))
+        return self.finished(images, people)
+
+    def finished(self, images, people):
+        """Colours changed, some pictures mirrored; people of whom too little is left taken out."""
+        count, side = len(images), images.shape[-1]
         delta = torch.tensor(HSV_DELTA, device=self.device)
         gains = (self.random((count, 3), -1, 1) * delta).trunc() * (self.random((count, 3)) < 0.5)
         images = hsv_jitter(images, gains)

@@ -3,7 +3,7 @@
     python -m tools.train.export run/state.pt --out rtmo-t-demo.safetensors
 
 writes the averaged (EMA) weights in FP16; rtmo-t takes 13.7 MB. Names are those of the published checkpoints, so that
-the engine and mmpose read the file; `metadata` tells architecture and input size.
+the engine and mmpose read the file; its metadata tells the engine the input size.
 """
 import argparse
 import glob
@@ -31,8 +31,10 @@ def weights(state, half=True):
 
 def save_weights(net_state, path, arch, side, half=True):
     from safetensors.torch import save_file
-    metadata = {'format': 'pt', 'architecture': f'rtmo-{arch}', 'input': f'{side}x{side}'}
+    keypoints = len(net_state['head.dcc.pos_enc'])
+    metadata = {'format': 'pt', 'arch': f'rtmo-{arch}', 'keypoints': str(keypoints), 'input_size': f'{side}x{side}'}
     save_file(weights(net_state, half), path + '.part', metadata)
+    os.chmod(path + '.part', 0o644)
     os.replace(path + '.part', path)
 
 
@@ -82,14 +84,19 @@ def read_state(path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('state', help='state.pt of a run, or a folder of its pieces')
+    parser.add_argument('state', help='state.pt of a run, or a folder of its pieces; or .safetensors, with --side')
+    parser.add_argument('--side', type=int, help='network input; default: the state\'s')
     parser.add_argument('--out', required=True)
     parser.add_argument('--raw', action='store_true', help='the last weights, not their average')
     parser.add_argument('--float32', action='store_true')
     a = parser.parse_args()
-    state = read_state(a.state)
-    save_weights(state['model' if a.raw else 'ema'], a.out, state['arch'], state['side'], not a.float32)
-    print(f'{a.out}: {os.path.getsize(a.out) / 1e6:.2f} MB, step {state["step"]}')
+    if a.state.endswith('.safetensors'):
+        net = model.load(a.state)
+        save_weights(net.state_dict(), a.out, net.arch, a.side or model.ARCHS[net.arch].size, not a.float32)
+    else:
+        state = read_state(a.state)
+        save_weights(state['model' if a.raw else 'ema'], a.out, state['arch'], a.side or state['side'], not a.float32)
+    print(f'{a.out}: {os.path.getsize(a.out) / 1e6:.2f} MB')
 
 
 if __name__ == '__main__':

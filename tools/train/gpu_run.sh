@@ -63,7 +63,7 @@ train)
     render
     state=${2:-}
     [[ -z $state && -e $RUN/train/state.pt ]] && state=$RUN/train/state.pt
-    run train --hours "$HOURS" --minutes "$MINUTES" --scales 352 480 --pieces "$OUT/pieces" ${state:+--resume "$state"}
+    run train --hours "$HOURS" --minutes "$MINUTES" --scales 352 480 --smooth --pieces "$OUT/pieces" ${state:+--resume "$state"}
     ;;
 photos)
     render

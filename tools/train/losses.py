@@ -17,16 +17,24 @@ class Stage:
 
     refined: the classifier's keypoints, not the annotated ones, are the target of the proxy keypoints, and their OKS is
         the target of the class score. auxiliary: an L1 loss on raw boxes, for the closing epochs without Mosaic.
+
+    Not of the paper, for courses of a few thousand steps, where the gradients of IoU and OKS vanish for too long:
+    distance: weight of ln(1 + d), d the L1 distance of proxy and classified keypoints by the square root of the area.
+    least: positive grids per person at least.
     """
     mle: float
     oks: float
     refined: bool
     auxiliary: bool = False
+    distance: float = 0.0
+    least: int = 1
 
 
 FIRST = Stage(mle=1.0, oks=30.0, refined=False)
 SECOND = Stage(mle=5.0, oks=10.0, refined=True)
 CLOSING = Stage(mle=5.0, oks=10.0, refined=True, auxiliary=True)
+SHORT_FIRST = Stage(mle=1.0, oks=30.0, refined=False, auxiliary=True, distance=5.0, least=3)
+SHORT_SECOND = Stage(mle=5.0, oks=10.0, refined=True, auxiliary=True, distance=5.0, least=3)
 BOX_WEIGHT = 5.0
 OVERLAPS_POWER = 0.5
 
@@ -81,7 +89,7 @@ def training_loss(head, dense, people, stage):
     """
     sigmas = head.loss_oks.sigmas
     boxes, proxies = dense.boxes(), dense.proxies()
-    index, overlaps = assign(dense, boxes.detach(), proxies.detach(), people, sigmas)
+    index, overlaps = assign(dense, boxes.detach(), proxies.detach(), people, sigmas, stage.least)
     image, grid = torch.nonzero(index >= 0, as_tuple=True)
     person = index[image, grid]
     positives = max(len(image), 1)
@@ -110,6 +118,9 @@ def training_loss(head, dense, people, stage):
 
         proxy = proxies[image, grid]
         quality = overlaps[image, grid]
+        if stage.distance:
+            gap = ((proxy - keypoints).abs() + (refined - keypoints).abs()).sum(-1) / area.sqrt().clip(min=1)[:, None]
+            parts['distance'] = (gap.log1p() * visible).sum() / visible.sum().clip(min=1) * stage.distance
         if stage.refined:
             refined = refined.detach()
             closer = ((proxy.detach() - keypoints).norm(dim=-1) > (refined - keypoints).norm(dim=-1)).float()

@@ -358,6 +358,16 @@ class Dcc(nn.Module):
         self.y_fc = nn.Linear(self.CHANNELS, self.CHANNELS)
         self.sigma_fc = nn.Sequential(nn.Linear(channels, keypoints), nn.Sigmoid(), ChannelScale(value=0.1))
 
+    @torch.no_grad()
+    def smooth(self):
+        """Lets training begin with smooth heatmaps: the share of a frequency in the bins' code falls with it.
+
+        Not of the paper. With rough ones, as drawn, the classifier hardly learns in the first thousands of steps.
+        """
+        period = self.spe.dim_t.repeat(2)
+        for fc in (self.x_fc, self.y_fc):
+            fc.weight.mul_((period / period.max()).sqrt())
+
     def bins(self, box):
         """Coordinates of the bins, [n, 192] and [n, 256]."""
         return self.x_bins * box[:, 2:3] + box[:, 0:1], self.y_bins * box[:, 3:4] + box[:, 1:2]
@@ -514,13 +524,13 @@ def suppress(boxes, threshold):
 
 
 def load(path):
-    """A model from a checkpoint (.pth or .safetensors), its architecture read off the tensors' shapes."""
+    """A model from a checkpoint (.pth, .safetensors, or the average of a state.pt); its shapes tell the architecture."""
     if str(path).endswith('.safetensors'):
         from safetensors.torch import load_file
         state = load_file(path)
     else:
         state = torch.load(path, map_location='cpu', weights_only=False)
-        state = state.get('state_dict', state)
+        state = state.get('ema', state.get('state_dict', state))
     state = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
     width = state['backbone.stem.conv.conv.weight'].shape[0]
     arch = {24: 't', 32: 's', 48: 'm', 64: 'l'}[width]

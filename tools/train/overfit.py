@@ -2,7 +2,7 @@
 
     python -m tools.train.overfit --bank scenes.pt [--side 192] [--steps 400]
 
-No augmentation; half of the steps in the first stage, half in the second.
+No augmentation; half of the steps in the first stage, half in the second. The classifier begins smooth.
 """
 import argparse
 
@@ -16,12 +16,13 @@ def learn(bank, side, steps, device, arch='t', seed=0, rate=0.001, every=50):
     """Trains on the bank's pictures as one batch; returns the network, the pictures and their people."""
     torch.manual_seed(seed)
     net = model.Rtmo(arch, bank.keypoints.shape[2]).to(device).train()
+    net.head.dcc.smooth()
     images, people = augment.resized(*augment.letterbox(bank.to(device), ignore=False), side)
     people = people.kept(people.visible.sum(-1) > 0)
-    optimizer = torch.optim.AdamW(train.parameter_groups(net), lr=rate)
+    optimizer = torch.optim.AdamW(train.parameter_groups(net, train.SHORT_ENCODER_SHARE, 0.3), lr=rate)
     for step in range(steps):
         for group in optimizer.param_groups:
-            group['lr'] = rate * min(1, (step + 1) / 20) * (0.05 if step > 0.9 * steps else 1)
+            group['lr'] = rate * group['share'] * min(1, (step + 1) / 20) * (0.05 if step > 0.9 * steps else 1)
         parts, quality = losses.training_loss(net.head, net.dense(images, offsets=True), people,
                                               losses.FIRST if step < steps // 2 else losses.SECOND)
         optimizer.zero_grad()

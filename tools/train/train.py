@@ -4,7 +4,8 @@
 
 The course of training is a fraction: of --hours of training time in all, or of --steps. Up to 280/600 the proxy
 keypoints learn from the annotation; after that from the classifier; from 580/600 without Mosaic and with an L1 loss on
-boxes. --minutes ends one call early; --resume goes on. Learning rates are those of the paper for a batch of 256, in
+boxes. A number of steps written to the file `steps` of the folder while it runs changes the course's length. --minutes
+ends one call early; --resume goes on. Learning rates are those of the paper for a batch of 256, in
 proportion to the batch.
 
 Written to --out: state.pt (resumable), weights.safetensors (averaged, FP16), log.jsonl, samples.jpg; with --pieces a
@@ -26,6 +27,7 @@ WARMUP, SWITCH, CLOSE = 5 / EPOCHS, 280 / EPOCHS, 580 / EPOCHS
 RATE, FLOOR, SECOND_RATE = 0.004, 0.0002, 0.0005
 DECAY, CLIP = 0.05, 0.1
 ENCODER_SHARE = 0.05
+SHORT_WARMUP, SHORT_ENCODER_SHARE, SHORT_DCC_SHARE = 0.02, 0.4, 0.1  # the classifier stays smooth
 
 
 def rate(progress, share=1.0):
@@ -46,28 +48,42 @@ def rate(progress, share=1.0):
     return FLOOR
 
 
+def short_rate(progress, share=1.0):
+    """The rate of a short course from scratch: warm-up, then one cosine from 0.004 down to a fiftieth."""
+    base = RATE * share
+    if progress < SHORT_WARMUP:
+        return base * progress / SHORT_WARMUP
+    return base * (0.02 + 0.98 * (1 + math.cos(math.pi * (progress - SHORT_WARMUP) / (1 - SHORT_WARMUP))) / 2)
+
+
 def stage(progress):
     return losses.FIRST if progress < SWITCH else losses.SECOND if progress < CLOSE else losses.CLOSING
 
 
-def parameter_groups(net):
+def short_stage(progress):
+    return losses.SHORT_FIRST if progress < SWITCH else losses.SHORT_SECOND
+
+
+def parameter_groups(net, encoder_share=ENCODER_SHARE, dcc_share=1.0):
     """AdamW's groups: the transformer at a twentieth of the rate; norms and biases without decay."""
     norms = (torch.nn.BatchNorm2d, torch.nn.BatchNorm1d, torch.nn.LayerNorm)
     groups = {}
     for prefix, module in net.named_modules():
         for name, p in module.named_parameters(recurse=False):
-            share = ENCODER_SHARE if f'{prefix}.{name}'.startswith('neck.encoder') else 1.0
+            path = f'{prefix}.{name}'
+            share = (encoder_share if path.startswith('neck.encoder') else dcc_share if path.startswith('head.dcc') else
+                     1.0)
             decay = 0.0 if isinstance(module, norms) or name == 'bias' else DECAY
             groups.setdefault((share, decay), []).append(p)
     return [dict(params=p, share=share, weight_decay=decay) for (share, decay), p in groups.items()]
 
 
 class Average:
-    """Exponential moving average of weights and buffers, faster in the first steps."""
+    """Exponential moving average of weights and buffers, faster in the first steps: 2000 at the paper's 0.0002."""
 
-    def __init__(self, net, momentum, gamma=2000):
+    def __init__(self, net, momentum):
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
-        self.momentum, self.gamma, self.steps = momentum, gamma, 0
+        self.momentum, self.gamma, self.steps = momentum, 0.4 / momentum, 0
 
     @torch.no_grad()
     def update(self, net):
@@ -101,14 +117,18 @@ class Trainer:
         torch.manual_seed(args.seed)
         self.args, self.device = args, torch.device(args.device)
         self.net = model.Rtmo(args.arch, args.keypoints).to(self.device)
+        if args.short or args.smooth:
+            self.net.head.dcc.smooth()
         if args.init:
             print(f'{args.init}: {initialised(self.net, args.init)} tensors')
         if self.device.type == 'cuda':
             torch.backends.cudnn.benchmark = True
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-            self.net.to(memory_format=torch.channels_last)
+        self.net.to(memory_format=torch.channels_last)
         self.average = Average(self.net, args.ema)
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.net), lr=RATE, weight_decay=DECAY,
+        self.rate = short_rate if args.short else rate
+        groups = parameter_groups(self.net, *((SHORT_ENCODER_SHARE, SHORT_DCC_SHARE) if args.short else ()))
+        self.optimizer = torch.optim.AdamW(groups, lr=RATE, weight_decay=DECAY,
                                            fused=self.device.type == 'cuda')
         self.augmenter = augment.Augmenter(self.device, args.seed, mixup=args.arch != 't' if args.mixup is None else
                                            args.mixup == 'on')
@@ -141,20 +161,20 @@ class Trainer:
     def train_step(self, bank):
         """One batch; returns the parts of the loss and the positives' mean OKS, on the device."""
         a, progress = self.args, self.progress
-        now = stage(progress)
+        now = short_stage(progress) if a.short else stage(progress)
         with torch.no_grad():
-            images, people = self.augmenter.batch(bank, a.batch, closing=now.auxiliary)
-            if a.scales:
-                images, people = self.augmenter.resized(images, people, a.scales)
+            images, people = self.augmenter.batch(bank, a.batch, closing=not a.mosaic if a.short else now.auxiliary)
+            scales = a.late_scales if now.refined and a.late_scales else a.scales
+            if scales:
+                images, people = self.augmenter.resized(images, people, scales)
             else:
                 images, people = augment.resized(images, people, a.side)
-        layout = torch.channels_last if self.device.type == 'cuda' else torch.contiguous_format
-        images = images.contiguous(memory_format=layout)
+        images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == 'cuda'):
             dense = self.net.dense(images, offsets=True)
         parts, oks = losses.training_loss(self.net.head, dense, people, now)
         for group in self.optimizer.param_groups:
-            group['lr'] = rate(progress, group['share']) * a.batch / 256 * a.rate
+            group['lr'] = self.rate(progress, group['share']) * a.batch / 256 * a.rate
         self.optimizer.zero_grad(set_to_none=True)
         sum(parts.values()).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
@@ -172,6 +192,13 @@ class Trainer:
                             self.args.side)
         if self.args.pieces:
             export.split({**state, 'model': {k: v.cpu() for k, v in state['model'].items()}}, self.args.pieces)
+
+    def shorten(self):
+        """Takes the length of the course in steps from the file `steps` of the folder, if there is one."""
+        path = os.path.join(self.args.out, 'steps')
+        if self.args.steps and os.path.exists(path):
+            with open(path) as f:
+                self.args.steps = int(f.read())
 
     def run(self, bank, validation):
         a = self.args
@@ -196,12 +223,13 @@ class Trainer:
             counted += 1
             self.seconds = already + time.time() - began
             if time.time() - last_log > a.log_every or self.step == 1:
+                self.shorten()
                 elapsed = time.time() - last_log
                 values = {k: round(float(v) / counted, 4) for k, v in totals.items()}
                 if not math.isfinite(sum(values.values())):
                     raise FloatingPointError(f'step {self.step}: the loss is not finite: {values}')
                 write({'step': self.step, 'progress': round(self.progress, 4), **values,
-                       'rate': round(rate(self.progress) * a.batch / 256 * a.rate, 7),
+                       'rate': round(self.rate(self.progress) * a.batch / 256 * a.rate, 7),
                        'pictures_per_second': round(counted * a.batch / elapsed, 1)})
                 totals, counted, last_log = None, 0, time.time()
             if time.time() - last_save > a.save_every * 60:
@@ -230,6 +258,10 @@ def arguments(argv=None):
     add('--out', required=True)
     add('--side', type=int, help='network input; default: the architecture\'s own')
     add('--scales', type=int, nargs=2, help='sides of multi-scale training; default: none')
+    add('--late-scales', type=int, nargs=2, help='the same from the second stage on')
+    add('--short', action='store_true', help='for some thousand steps: one cosine, L1 losses, no Mosaic')
+    add('--smooth', action='store_true', help='begin with smooth heatmaps (model.Dcc.smooth); --short does so')
+    add('--mosaic', action='store_true', help='Mosaic with --short')
     add('--batch', type=int, default=32)
     add('--hours', type=float, default=1.0, help='length of the whole course')
     add('--steps', type=int, help='length of the whole course in steps, instead of --hours')
@@ -249,7 +281,7 @@ def arguments(argv=None):
     a.side = a.side or model.ARCHS[a.arch].size
     if not (a.bank or a.coco):
         parser.error('give --bank, or --coco and --images')
-    if a.scales and any(s % 32 for s in a.scales) or a.side % 32:
+    if any(s % 32 for s in (a.scales or []) + (a.late_scales or []) + [a.side]):
         parser.error('sides are multiples of 32')
     return a
 

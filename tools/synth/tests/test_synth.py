@@ -59,7 +59,7 @@ def alone(yaw, seed=1, shapes=1, x=0.0):
     for side in 'LR':
         person.pose[f'raise.{side}'] = 40.0
     person.style[paint.COLUMNS['hairline']] = 1.0
-    return dataclasses.replace(s, width=SIDE, height=SIDE, focal=1.9 * SIDE, camera=1.0, pitch=0.0, roll=0.0,
+    return dataclasses.replace(s, width=SIDE, height=SIDE, focal=1.6 * SIDE, camera=1.1, pitch=0.0, roll=0.0,
                                people=[person], things=[])
 
 

@@ -1,0 +1,97 @@
+//! The demonstration model, `weights/rtmo-t-demo.safetensors`, on `examples/rendered.jpg`: trained weights, real scores,
+//! real suppression. The scene's exact keypoints are in tests/data/demo (tools/synth/example.py).
+
+use rtmo_engine::backend::cpu::{CpuExecutor, CpuOptions, Isa};
+use rtmo_engine::backend::reference::Reference;
+use rtmo_engine::backend::{Device, Executor, Frame, Placement, Precision, RunOptions, Survivors};
+use rtmo_engine::model;
+use rtmo_engine::vision::Letterbox;
+use rtmo_engine::weights::{Architecture, Checkpoint};
+use rtmo_engine::{Engine, EngineOptions, Person, Photo};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// Deviations of COCO's keypoints: k of its OKS, halved.
+const SIGMAS: [f64; 17] = [
+    0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087,
+    0.089, 0.089,
+];
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn checkpoint() -> Checkpoint {
+    Checkpoint::open(file("weights/rtmo-t-demo.safetensors")).unwrap()
+}
+
+fn scene() -> (Photo, Vec<Value>) {
+    let text = std::fs::read_to_string(file("tests/data/demo/rendered.json")).unwrap();
+    let scene: Value = serde_json::from_str(&text).unwrap();
+    (Photo::open(file("examples/rendered.jpg")).unwrap(), scene["people"].as_array().unwrap().clone())
+}
+
+/// Object keypoint similarity over the annotated keypoints.
+fn oks(person: &Person, truth: &Value) -> f64 {
+    let area = truth["area"].as_f64().unwrap();
+    let (mut sum, mut count) = (0.0, 0.0);
+    for ((found, exact), sigma) in
+        person.keypoints.iter().zip(truth["keypoints"].as_array().unwrap()).zip(SIGMAS)
+    {
+        let at = |i: usize| exact[i].as_f64().unwrap();
+        if at(2) > 0.0 {
+            let squared = (f64::from(found.x) - at(0)).powi(2) + (f64::from(found.y) - at(1)).powi(2);
+            sum += (-squared / (2.0 * area * (2.0 * sigma).powi(2))).exp();
+            count += 1.0;
+        }
+    }
+    sum / count
+}
+
+#[test]
+fn finds_the_people_of_the_rendered_scene() {
+    let placement = Placement { device: Device::Cpu, ..Placement::default() };
+    let options = EngineOptions { placement, score_thr: Some(0.5), ..EngineOptions::default() };
+    let mut engine = Engine::from_checkpoint(&checkpoint(), options).unwrap();
+    let (photo, truths) = scene();
+    let people = engine.infer(&[photo]).unwrap().remove(0);
+    println!("{} people at {:?}, {} in the scene", people.len(), engine.input_size(), truths.len());
+    assert_eq!(people.len(), truths.len());
+    for (i, truth) in truths.iter().enumerate() {
+        let best = people.iter().map(|p| oks(p, truth)).fold(0.0, f64::max);
+        println!("person {i}: OKS {best:.3}");
+        // COCO's AP50 counts a person from 0.5 on; chance gives less than 0.1.
+        assert!(best > 0.5, "person {i}: OKS {best}");
+    }
+}
+
+fn run(executor: &mut dyn Executor, photo: &Photo) -> Survivors {
+    let letterbox = Letterbox::new((photo.width, photo.height), executor.plan().input_size);
+    let frame = Frame { photo, letterbox: &letterbox };
+    executor.run(&[frame], &RunOptions::default()).unwrap().remove(0)
+}
+
+/// Every instruction set in f32 against the reference in f64.
+#[test]
+fn single_precision_agrees_with_double_on_trained_weights() {
+    let checkpoint = checkpoint();
+    let plan = || model::build(&checkpoint, Architecture::of(&checkpoint).input_size).unwrap();
+    let (photo, _) = scene();
+    let exact = run(&mut Reference::new(plan()), &photo);
+    assert!(!exact.scores.is_empty());
+    for isa in Isa::all() {
+        let options = CpuOptions { threads: 2, isa, precision: Precision::Fp32, keep_maps: false };
+        let found = run(&mut CpuExecutor::new(plan(), options).unwrap(), &photo);
+        let difference = |a: &[[f32; 2]], b: &[[f32; 2]]| {
+            assert_eq!(a.len(), b.len(), "{}", isa.name());
+            a.iter().zip(b).map(|(a, b)| (a[0] - b[0]).hypot(a[1] - b[1])).fold(0.0, f32::max)
+        };
+        assert_eq!(found.priors, exact.priors, "{}", isa.name());
+        let pixels = difference(&found.keypoints, &exact.keypoints);
+        let scores = found.scores.iter().zip(&exact.scores).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        println!("{}: keypoints within {pixels:.1e} px, scores within {scores:.1e}", isa.name());
+        // Single precision has 24 bits; seventy layers and a softmax over coordinates up to the input's side of some
+        // 200 px leave three digits after the point.
+        assert!(pixels < 0.02 && scores < 1e-3, "{}: {pixels} px, {scores}", isa.name());
+    }
+}
