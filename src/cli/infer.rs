@@ -1,6 +1,6 @@
 //! `rtmo-engine infer`
 
-use super::options::Network;
+use super::options::{DEMO_SCORE_THR, Network};
 use super::terminal::Terminal;
 use super::{Ended, Outcome};
 use clap::Args;
@@ -243,7 +243,7 @@ impl Infer {
             input_size: self.network.size,
             placement: self.network.placement(),
             compat: self.compat,
-            score_thr: self.score_thr,
+            score_thr: self.score_thr.or(Network::is_demo(&checkpoint).then_some(DEMO_SCORE_THR)),
             nms_thr: self.nms_thr,
             max_people: self.max_people,
             force_people: None,

@@ -79,13 +79,18 @@ impl Network {
         }
     }
 
-    /// What to say of the demonstration's weights.
+    /// Whether these are the demonstration's weights.
+    pub fn is_demo(checkpoint: &Checkpoint) -> bool {
+        checkpoint.path().file_stem().is_some_and(|stem| stem == DEMO)
+    }
+
+    /// What to say of them then.
     pub fn remark(checkpoint: &Checkpoint) -> Option<String> {
-        (checkpoint.path().file_stem()? == DEMO).then(|| {
+        Network::is_demo(checkpoint).then(|| {
             let url = registry::find(registry::DEFAULT_MODEL).map_or("", |published| published.url);
             format!(
-                "this is the demonstration model, trained on rendered scenes; for photos put {url} into weights/, or see \
-                 'rtmo-engine models'"
+                "this is the demonstration model, trained on rendered scenes, with people above {DEMO_SCORE_THR} unless \
+                 --score-thr says otherwise; for photos put {url} into weights/, or see 'rtmo-engine models'"
             )
         })
     }
@@ -97,6 +102,9 @@ impl Network {
 
 /// A small model that may lie beside the program, for a first look.
 const DEMO: &str = "rtmo-t-demo";
+
+/// Its doubles and false people mostly score less.
+pub const DEMO_SCORE_THR: f32 = 0.5;
 
 /// Of generated weights.
 const SEED: u64 = 0;
