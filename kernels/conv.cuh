@@ -176,7 +176,8 @@ DEVICE void epilogue_rows(const ConvStep& p, const ConvTarget& t, float (&acc)[N
 #pragma unroll
     for (int g = 0; g < NT / 4; g++) {
       const int n = n0 + g * 32 + q * 8;
-      load_addend(post[g], t.post, px, p.post_pitch, n, t.post && px >= 0 && n < p.cout);
+      const bool mine = parts == 1 || g % parts == part;
+      load_addend(post[g], t.post, px, p.post_pitch, n, t.post && px >= 0 && n < p.cout && mine);
     }
 #pragma unroll
     for (int g = 0; g < NT / 4; g++) {

@@ -43,7 +43,7 @@ KERNEL(bin_decode, BinDecodeLaunch, 256, 1) {
       const float* w = p.weight[axis] + part * (DIM / 2) * PE + e;
       const float* v = f + part * (DIM / 2) * TOKENS;
       float sum[TOKENS] = {};
-#pragma unroll 4
+#pragma unroll 16
       for (int d = 0; d < DIM / 2; d++) {
         const float a = w[d * PE];
 #pragma unroll

@@ -39,7 +39,7 @@ KERNEL(select_people, SelectLaunch, 1024, 1) {
   const int tid = threadIdx.x, image = (int)blockIdx.x;
   unsigned long long* keys = reinterpret_cast<unsigned long long*>(smem);   // [near]
   unsigned char* removed = smem + p.near * 8;                               // [slots]
-  int* found = reinterpret_cast<int*>(smem + p.near * 8 + p.slots);
+  int* found = reinterpret_cast<int*>(smem + p.near * 8 + ((p.slots + 3) & ~3));
   float4* boxes = p.boxes + (long long)image * p.slots;
   unsigned long long* far = p.keys + (long long)image * p.slots;
   if (tid == 0) *found = 0;

@@ -9,6 +9,7 @@ use crate::vision::decode::MAX_SIDE;
 use crate::vision::people::rtmlib_nms;
 use crate::vision::{self, Letterbox, Person, Photo};
 use crate::weights::{Architecture, Checkpoint};
+use std::collections::VecDeque;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -140,6 +141,7 @@ pub struct Engine {
     name: String,
     flops: u64,
     letterboxes: Vec<Letterbox>,
+    submitted: VecDeque<Vec<Photo>>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -177,6 +179,7 @@ impl Engine {
             name: architecture.to_string(),
             flops,
             letterboxes: Vec::new(),
+            submitted: VecDeque::new(),
         })
     }
 
@@ -184,9 +187,66 @@ impl Engine {
     /// one batch.
     ///
     /// # Errors
-    /// A photo without pixels, or whose bytes do not fill its size; failures of the device.
+    /// A photo without pixels, or whose bytes do not fill its size; failures of the device; photos that were submitted and
+    /// not collected.
     pub fn infer(&mut self, photos: &[Photo]) -> Result<Vec<Vec<Person>>> {
         self.infer_with(photos, |executor, frames, run| executor.run(frames, run))
+    }
+
+    /// Batches of photos that can be submitted before the first is collected. More than one where the device can take in
+    /// photos while it computes others, as a GPU does.
+    pub fn ahead(&self) -> usize {
+        self.executor.ahead()
+    }
+
+    /// Begins to look for people: [`Engine::infer`] in two halves, for many photos in succession.
+    ///
+    /// ```
+    /// # use rtmo_engine::{Engine, EngineOptions, Photo, Result, model};
+    /// # fn main() -> Result<()> {
+    /// # let options = EngineOptions { input_size: Some((96, 64)), ..Default::default() };
+    /// # let mut engine = Engine::from_checkpoint(&model::random(model::Variant::T, 17, 2, 0), options)?;
+    /// let mut batches = (0..3).map(|i| vec![Photo::filled(90 + i, 60, [114; 3])]);
+    /// loop {
+    ///     while engine.submitted() < engine.ahead()
+    ///         && let Some(photos) = batches.next()
+    ///     {
+    ///         engine.submit(photos)?;
+    ///     }
+    ///     let Some((photos, people)) = engine.collect()? else { break };
+    ///     println!("{} people on a photo of {} columns", people[0].len(), photos[0].width);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Engine::infer`], and the photos are gone; if [`Engine::ahead`] batches are waiting to be collected.
+    pub fn submit(&mut self, photos: Vec<Photo>) -> Result<()> {
+        let (waiting, most) = (self.submitted.len(), self.ahead());
+        if waiting >= most {
+            return Err(Error::Usage(format!(
+                "{waiting} batches of at most {most} are submitted: collect first"
+            )));
+        }
+        self.with_frames(&photos, |executor, frames, run| executor.start(frames, run))?;
+        self.submitted.push_back(photos);
+        Ok(())
+    }
+
+    /// Batches submitted and not yet collected.
+    pub fn submitted(&self) -> usize {
+        self.submitted.len()
+    }
+
+    /// The oldest batch submitted, and the people on each of its photos, as soon as they are known; `None` if there is none.
+    ///
+    /// # Errors
+    /// As [`Engine::infer`]; the batch is gone then.
+    pub fn collect(&mut self) -> Result<Option<(Vec<Photo>, Vec<Vec<Person>>)>> {
+        let Some(photos) = self.submitted.pop_front() else { return Ok(None) };
+        let people = self.people_of(&photos, |executor, frames, run| executor.finish(frames, run))?;
+        Ok(Some((photos, people)))
     }
 
     /// As [`Engine::infer`] for the photos of the call before, which a GPU still holds in its memory: what a photo costs
@@ -232,6 +292,38 @@ impl Engine {
         photos: &[Photo],
         run: impl FnOnce(&mut dyn Executor, &[Frame<'_>], &RunOptions) -> Result<Vec<Survivors>>,
     ) -> Result<Vec<Vec<Person>>> {
+        match self.submitted.len() {
+            0 => self.people_of(photos, run),
+            n => Err(Error::Usage(format!("{n} batches are submitted: collect them first"))),
+        }
+    }
+
+    fn people_of(
+        &mut self,
+        photos: &[Photo],
+        run: impl FnOnce(&mut dyn Executor, &[Frame<'_>], &RunOptions) -> Result<Vec<Survivors>>,
+    ) -> Result<Vec<Vec<Person>>> {
+        let survivors = self.with_frames(photos, run)?;
+        photos
+            .iter()
+            .zip(&survivors)
+            .map(|(photo, s)| {
+                let place = self.letterbox(photo)?;
+                Ok(self.people(s, &self.letterboxes[place]))
+            })
+            .collect()
+    }
+
+    /// Does something with photos and their geometry.
+    fn with_frames<T>(
+        &mut self,
+        photos: &[Photo],
+        run: impl FnOnce(&mut dyn Executor, &[Frame<'_>], &RunOptions) -> Result<T>,
+    ) -> Result<T> {
+        // Geometry is kept for photos of equal size, but not of every size that there ever was.
+        if self.letterboxes.len() > 64 {
+            self.letterboxes.clear();
+        }
         let places = photos.iter().map(|photo| self.letterbox(photo)).collect::<Result<Vec<usize>>>()?;
         let letterboxes = &self.letterboxes;
         let frames: Vec<Frame<'_>> = photos
@@ -239,14 +331,7 @@ impl Engine {
             .zip(&places)
             .map(|(photo, &place)| Frame { photo, letterbox: &letterboxes[place] })
             .collect();
-        let survivors = run(self.executor.as_mut(), &frames, &self.run)?;
-        let people =
-            survivors.iter().zip(&frames).map(|(s, frame)| self.people(s, frame.letterbox)).collect();
-        // Geometry is kept for photos of equal size, but not of every size that there ever was.
-        if self.letterboxes.len() > 64 {
-            self.letterboxes.clear();
-        }
-        Ok(people)
+        run(self.executor.as_mut(), &frames, &self.run)
     }
 
     /// Where the geometry of a photo's size is kept.

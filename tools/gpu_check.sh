@@ -4,8 +4,9 @@
 #   tools/gpu_check.sh [--weights FILE] [--image FILE] [--models "s l"] [SECTION...]
 #   tools/gpu_check.sh --build
 #
-# Sections, in this order without any named: kernels parity bench first cpu sanitizer sweep. Each of their commands ends after
-# LIMIT seconds (300; the sweep 560), so that a machine lent for minutes can be given some sections at a time.
+# Sections, in this order without any named: kernels tune parity bench first sanitizer cpu sweep. None needs another, and each of
+# their commands ends after some time (LIMIT seconds, if given), so that a machine lent for minutes can be given some sections at
+# a time, the first ones first. Every kernel test is a process of its own: what breaks the device for one leaves it to the others.
 #
 # Where there is no Rust, build elsewhere and carry the binaries: --build puts the engine and its test binary, stripped, into
 # target/gpu/, and a later run finds them there (RTMO_CUDA_ARCHS=sm_90a builds for the GPU at hand only: smaller, sooner). The same
@@ -13,7 +14,8 @@
 # take as long; --weights adds the people of a real checkpoint.
 #
 # The record is added to benches/record/<date>-<GPU>.txt, with the sweep's figures and picture and the measured tiles beside it, or
-# to the folder OUT. Sections that cannot run say why; the exit status is 1 if any command failed.
+# to the folder OUT; it ends with a line for every command. What one prints beyond 400 lines is left out in the middle. Sections
+# that cannot run say why; the exit status is 1 if any command failed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 carried=target/gpu
@@ -36,6 +38,7 @@ for line in sys.stdin:
   if "$engine" info | grep '^CUDA.*no CUDA kernels'; then return 1; fi
 }
 
+all_sections=(kernels tune parity bench first sanitizer cpu sweep)
 weights='' image=examples/apollo11.jpg models='s l' sections=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -44,12 +47,12 @@ while [ $# -gt 0 ]; do
       [ $# -ge 2 ] || { echo "$1 wants a value"; exit 2; }
       declare "${1#--}=$2"
       shift ;;
-    kernels | parity | bench | first | cpu | sanitizer | sweep) sections+=("$1") ;;
-    *) echo "'$1' is no section of: kernels parity bench first cpu sanitizer sweep"; exit 2 ;;
+    kernels | tune | parity | bench | first | sanitizer | cpu | sweep) sections+=("$1") ;;
+    *) echo "'$1' is no section of: ${all_sections[*]}"; exit 2 ;;
   esac
   shift
 done
-[ ${#sections[@]} -gt 0 ] || sections=(kernels parity bench first cpu sanitizer sweep)
+[ ${#sections[@]} -gt 0 ] || sections=("${all_sections[@]}")
 for file in "$image" $weights; do [ -f "$file" ] || { echo "no file $file"; exit 2; }; done
 
 gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1)
@@ -60,81 +63,107 @@ name=$(echo "$gpu" | tr -cs 'A-Za-z0-9\n' '-')
 base=$out/$(date -u +%F)-$name
 record=$base.txt
 export XDG_CACHE_HOME=${XDG_CACHE_HOME:-$PWD/$carried/cache}
+summary=()
 failed=0
 
 say() { echo "$*" | tee -a "$record"; }
-# A title, then a command.
+# Of a long text, the beginning and the end.
+shorten() { awk 'NR <= 200 { print; next } { last[NR % 200] = $0 } END { if (NR > 400) print "... " NR - 400 " lines ..."
+  for (i = (NR > 400 ? NR - 199 : 201); i <= NR; i++) print last[i % 200] }'; }
+# Seconds, a title, a command.
 run() {
-  local title=$1 start=$SECONDS status
-  shift
+  local limit=${LIMIT:-$1} title=$2 start=$SECONDS status verdict=ok
+  shift 2
   say "== $title"
-  timeout "${LIMIT:-300}" "$@" 2>&1 | tee -a "$record"
+  timeout --kill-after=10 "$limit" "$@" 2>&1 | shorten | tee -a "$record"
   status=${PIPESTATUS[0]}
   case $status in
     0) ;;
-    124) say "-- ended after ${LIMIT:-300} s"; failed=1 ;;
-    *) say "-- exit status $status"; failed=1 ;;
+    124 | 137) verdict="ended after $limit s" ;;
+    *) verdict="exit status $status" ;;
   esac
-  say "-- $((SECONDS - start)) s"
+  say "-- $verdict, $((SECONDS - start)) s"
+  if [ "$verdict" = ok ]; then
+    summary+=("$(printf 'ok   %4d s  %s' $((SECONDS - start)) "$title")")
+  else
+    failed=1
+    summary+=("$(printf 'FAIL %4d s  %s: %s' $((SECONDS - start)) "$title" "$verdict")")
+  fi
   say
 }
-# The tests on this GPU alone: the host emulator, which needs the sources and a compiler, is left out.
-device_tests() { env -u CI RTMO_TEST_GPU_ONLY=1 "$@" --test-threads=1; }
-export -f device_tests
+# Tests on this GPU alone: the host emulator, which needs the sources and a compiler, is left out.
+device_test() { env -u CI RTMO_TEST_GPU_ONLY=1 "$@" --exact --nocapture; }
+export -f device_test
+# Names of the kernels' tests, those of single kernels first.
+test_names() { "$carried/tests" cuda::tests:: --list 2> /dev/null | sed -n 's/: test$//p' | awk '/::network::/ { late = late $0 "\n"; next } { print } END { printf "%s", late }'; }
 
 if [ ! -x "$engine" ] || [ ! -x "$carried/tests" ]; then
   if command -v cargo > /dev/null; then build || exit 1; fi
   [ -x "$carried/tests" ] || { echo "no $carried/tests: run tools/gpu_check.sh --build where there is Rust, and carry $carried"; exit 1; }
 fi
 say "commit $(cat "$carried/commit" 2>/dev/null || echo unknown), $(date -u +'%F %R UTC'): ${sections[*]}"
-run "machine" nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,mig.mode.current --format=csv
-run "engine" "$engine" info
+run 20 "machine" nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,mig.mode.current --format=csv
+run 20 "engine" "$engine" info
 if ! "$engine" info | grep -q '^CUDA.*cuda:0'; then
   say "the engine sees no GPU: nothing else was run"
   exit 1
 fi
 
 kernels() {
-  run "kernels against the 64-bit reference" bash -c 'device_tests "$0" cuda::' "$carried/tests"
+  local test
+  for test in $(test_names); do run 120 "${test##*tests::}" bash -c 'device_test "$0" "$1"' "$carried/tests" "$test"; done
+}
+# The first load measures tiles, the second finds them.
+tune() {
+  for m in $models; do
+    for try in measures finds; do run 240 "rtmo-$m $try its tiles" bash -c 'time "$@"' _ "$engine" bench --device cuda --model "rtmo-$m" --iters 20; done
+  done
+  run 10 "measured tiles" sh -c 'cat "$XDG_CACHE_HOME"/rtmo-engine/tiles-*.txt && cp "$XDG_CACHE_HOME"/rtmo-engine/tiles-*.txt "$0"' "$out"
 }
 parity() {
-  for m in $models; do run "rtmo-$m: fp16 against the CPU in fp32" "$engine" check "$image" --model "rtmo-$m" --device cuda --stages; done
-  if [ -n "$weights" ]; then run "$weights: fp16 against the CPU in fp32" "$engine" check "$image" --weights "$weights" --device cuda; fi
+  for m in $models; do run 120 "rtmo-$m: fp16 against the CPU in fp32" "$engine" check "$image" --model "rtmo-$m" --device cuda --stages; done
+  if [ -n "$weights" ]; then run 120 "$weights: fp16 against the CPU in fp32" "$engine" check "$image" --weights "$weights" --device cuda; fi
 }
 bench() {
   local bench=("$engine" bench --device cuda --iters 200 --warmup 20)
   for m in $models; do
-    run "rtmo-$m" "${bench[@]}" --model "rtmo-$m"
-    for people in 1 10 100; do run "rtmo-$m, $people people" "${bench[@]}" --model "rtmo-$m" --people "$people"; done
-    run "rtmo-$m by layer" "${bench[@]}" --model "rtmo-$m" --layers
+    run 60 "rtmo-$m" "${bench[@]}" --model "rtmo-$m"
+    for people in 1 10 100; do run 60 "rtmo-$m, $people people" "${bench[@]}" --model "rtmo-$m" --people "$people"; done
+    run 60 "rtmo-$m by layer" "${bench[@]}" --model "rtmo-$m" --layers
   done
-  run "measured tiles" sh -c 'cat "$XDG_CACHE_HOME"/rtmo-engine/tiles-*.txt && cp "$XDG_CACHE_HOME"/rtmo-engine/tiles-*.txt "$0"' "$out"
 }
 first() {
-  for try in first second; do run "a whole process, $try time" bash -c 'time "$@"' _ "$engine" infer "$image" --no-draw --device cuda ${weights:+--weights "$weights"}; done
-  run "many photos" bash -c 'for i in $(seq 200); do echo "$2"; done | { time "$1" infer - --no-draw --quiet --device cuda; }' _ "$engine" "$image"
+  for try in first second; do run 60 "a whole process, $try time" bash -c 'time "$@"' _ "$engine" infer "$image" --no-draw --device cuda ${weights:+--weights "$weights"}; done
+  for batch in 1 8; do
+    run 120 "many photos, $batch together" bash -c 'for i in $(seq 400); do echo "$2"; done | { time "$1" infer - --no-draw --quiet --device cuda --batch "$3"; }' _ "$engine" "$image" "$batch"
+  done
 }
-# The same machine's CPU may have instructions that no other had.
-cpu() {
-  run "rtmo-t on the CPU against 64-bit arithmetic" "$engine" check "$image" --model rtmo-t --size 192 --device cpu --stages
-  for m in $models; do run "rtmo-$m on the CPU" "$engine" bench --model "rtmo-$m" --device cpu --iters 20 --layers; done
-}
+# Of the small tests: the others would take these tools minutes.
 sanitizer() {
   if ! command -v compute-sanitizer > /dev/null; then
     say "compute-sanitizer: not installed, skipped"
+    summary+=("skip          compute-sanitizer: not installed")
     return
   fi
-  local tests=(epilogues_add_and_activate grouped_convolutions independent_convolutions pyramids attention_attends layer_norms predictions selection survivors_get gated bins_decode
-    letterboxes peaks a_whole_network)
+  local tool test small
+  small=$(test_names | grep -E 'epilogues_add|grouped_conv|independent_conv|::maps::|::people::|peaks|a_whole_network')
   for tool in memcheck racecheck initcheck synccheck; do
-    run "compute-sanitizer $tool" bash -c 'device_tests "$@"' _ compute-sanitizer --tool "$tool" --error-exitcode 1 --print-limit 20 \
-      "$carried/tests" "${tests[@]/#/cuda::tests::}"
+    for test in $small; do
+      run 120 "$tool: ${test##*tests::}" bash -c 'device_test "$@"' _ compute-sanitizer --tool "$tool" --error-exitcode 1 --print-limit 20 "$carried/tests" "$test"
+    done
   done
 }
+# The same machine's CPU may have instructions that no other had.
+cpu() {
+  run 120 "rtmo-t on the CPU against 64-bit arithmetic" "$engine" check "$image" --model rtmo-t --size 192 --device cpu --stages
+  for m in $models; do run 120 "rtmo-$m on the CPU" "$engine" bench --model "rtmo-$m" --device cpu --iters 20 --layers; done
+}
 sweep() {
-  LIMIT=${LIMIT:-560} run "sweep" "$engine" bench --sweep --device cuda --json "$base-sweep.json" --plot "$base-sweep.svg"
+  run 560 "sweep" "$engine" bench --sweep --device cuda --json "$base-sweep.json" --plot "$base-sweep.svg"
 }
 for section in "${sections[@]}"; do "$section"; done
+say "== summary"
+for line in "${summary[@]}"; do say "$line"; done
 say "$([ $failed = 0 ] && echo "all passed" || echo "some failed")"
 echo "record: $record"
 exit $failed

@@ -120,6 +120,28 @@ pub trait Executor: Send {
     /// Device failures; never because of what the photos show.
     fn run(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>>;
 
+    /// Runs that can be under way at once; 1 where nothing is gained by it.
+    fn ahead(&self) -> usize {
+        1
+    }
+
+    /// Begins a run, and returns without waiting for its end where [`Executor::ahead`] is above 1. Until all are finished
+    /// nothing but `start` and `finish` may be asked of the executor.
+    ///
+    /// # Errors
+    /// As `run`; if `ahead` runs are under way.
+    fn start(&mut self, _frames: &[Frame<'_>], _options: &RunOptions) -> Result<()> {
+        Ok(())
+    }
+
+    /// Ends the oldest run that was begun. It takes the same frames and options again, and returns what `run` does.
+    ///
+    /// # Errors
+    /// As `run`; if none is under way, or it has another number of frames.
+    fn finish(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
+        self.run(frames, options)
+    }
+
     /// As [`Executor::run`] for one frame, with the time of each step. Slower in total than `run`.
     ///
     /// # Errors

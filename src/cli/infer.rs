@@ -11,7 +11,7 @@ use rtmo_engine::vision::decode::{self, Decoded};
 use rtmo_engine::vision::draw::{DrawOptions, draw_heatmaps, draw_people};
 use rtmo_engine::vision::{Skeleton, encode, sources};
 use rtmo_engine::{Compat, Engine, EngineOptions, Error, Person, Photo, Result};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{BufWriter, ErrorKind, Stdout};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,8 +27,8 @@ JSON is one object a line and photo, people by falling score, in the photo's own
     {\"score\": s, \"bbox\": [x1, y1, x2, y2], \"keypoints\": [[x, y, score], ...]}]}
 
 Files appear complete or not at all. A photo that cannot be read is reported, the others are done, and the exit status \
-is 1. The milliseconds shown are from decoded photo to people, while other photos are read and written; 'rtmo-engine \
-bench' measures properly.
+is 1. The milliseconds shown are from decoded photo to people, while other photos are read, written and, on a GPU, \
+computed; 'rtmo-engine bench' measures properly.
 
 Examples:
   rtmo-engine infer family.jpg
@@ -187,30 +187,23 @@ impl Infer {
         tally: &mut Tally,
         terminal: &Terminal,
     ) -> Result<()> {
-        while let Some(batch) = next_batch(&mut incoming, self.batch.into()) {
-            if stopped() {
-                break;
-            }
-            let (mut indices, mut photos) = (Vec::new(), Vec::new());
-            for (index, decoded) in batch {
-                match decoded {
-                    Ok(Decoded { photo, warning }) => {
-                        if let Some(warning) = warning {
-                            terminal.complain("warning", format!("{}: {warning}", files[index].display()));
-                        }
-                        indices.push(index);
-                        photos.push(photo);
-                    }
-                    Err(error) => {
-                        terminal.complain("error", error);
-                        terminal.advance();
-                        tally.failed += 1;
-                    }
+        // Places in the list of the photos that were submitted, and when.
+        let mut submitted: VecDeque<(Vec<usize>, Instant)> = VecDeque::new();
+        loop {
+            // As many batches ahead as the engine takes, but nobody waits for a photo while people are to be had.
+            while submitted.len() < engine.ahead() && !stopped() && (submitted.is_empty() || incoming.ready())
+            {
+                let Some(batch) = next_batch(&mut incoming, self.batch.into()) else { break };
+                let (indices, photos) = self.decoded(batch, files, tally, terminal);
+                if !photos.is_empty() {
+                    let start = Instant::now();
+                    engine.submit(photos)?;
+                    submitted.push_back((indices, start));
                 }
             }
-            let start = Instant::now();
-            let found = engine.infer(&photos)?;
-            let ms = start.elapsed().as_secs_f64() * 1e3 / photos.len().max(1) as f64;
+            let Some((indices, start)) = submitted.pop_front() else { return Ok(()) };
+            let Some((photos, found)) = engine.collect()? else { return Ok(()) };
+            let ms = start.elapsed().as_secs_f64() * 1e3 / photos.len() as f64;
             for ((index, photo), people) in indices.into_iter().zip(photos).zip(found) {
                 let path = &files[index];
                 let size = (photo.width, photo.height);
@@ -226,7 +219,34 @@ impl Infer {
                 }
             }
         }
-        Ok(())
+    }
+
+    /// Those photos of a batch that could be read, with their places in the list; tells of the others.
+    fn decoded(
+        &self,
+        batch: Vec<(usize, Result<Decoded>)>,
+        files: &[PathBuf],
+        tally: &mut Tally,
+        terminal: &Terminal,
+    ) -> (Vec<usize>, Vec<Photo>) {
+        let mut good = (Vec::new(), Vec::new());
+        for (index, decoded) in batch {
+            match decoded {
+                Ok(Decoded { photo, warning }) => {
+                    if let Some(warning) = warning {
+                        terminal.complain("warning", format!("{}: {warning}", files[index].display()));
+                    }
+                    good.0.push(index);
+                    good.1.push(photo);
+                }
+                Err(error) => {
+                    terminal.complain("error", error);
+                    terminal.advance();
+                    tally.failed += 1;
+                }
+            }
+        }
+        good
     }
 
     /// Threads that read photos, and as many that draw: one where the CPU computes, which needs its cores; where a GPU
@@ -295,7 +315,7 @@ fn decode_ahead<'scope>(
         });
         from
     };
-    Turns { from: (0..workers).map(worker).collect(), next: 0 }
+    Turns { from: (0..workers).map(worker).collect(), next: 0, seen: None }
 }
 
 /// What is read, with its place in the list.
@@ -305,13 +325,25 @@ type Photos = Turns<(usize, Result<Decoded>)>;
 struct Turns<T> {
     from: Vec<Receiver<T>>,
     next: usize,
+    /// What has been taken to see whether it is there.
+    seen: Option<T>,
+}
+
+impl<T> Turns<T> {
+    /// Whether there is a next one, and it is there.
+    fn ready(&mut self) -> bool {
+        if self.seen.is_none() {
+            self.seen = self.from[self.next].try_recv().ok();
+        }
+        self.seen.is_some()
+    }
 }
 
 impl<T> Iterator for Turns<T> {
     type Item = T;
 
     fn next(&mut self) -> Option<T> {
-        let next = self.from[self.next].recv().ok();
+        let next = self.seen.take().or_else(|| self.from[self.next].recv().ok());
         self.next = (self.next + 1) % self.from.len();
         next
     }
@@ -490,7 +522,10 @@ mod tests {
             thread::scope(|scope| {
                 let mut turns = decode_ahead(scope, &files, workers);
                 let mut seen = 0;
-                while let Some(batch) = next_batch(&mut turns, 4) {
+                loop {
+                    // To ask whether the next is there loses none.
+                    turns.ready();
+                    let Some(batch) = next_batch(&mut turns, 4) else { break };
                     for (index, decoded) in batch {
                         assert_eq!(index, seen, "{workers} workers");
                         assert_eq!(decoded.map(|d| d.photo.width).ok(), (index != 3).then_some(index + 1));

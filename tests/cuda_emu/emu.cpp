@@ -40,7 +40,8 @@ namespace {
 
 constexpr size_t STACK = 96 << 10, WINDOW = 256 << 10, SHARED_BASE = 1024;
 
-struct Copy { unsigned char* dst; const void* src; int bytes, total; };
+// `landed`: of cp.async, where to note when it has happened.
+struct Copy { unsigned char* dst; const void* src; int bytes, total; uint32_t* landed; };
 struct Barrier;
 struct Thread;
 
@@ -50,11 +51,12 @@ struct Barrier { int expected, pending; long tx; int phase; std::vector<Thread*>
 struct NamedBarrier { int needed = 0, arrived = 0; std::vector<Thread*> waiting; };
 // Lanes of a warp (or a warpgroup) that have come to a collective operation.
 struct Meeting { const char* what = nullptr; uint32_t mask = 0; int arrived = 0; void* operand[128]; void* extra = nullptr; std::vector<Thread*> waiting; };
-struct Product { float* d[128]; int n; uint64_t a, b; int accumulate; };
+struct Product { float* d[128]; int n; uint64_t a, b; int accumulate; uint32_t fenced; };
 struct Warpgroup { Meeting meeting; std::vector<Product> open; std::deque<std::vector<Product>> groups; };
 
 struct Block {
   unsigned char* shared;
+  std::vector<uint32_t> landed;   // of each 16 bytes of it: when cp.async last wrote them
   int live;
   NamedBarrier barriers[16];
   std::vector<Meeting> warps;
@@ -71,6 +73,7 @@ struct Thread {
   const char* state;      // what it waits for
   bool started, done, waited, cluster_arrived;
   int cluster_target;
+  uint32_t fenced;        // the last fence.proxy.async
   std::vector<Copy> open;
   std::deque<std::vector<Copy>> groups;
 };
@@ -91,6 +94,7 @@ std::deque<Thread*> ready;
 std::deque<Async> asyncs;
 std::unordered_map<uint32_t, Barrier> mbarriers;
 int cluster_pending, cluster_phase, cluster_live;
+uint32_t landings;        // cp.async so far, the clock of `landed` and `fenced`
 Thread* self;
 jmp_buf scheduler;
 sigjmp_buf escape;
@@ -138,6 +142,7 @@ void check_source(const void* src, size_t bytes, const char* what) {
 void run(const Copy& c) {
   if (c.bytes) std::memcpy(c.dst, c.src, (size_t)c.bytes);
   if (c.bytes < c.total) std::memset(c.dst + c.bytes, 0, (size_t)(c.total - c.bytes));
+  if (c.landed) *c.landed = ++landings;
 }
 void run(const std::vector<Copy>& copies) {
   for (const Copy& c : copies) run(c);
@@ -212,15 +217,16 @@ void fiber() {
   _longjmp(scheduler, 1);
 }
 
-void on_signal(int, siginfo_t* info, void*) {
-  std::snprintf(message, sizeof message, "kernel %s, block %u, thread %u: touches memory outside every buffer (address %p)", kernel_name,
-                self ? self->place.block.x : 0, self ? self->place.thread.x : 0, info->si_addr);
+void on_signal(int signal, siginfo_t* info, void*) {
+  std::snprintf(message, sizeof message, "kernel %s, block %u, thread %u: %s (%s %p)", kernel_name, self ? self->place.block.x : 0,
+                self ? self->place.thread.x : 0, signal == SIGILL ? "misaligned access" : "touches memory outside every buffer",
+                signal == SIGILL ? "code at" : "address", info->si_addr);
   siglongjmp(escape, 1);
 }
 
 void run_cluster(const unsigned grid[3], unsigned cx, unsigned cy, unsigned cluster, unsigned z0, unsigned block_threads) {
   threads.clear(), blocks.clear(), ready.clear(), asyncs.clear(), mbarriers.clear();
-  cluster_phase = 0, cluster_live = cluster_pending = (int)(cluster * block_threads);
+  landings = 0, cluster_phase = 0, cluster_live = cluster_pending = (int)(cluster * block_threads);
   for (unsigned rank = 0; rank < cluster; rank++) {
     if (!windows[rank]) {
       windows[rank] = (unsigned char*)mmap(nullptr, WINDOW + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -229,13 +235,14 @@ void run_cluster(const unsigned grid[3], unsigned cx, unsigned cy, unsigned clus
     auto b = std::make_unique<Block>();
     b->shared = windows[rank] + WINDOW - (shared_bytes + 127) / 128 * 128;
     std::memset(b->shared, 0xFF, (size_t)(windows[rank] + WINDOW - b->shared));
+    b->landed.assign(shared_bytes / 16 + 1, 0);
     b->live = (int)block_threads, b->waited = false;
     b->warps.resize((block_threads + 31) / 32), b->warpgroups.resize((block_threads + 127) / 128);
     for (unsigned i = 0; i < block_threads; i++) {
       auto t = std::make_unique<Thread>();
       t->place = {{i, 0, 0}, {cx, cy, z0 + rank}, {block_threads, 1, 1}, {grid[0], grid[1], grid[2]}};
       t->block = b.get(), t->rank = (int)rank, t->id = (int)i;
-      t->state = nullptr, t->started = t->done = t->waited = t->cluster_arrived = false, t->cluster_target = 0;
+      t->state = nullptr, t->started = t->done = t->waited = t->cluster_arrived = false, t->cluster_target = 0, t->fenced = 0;
       const size_t index = threads.size();
       if (index >= stacks.size())
         stacks.push_back((unsigned char*)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
@@ -347,7 +354,8 @@ void cp16(uint32_t dst, const void* src, int bytes) {
   if (dst % 16) fail("cp.async: shared address 0x%x is not a multiple of 16", dst);
   if (bytes != 0 && bytes != 16) fail("cp.async of %d bytes", bytes);
   if (bytes) check_source(src, 16, "cp.async");
-  Copy c = {at(dst, 16, "cp.async"), src, bytes, 16};
+  unsigned char* to = at(dst, 16, "cp.async");
+  Copy c = {to, src, bytes, 16, &self->block->landed[(size_t)(to - self->block->shared) / 16]};
   if (chance(4)) run(c);
   else self->open.push_back(c);
 }
@@ -433,7 +441,7 @@ void mbar_arrive_cp(uint32_t bar) {
 void bulk_copy(uint32_t dst, const void* src, int bytes, uint32_t bar) {
   if (dst % 16 || bytes % 16 || bytes <= 0) fail("cp.async.bulk of %d bytes to 0x%x: multiples of 16 only", bytes, dst);
   check_source(src, (size_t)bytes, "cp.async.bulk");
-  later({{{at(dst, (size_t)bytes, "cp.async.bulk"), src, bytes, bytes}}, {}, nullptr, &barrier_at(bar), bytes, false});
+  later({{{at(dst, (size_t)bytes, "cp.async.bulk"), src, bytes, bytes, nullptr}}, {}, nullptr, &barrier_at(bar), bytes, false});
 }
 void prefetch(const void* src, int bytes) {
   if ((uintptr_t)src % 16 || bytes % 16 || !allocation_of(src, (size_t)bytes)) fail("prefetch of %d bytes at %p", bytes, src);
@@ -454,18 +462,21 @@ Warpgroup& warpgroup() { return self->block->warpgroups[(size_t)self->id / 128];
 void meet_warpgroup(const char* what, void* operand, Finish finish) {
   meet(warpgroup().meeting, 128, ~0u, self->id % 128, what, operand, finish, nullptr);
 }
-// Element (row, k) of a no-swizzle K-major operand: core matrices of 8 rows by 8 halves, 128 contiguous bytes each.
-float element(uint64_t descriptor, int row, int k) {
+// Element (row, k) of a no-swizzle K-major operand: core matrices of 8 rows by 8 halves, 128 contiguous bytes each. What
+// cp.async wrote there must have landed before the fence.proxy.async of every thread that takes part.
+float element(uint64_t descriptor, int row, int k, uint32_t fenced) {
   const uint32_t start = (uint32_t)(descriptor & 0x3FFF) << 4, k_step = (uint32_t)(descriptor >> 16 & 0x3FFF) << 4, row_step = (uint32_t)(descriptor >> 32 & 0x3FFF) << 4;
   const uint32_t address = start + (uint32_t)(k / 8) * k_step + (uint32_t)(row / 8) * row_step + (uint32_t)(row % 8) * 16 + (uint32_t)(k % 8) * 2;
+  const unsigned char* from = at(address | (uint32_t)self->rank << 20, 2, "wgmma operand");
+  if (self->block->landed[(size_t)(from - self->block->shared) / 16] > fenced) fail("wgmma reads what cp.async wrote, without fence.proxy.async between");
   uint16_t h;
-  std::memcpy(&h, at(address | (uint32_t)self->rank << 20, 2, "wgmma operand"), 2);
+  std::memcpy(&h, from, 2);
   return half_to_float(h);
 }
 void run(const Product& p) {
   std::vector<float> a(64 * 16), b((size_t)p.n * 16);
-  for (int r = 0; r < 64; r++) for (int k = 0; k < 16; k++) a[(size_t)(r * 16 + k)] = element(p.a, r, k);
-  for (int r = 0; r < p.n; r++) for (int k = 0; k < 16; k++) b[(size_t)(r * 16 + k)] = element(p.b, r, k);
+  for (int r = 0; r < 64; r++) for (int k = 0; k < 16; k++) a[(size_t)(r * 16 + k)] = element(p.a, r, k, p.fenced);
+  for (int r = 0; r < p.n; r++) for (int k = 0; k < 16; k++) b[(size_t)(r * 16 + k)] = element(p.b, r, k, p.fenced);
   for (int i = 0; i < 128; i++) {
     const int lane = i % 32;
     for (int nt = 0; nt < p.n / 8; nt++)
@@ -481,17 +492,18 @@ void run(const Product& p) {
 void run(const std::vector<Product>& products) {
   for (const Product& p : products) run(p);
 }
-struct Operand { float* d; int n; uint64_t a, b; int accumulate; };
+struct Operand { float* d; int n; uint64_t a, b; int accumulate; uint32_t fenced; };
 }  // namespace
 void wgmma(float* d, int n, uint64_t a, uint64_t b, int accumulate) {
-  Operand o = {d, n, a, b, accumulate};
+  Operand o = {d, n, a, b, accumulate, self->fenced};
   meet_warpgroup("wgmma", &o, [](void** all, int, void*) {
     const Operand& first = *(Operand*)all[0];
-    Product p = {{}, first.n, first.a, first.b, first.accumulate};
+    Product p = {{}, first.n, first.a, first.b, first.accumulate, first.fenced};
     for (int i = 0; i < 128; i++) {
       const Operand& o = *(Operand*)all[i];
       if (o.n != p.n || o.a != p.a || o.b != p.b || o.accumulate != p.accumulate) fail("wgmma: lanes of a warpgroup disagree");
       p.d[i] = o.d;
+      if (o.fenced < p.fenced) p.fenced = o.fenced;
     }
     warpgroup().open.push_back(p);
   });
@@ -511,7 +523,7 @@ void wgmma_wait(int n) {
     while ((int)w.groups.size() > *(int*)all[0]) run(w.groups.front()), w.groups.pop_front();
   });
 }
-void fence_async_proxy() {}
+void fence_async_proxy() { self->fenced = landings; }
 
 }  // namespace emu
 
@@ -548,7 +560,7 @@ extern "C" int emu_free(void* p) {
 extern "C" int emu_launch(const char* name, const unsigned* grid, unsigned cluster, unsigned threads, unsigned shared, const void* params, size_t params_bytes,
                           int dependent, uint64_t seed, char* error, size_t error_bytes) {
   using namespace emu;
-  struct sigaction action = {}, old_segv, old_bus;
+  struct sigaction action = {}, old_segv, old_bus, old_ill;
   stack_t alt = {}, old_alt;
   static unsigned char alt_stack[64 << 10];
   alt.ss_sp = alt_stack, alt.ss_size = sizeof alt_stack;
@@ -556,6 +568,7 @@ extern "C" int emu_launch(const char* name, const unsigned* grid, unsigned clust
   sigaltstack(&alt, &old_alt);
   sigaction(SIGSEGV, &action, &old_segv);
   sigaction(SIGBUS, &action, &old_bus);
+  sigaction(SIGILL, &action, &old_ill);
   kernel_name = name, self = nullptr, message[0] = 0;
   if (sigsetjmp(escape, 1) == 0) {
     Kernel* k = kernels;
@@ -577,6 +590,7 @@ extern "C" int emu_launch(const char* name, const unsigned* grid, unsigned clust
   }
   sigaction(SIGSEGV, &old_segv, nullptr);
   sigaction(SIGBUS, &old_bus, nullptr);
+  sigaction(SIGILL, &old_ill, nullptr);
   sigaltstack(&old_alt, nullptr);
   if (!message[0]) return 0;
   std::snprintf(error, error_bytes, "%s", message);

@@ -7,7 +7,8 @@
 //   at once: waiting too little reads poison, releasing a buffer too early reads what comes next.
 // * Shared memory starts as NaNs and ends at an unreadable page; device buffers lie between unreadable pages.
 // * cp.async and bulk copies check their addresses, and that griddepcontrol.wait came first unless they read constants.
-// * Disagreeing warps, a barrier that can never complete, and misaligned addresses are errors that name kernel and thread.
+// * Disagreeing warps, a barrier that can never complete, and misaligned addresses (of plain accesses, too: the compiler
+//   is asked to trap them) are errors that name kernel and thread.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -22,11 +23,12 @@
 #define HAVE_WGMMA 1
 
 struct dim3 { unsigned x = 1, y = 1, z = 1; };
-struct int2 { int x, y; };
-struct uint2 { uint32_t x, y; };
-struct uint4 { uint32_t x, y, z, w; };
-struct float2 { float x, y; };
-struct float4 { float x, y, z, w; };
+// Aligned as on a GPU, where a misaligned access ends the process's use of the device.
+struct alignas(8) int2 { int x, y; };
+struct alignas(8) uint2 { uint32_t x, y; };
+struct alignas(16) uint4 { uint32_t x, y, z, w; };
+struct alignas(8) float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
 inline int2 make_int2(int x, int y) { return {x, y}; }
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }

@@ -1,7 +1,8 @@
-//! A GPU behind the CUDA driver: memory, modules, and programs as CUDA graphs. The driver is loaded at run time; a
-//! machine without one gets an error, not a crash.
+//! A GPU behind the CUDA driver: memory, modules, streams. The driver is loaded at run time; a machine without one gets
+//! an error, not a crash.
 
-use super::gpu::{Caps, Gpu, Program, Purpose, Sequence};
+use super::gpu::{Caps, Gpu, LANES, Program, Purpose, Sequence};
+use super::graph::Graph;
 use super::images::{self, IMAGES};
 use super::launch::{Launch, launch};
 use crate::error::{Error, Result};
@@ -9,7 +10,6 @@ use cudarc::driver::{result, sys};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 /// A GPU of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct DeviceInfo {
     pub arch: Option<&'static str>,
 }
 
-fn failed(what: impl std::fmt::Display) -> impl FnOnce(result::DriverError) -> Error {
+pub(super) fn failed(what: impl std::fmt::Display) -> impl FnOnce(result::DriverError) -> Error {
     move |e| Error::Device(format!("CUDA: {what}: {e}"))
 }
 
@@ -80,14 +80,14 @@ fn device_info(ordinal: usize) -> Result<DeviceInfo> {
     })
 }
 
-/// The context of one GPU, a stream of its own, and the kernels loaded so far.
+/// The context of one GPU, a stream for each lane, and the kernels loaded so far.
 pub(super) struct Device {
     info: DeviceInfo,
     arch: &'static str,
     shared: u32,
     device: sys::CUdevice,
     context: sys::CUcontext,
-    stream: sys::CUstream,
+    streams: [sys::CUstream; LANES],
     loaded: Mutex<Loaded>,
 }
 
@@ -132,20 +132,21 @@ impl Device {
         // SAFETY: `context` was just retained.
         unsafe { result::ctx::set_current(context) }.map_err(failed("entering the context"))?;
         let stream =
-            result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("stream"))?;
+            || result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("stream"));
+        let streams = [stream()?, stream()?];
         let optin = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         // SAFETY: `device` is valid.
         let shared =
             unsafe { result::device::get_attribute(device, optin) }.map_err(failed("attribute"))? as u32;
-        Ok(Arc::new(Device { info, arch, shared, device, context, stream, loaded: Mutex::default() }))
+        Ok(Arc::new(Device { info, arch, shared, device, context, streams, loaded: Mutex::default() }))
     }
 
-    fn enter(&self) -> Result<()> {
+    pub fn enter(&self) -> Result<()> {
         // SAFETY: the context is retained for as long as `self` lives.
         unsafe { result::ctx::set_current(self.context) }.map_err(failed("entering the context"))
     }
 
-    fn function(&self, kernel: &'static str) -> Result<sys::CUfunction> {
+    pub fn function(&self, kernel: &'static str) -> Result<sys::CUfunction> {
         let mut loaded = self.loaded.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(f) = loaded.functions.get(kernel) {
             return Ok(*f);
@@ -183,25 +184,35 @@ impl Device {
         unsafe { sys::cuFuncSetAttribute(function, attribute, self.shared as i32) }
             .result()
             .map_err(failed(format!("kernel {kernel}: {} bytes of shared memory", self.shared)))?;
+        // The same split between L1 and shared memory for every kernel: a multiprocessor must be empty before it can
+        // change it, which would keep a dependent kernel from starting early.
+        let carveout = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+        // SAFETY: `function` is valid; the value is in percent.
+        unsafe { sys::cuFuncSetAttribute(function, carveout, 100) }.result().map_err(failed(kernel))?;
         loaded.functions.insert(kernel, function);
         Ok(function)
     }
 
-    fn synchronize(&self) -> Result<()> {
-        // SAFETY: the stream lives as long as `self`.
-        unsafe { result::stream::synchronize(self.stream) }.map_err(failed("running the kernels"))
+    /// The stream of a lane.
+    pub fn stream(&self, lane: usize) -> sys::CUstream {
+        self.streams[lane]
     }
 
-    fn enqueue(&self, item: &Launch, dependent: bool) -> Result<()> {
+    pub fn synchronize(&self, lane: usize) -> Result<()> {
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { result::stream::synchronize(self.streams[lane]) }.map_err(failed("running the kernels"))
+    }
+
+    pub fn enqueue(&self, item: &Launch, lane: usize, dependent: bool) -> Result<()> {
         let function = self.function(item.kernel)?;
         // SAFETY: `function` and the stream belong to this context; addresses in the parameters are buffers of the
         // executor that owns the program, which outlives it; `dependent` is set for sm_90 code only.
-        unsafe { launch(function, self.stream, item, dependent && self.caps().sm90) }
+        unsafe { launch(function, self.streams[lane], item, dependent && self.caps().sm90) }
     }
 
-    fn enqueue_upload(&self, (from, to, bytes): (u64, u64, usize)) -> Result<()> {
+    pub fn enqueue_upload(&self, (from, to, bytes): (u64, u64, usize), lane: usize) -> Result<()> {
         // SAFETY: host memory and device memory of at least `bytes`, which the caller keeps until the copy is done.
-        unsafe { sys::cuMemcpyHtoDAsync_v2(to, from as *const c_void, bytes, self.stream) }
+        unsafe { sys::cuMemcpyHtoDAsync_v2(to, from as *const c_void, bytes, self.streams[lane]) }
             .result()
             .map_err(failed("upload"))
     }
@@ -215,7 +226,9 @@ impl Drop for Device {
         let loaded = self.loaded.get_mut().unwrap_or_else(|e| e.into_inner());
         // SAFETY: programs hold an `Arc` of the device, so nothing runs any more and the handles are used no longer.
         unsafe {
-            let _ = result::stream::destroy(self.stream);
+            for stream in self.streams {
+                let _ = result::stream::destroy(stream);
+            }
             for module in loaded.modules.values() {
                 let _ = result::module::unload(*module);
             }
@@ -287,184 +300,24 @@ impl Gpu for CudaGpu {
         }
     }
 
-    // Copies go through the kernels' own stream: the driver's synchronous copy from pageable memory may return before
-    // the data has arrived, and no other stream that is not the default one would wait for it.
+    // Copies go through a stream of the kernels: the driver's synchronous copy from pageable memory may return before
+    // the data has arrived, and no stream but the default one would wait for it.
     fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
         self.0.enter()?;
-        self.0.enqueue_upload((from.as_ptr() as u64, to, from.len()))?;
-        self.0.synchronize()
+        self.0.enqueue_upload((from.as_ptr() as u64, to, from.len()), 0)?;
+        self.0.synchronize(0)
     }
 
     fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
         self.0.enter()?;
         // SAFETY: the caller's buffer holds that many bytes, and the slice lives until the copy is done, below.
-        unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from, to.len(), self.0.stream) }
+        unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from, to.len(), self.0.streams[0]) }
             .result()
             .map_err(failed("download"))?;
-        self.0.synchronize()
+        self.0.synchronize(0)
     }
 
     fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>> {
-        let device = self.0.clone();
-        device.enter()?;
-        for item in &sequence.launches {
-            device.function(item.kernel)?; // modules cannot be loaded during capture
-        }
-        // In an `Events` from the first one on, so that a failure leaves none behind.
-        let mut events = Events(Vec::new());
-        if !sequence.marks.is_empty() {
-            for _ in 0..=sequence.marks.len() {
-                events.0.push(
-                    result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(failed("event"))?,
-                );
-            }
-        }
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: the stream is idle (every program waits for its own end) and belongs to this context.
-        unsafe { result::stream::begin_capture(device.stream, mode) }.map_err(failed("capturing a graph"))?;
-        let enqueued = enqueue_all(&device, &sequence, &events.0);
-        // SAFETY: ends the capture begun above, whatever was enqueued.
-        let graph = unsafe { result::stream::end_capture(device.stream) };
-        let instantiated = enqueued.and_then(|()| {
-            let graph = graph.map_err(failed("capturing a graph"))?;
-            let mut exec = std::ptr::null_mut();
-            // SAFETY: `graph` was just captured; it is destroyed below.
-            unsafe { sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0) }
-                .result()
-                .map_err(failed("making a graph"))?;
-            Ok(exec)
-        });
-        if let Ok(graph) = graph {
-            // SAFETY: not used after; what was made of it is independent.
-            unsafe { sys::cuGraphDestroy(graph) };
-        }
-        let graph = Graph { device, exec: instantiated?, events, sequence };
-        // SAFETY: as above.
-        unsafe { sys::cuGraphUpload(graph.exec, graph.device.stream) }
-            .result()
-            .map_err(failed("uploading a graph"))?;
-        graph.device.synchronize()?;
-        Ok(Box::new(graph))
-    }
-}
-
-/// Enqueues a sequence for capture, with an event at the start and at each mark (none for no events).
-fn enqueue_all(device: &Device, sequence: &Sequence, events: &[sys::CUevent]) -> Result<()> {
-    let mut marks = sequence.marks.iter().peekable();
-    let mut events = events.iter();
-    let mut record = || -> Result<()> {
-        let Some(event) = events.next() else { return Ok(()) };
-        // Only an external record becomes a node of the graph; a plain one would be an edge, and never happen.
-        let external = sys::CUevent_record_flags::CU_EVENT_RECORD_EXTERNAL as u32;
-        // SAFETY: event and stream belong to the current context.
-        unsafe { sys::cuEventRecordWithFlags(*event, device.stream, external) }
-            .result()
-            .map_err(failed("recording an event"))
-    };
-    record()?;
-    if let Some(upload) = sequence.upload {
-        device.enqueue_upload(upload)?;
-    }
-    // The first kernel follows a copy, an event, or the end of another graph: a full dependence.
-    let mut dependent = false;
-    for done in 0..=sequence.launches.len() {
-        while marks.next_if_eq(&&done).is_some() {
-            record()?;
-            dependent = false;
-        }
-        let Some(item) = sequence.launches.get(done) else { break };
-        device.enqueue(item, dependent)?;
-        dependent = true;
-    }
-    Ok(())
-}
-
-/// Events of the current context; dropped with it current.
-struct Events(Vec<sys::CUevent>);
-
-impl Drop for Events {
-    fn drop(&mut self) {
-        for event in self.0.drain(..) {
-            // SAFETY: created by this process, not used after; whatever recorded it has been waited for.
-            let _ = unsafe { result::event::destroy(event) };
-        }
-    }
-}
-
-impl Events {
-    /// Time from each event to the next; all have happened.
-    fn elapsed(&self) -> Result<Vec<Duration>> {
-        let between = |pair: &[sys::CUevent]| {
-            // SAFETY: both were recorded, and the stream was waited for.
-            let ms = unsafe { result::event::elapsed(pair[0], pair[1]) }.map_err(failed("reading events"))?;
-            Ok(Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3))
-        };
-        self.0.windows(2).map(between).collect()
-    }
-}
-
-/// A sequence as a CUDA graph.
-struct Graph {
-    exec: sys::CUgraphExec,
-    events: Events,
-    sequence: Sequence,
-    device: Arc<Device>,
-}
-
-// SAFETY: the driver's handles may be used from any thread.
-unsafe impl Send for Graph {}
-
-impl Program for Graph {
-    fn run(&self) -> Result<()> {
-        self.device.enter()?;
-        // SAFETY: `exec` is valid, its buffers are owned by the executor that owns this program.
-        unsafe { sys::cuGraphLaunch(self.exec, self.device.stream) }
-            .result()
-            .map_err(failed("launching a graph"))?;
-        self.device.synchronize()
-    }
-
-    fn run_staged(&self) -> Result<Vec<Duration>> {
-        self.run()?;
-        self.events.elapsed()
-    }
-
-    fn run_timed(&self) -> Result<Vec<Duration>> {
-        let device = &self.device;
-        device.enter()?;
-        let mut events = Events(Vec::new());
-        for _ in 0..=self.sequence.launches.len() {
-            events
-                .0
-                .push(result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(failed("event"))?);
-        }
-        // SAFETY: events and stream belong to this context.
-        let record = |e| unsafe { result::event::record(e, device.stream) }.map_err(failed("event"));
-        let enqueue = || -> Result<()> {
-            if let Some(upload) = self.sequence.upload {
-                device.enqueue_upload(upload)?;
-            }
-            record(events.0[0])?;
-            for (item, event) in self.sequence.launches.iter().zip(&events.0[1..]) {
-                device.enqueue(item, false)?;
-                record(*event)?;
-            }
-            Ok(())
-        };
-        let enqueued = enqueue();
-        // Also after a failure: what has been enqueued uses the executor's memory.
-        device.synchronize()?;
-        enqueued?;
-        events.elapsed()
-    }
-}
-
-impl Drop for Graph {
-    // The events go after this, with the context still current, and the device after them.
-    fn drop(&mut self) {
-        if self.device.enter().is_ok() {
-            // SAFETY: every launch of the graph has been waited for.
-            unsafe { sys::cuGraphExecDestroy(self.exec) };
-        }
+        Ok(Box::new(Graph::capture(self.0.clone(), sequence)?))
     }
 }

@@ -28,9 +28,14 @@ pub(super) enum Purpose {
     Working,
 }
 
+/// Queues of a GPU that work side by side: while one computes, the other uploads.
+pub(super) const LANES: usize = 2;
+
 /// Work that is repeated: an optional upload, then kernels in order.
 #[derive(Debug, Default)]
 pub(super) struct Sequence {
+    /// The queue that it goes to, below [`LANES`]. Programs of one lane run one after the other.
+    pub lane: usize,
     /// Source address on the host, destination on the device, bytes.
     pub upload: Option<(u64, u64, usize)>,
     /// Each depends on the one before.
@@ -40,17 +45,25 @@ pub(super) struct Sequence {
     pub marks: Vec<usize>,
 }
 
-/// A [`Sequence`] ready to run, on a GPU as one graph.
+/// A [`Sequence`] ready to run, on a GPU as one graph. Dropping it waits for its end.
 pub(super) trait Program: Send {
+    /// Lets it begin, and returns at once. Until [`Program::wait`] has returned, nothing that it reads or writes may be
+    /// touched, and it must not be started again.
+    fn start(&self) -> Result<()>;
+    /// Waits until its lane has nothing left to do.
+    fn wait(&self) -> Result<()>;
     /// Runs it and waits for its end.
-    fn run(&self) -> Result<()>;
+    fn run(&self) -> Result<()> {
+        self.start()?;
+        self.wait()
+    }
     /// Runs it and waits for its end; the device's time of each stage.
     fn run_staged(&self) -> Result<Vec<Duration>>;
     /// Runs it launch by launch; the time of each.
     fn run_timed(&self) -> Result<Vec<Duration>>;
 }
 
-/// A GPU.
+/// A GPU, for one executor: another one opens it again, and has lanes of its own.
 pub(super) trait Gpu: Send + Sync {
     fn caps(&self) -> Caps;
     /// For people: name, ordinal, driver.
@@ -114,10 +127,10 @@ impl HostMemory {
         self.host
     }
 
-    /// What it holds. Kernels write only while a [`Program`] runs, which borrows nothing but ends before it returns.
+    /// What it holds. Nobody asks while a [`Program`] is under way that writes there.
     pub fn read(&self) -> &[u8] {
-        // SAFETY: `host` points to `bytes` initialised bytes for as long as `self` lives; programs that write them
-        // run only inside calls that hold the executor exclusively and return when they are done.
+        // SAFETY: `host` points to `bytes` initialised bytes for as long as `self` lives; the executor waits for a
+        // program before it looks at what that has written.
         unsafe { std::slice::from_raw_parts(self.host as *const u8, self.bytes) }
     }
 

@@ -1,6 +1,6 @@
 //! From a schedule to launches: addresses, geometry, packed constants.
 
-use super::gpu::{Gpu, Memory, Purpose};
+use super::constants::{Constants, Packing};
 use super::launch::{Launch, Params};
 use super::pack;
 use super::params::*;
@@ -8,72 +8,6 @@ use super::schedule::{Group, Schedule, Storage};
 use super::tiles::{Choice, Shape, TILES, Unit, geometry, shared_bytes};
 use crate::error::{Error, Result};
 use crate::plan::{Conv, Op, Plan, PreAdd, TensorId, View};
-use std::collections::HashMap;
-use std::sync::Arc;
-
-/// An order in which a kernel wants a constant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Packing {
-    /// Weights of a convolution of this shape for tiles of BK and BN channels.
-    Conv(Shape, usize, usize),
-    Halves,
-    Floats(usize),
-    Fragments,
-    Transposed,
-    /// Not a tensor of the plan: encoding frequencies, by the temperature's bits.
-    Frequencies(u32),
-}
-
-/// Constants on the device, each packed once for each way it is used.
-pub(super) struct Constants {
-    gpu: Arc<dyn Gpu>,
-    slabs: Vec<Memory>,
-    used: usize,
-    known: HashMap<(usize, Packing), u64>,
-    /// Bytes of all constants.
-    pub bytes: usize,
-}
-
-impl Constants {
-    /// Bytes allocated at a time.
-    const SLAB: usize = 4 << 20;
-
-    pub fn new(gpu: &Arc<dyn Gpu>) -> Constants {
-        Constants { gpu: gpu.clone(), slabs: vec![], used: 0, known: HashMap::new(), bytes: 0 }
-    }
-
-    fn put(&mut self, tensor: usize, packing: Packing, make: impl FnOnce() -> Vec<u8>) -> Result<u64> {
-        if let Some(&address) = self.known.get(&(tensor, packing)) {
-            return Ok(address);
-        }
-        let data = make();
-        let room = self.slabs.last().map_or(0, |s| s.bytes - self.used);
-        if data.len() > room {
-            self.slabs.push(Memory::new(&self.gpu, data.len().max(Self::SLAB), Purpose::Constant)?);
-            self.used = 0;
-        }
-        let slab = self.slabs.last().expect("just made");
-        let address = slab.address + self.used as u64;
-        self.gpu.upload(address, &data)?;
-        self.used = (self.used + data.len()).next_multiple_of(256).min(slab.bytes);
-        self.bytes += data.len();
-        self.known.insert((tensor, packing), address);
-        Ok(address)
-    }
-
-    fn floats(&mut self, plan: &Plan, t: TensorId, len: usize) -> Result<u64> {
-        self.put(t.0, Packing::Floats(len), || pack::floats(&plan.tensors[t.0].data, len))
-    }
-
-    fn halves(&mut self, plan: &Plan, t: TensorId) -> Result<u64> {
-        self.put(t.0, Packing::Halves, || pack::halves(&plan.tensors[t.0].data))
-    }
-
-    fn fragments(&mut self, plan: &Plan, t: TensorId) -> Result<u64> {
-        let tensor = &plan.tensors[t.0];
-        self.put(t.0, Packing::Fragments, || pack::fragments(&tensor.data, tensor.shape[0], tensor.shape[1]))
-    }
-}
 
 /// Memory that a batch of images works in. Device addresses.
 #[derive(Clone, Copy, Debug)]

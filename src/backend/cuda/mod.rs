@@ -2,22 +2,26 @@
 //!
 //! ```text
 //! plan -> schedule.rs (what runs together, where buffers live) -> lower.rs (addresses, tiles, packed constants)
-//!      -> launches -> one graph per shape of input -> people in pinned host memory
+//!      -> launches -> setup.rs (memory for a batch, one graph per shape of input) -> people in pinned host memory
 //! ```
 //!
 //! Maps are stored in fp16 NHWC and summed in fp32; predictions, boxes, and everything about survivors is fp32. The
 //! kernels know operations, `tiles.rs` and `tune.rs` which convolution kernel suits which shape. `gpu.rs` is all that
 //! the executor needs of a device, so that tests run the same code on the host, with the kernels under an emulator.
 
+mod constants;
 mod device;
 mod frames;
 mod gpu;
+mod graph;
 mod images;
 mod launch;
 mod lower;
+mod measure;
 mod pack;
 mod params;
 mod schedule;
+mod setup;
 mod tiles;
 mod tune;
 
@@ -26,21 +30,22 @@ mod emulator;
 #[cfg(test)]
 mod tests;
 
-pub use device::{DeviceInfo, devices};
-pub use images::compiled_archs;
-
-use self::frames::{Layout, SURVIVOR_BYTES};
-use self::gpu::{Caps, Gpu, HostMemory, Memory, Program, Purpose, Sequence};
-use self::launch::{Launch, Params};
-use self::lower::{Constants, Lowering, Place, cells};
-use self::params::Count;
-use self::schedule::{Schedule, Storage};
+use self::constants::Constants;
+use self::frames::Layout;
+use self::gpu::{Gpu, LANES};
+use self::lower::Lowering;
+use self::schedule::{Group, Schedule, Storage};
+use self::setup::{Key, Setup};
 use self::tiles::{Choice, Shape};
 use self::tune::Cache;
 use super::{Executor, Frame, RunOptions, StageTimes, StepTime, Survivors};
 use crate::error::{Error, Result};
 use crate::plan::{Op, Plan, View};
+pub use device::{DeviceInfo, devices};
 use half::f16;
+pub use images::compiled_archs;
+pub use measure::tensor_peak;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,16 +68,14 @@ impl Default for Options {
 
 /// Largest batch that runs as one program; longer lists of frames run in turns.
 const MAX_BATCH: usize = 64;
-/// Survivors an image of a batch can have. A frame that has more runs again alone, where all grids fit.
-const BATCH_CAPACITY: usize = 256;
-/// Batch sizes kept ready, and programs kept for each.
-const KEPT: (usize, usize) = (2, 8);
+/// Batch sizes kept ready in each lane.
+const KEPT: usize = 2;
 /// Uploads are whole multiples of this, so that photos of many sizes share few programs.
 const UPLOAD: usize = 256 << 10;
 
 /// Executes a plan on a GPU.
 pub struct CudaExecutor {
-    // Programs use memory that follows them here, and are dropped before it.
+    // Programs use constants, and are dropped before them.
     setups: Vec<Setup>,
     constants: Constants,
     plan: Plan,
@@ -80,39 +83,21 @@ pub struct CudaExecutor {
     gpu: Arc<dyn Gpu>,
     options: Options,
     cache: Cache,
-    /// Image of the last run's batch size, for `read`.
+    /// Setup of the last run, for `read`.
     last: usize,
     /// The last whole run: its images, and what was uploaded and asked for.
     held: Option<(usize, Key, RunOptions)>,
+    /// Runs begun and not finished, oldest first, each in a lane of its own.
+    flights: VecDeque<Flight>,
 }
 
-/// Everything for one batch size.
-struct Setup {
-    programs: Vec<(Key, Box<dyn Program>)>,
+/// A run under way.
+#[derive(Clone, Copy, Debug)]
+struct Flight {
     images: usize,
-    capacity: usize,
-    arena: Memory,
-    rows: Memory,
-    survivors: Memory,
-    counts: Memory,
-    boxes: Memory,
-    keys: Memory,
-    heat: Option<[Memory; 2]>,
-    input: Memory,
-    staging: HostMemory,
-    host_counts: HostMemory,
-    host_rows: HostMemory,
-    launches: Vec<Launch>,
-}
-
-/// What a program depends on besides its setup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Key {
-    /// Bytes; 0: what the device holds is used again.
-    upload: usize,
-    heatmaps: bool,
-    /// Stages are timed.
-    staged: bool,
+    lane: usize,
+    /// Its program; `None`: the frames are too many for one, and run when they are asked for.
+    key: Option<Key>,
 }
 
 impl CudaExecutor {
@@ -140,46 +125,28 @@ impl CudaExecutor {
             cache,
             last: 0,
             held: None,
+            flights: VecDeque::new(),
         };
-        executor.setup(1)?;
+        executor.setup(1, 0)?;
         Ok(executor)
     }
 
-    /// Index of the setup for a batch size, made if need be.
-    fn setup(&mut self, images: usize) -> Result<usize> {
-        if let Some(i) = self.setups.iter().position(|s| s.images == images) {
+    /// Index of a lane's setup for a batch size, if there is one.
+    fn find(&self, images: usize, lane: usize) -> Option<usize> {
+        self.setups.iter().position(|s| (s.images, s.lane) == (images, lane))
+    }
+
+    /// The same, made if need be. Nothing is under way in that lane.
+    fn setup(&mut self, images: usize, lane: usize) -> Result<usize> {
+        if let Some(i) = self.find(images, lane) {
             return Ok(i);
         }
-        if self.setups.len() >= KEPT.0 {
+        if self.setups.iter().filter(|s| s.lane == lane).count() >= KEPT {
             // the setup for single images stays; it also serves overflowing frames
-            let i = self.setups.iter().position(|s| s.images != 1).unwrap_or(0);
-            self.setups.remove(i);
+            let other = self.setups.iter().position(|s| s.lane == lane && s.images != 1);
+            self.setups.remove(other.expect("of two batch sizes one is not 1"));
         }
-        let (cells, slots) = cells(&self.plan);
-        let capacity = if images == 1 { cells } else { cells.min(BATCH_CAPACITY) }.max(1);
-        let gpu = &self.gpu;
-        let working = |bytes: usize| Memory::new(gpu, bytes, Purpose::Working);
-        let people = images * capacity;
-        let (w, h) = self.plan.input_size;
-        let input_bytes = images * (w * h * 3 + 64 * (w + h));
-        let setup = Setup {
-            programs: vec![],
-            images,
-            capacity,
-            arena: working(images * self.schedule.image * 2)?,
-            rows: working(people * self.schedule.row * 4)?,
-            survivors: working(people * SURVIVOR_BYTES)?,
-            counts: working(images * size_of::<Count>())?,
-            boxes: working(images * slots * 16)?,
-            keys: working(images * slots * 8)?,
-            heat: None,
-            input: working(input_bytes)?,
-            staging: HostMemory::new(gpu, input_bytes)?,
-            host_counts: HostMemory::new(gpu, images * size_of::<Count>())?,
-            host_rows: HostMemory::new(gpu, people * self.fields() * 4)?,
-            launches: vec![],
-        };
-        self.setups.push(setup);
+        self.setups.push(Setup::new(&self.gpu, &self.plan, &self.schedule, images, lane)?);
         let i = self.setups.len() - 1;
         if let Err(e) = self.lower(i) {
             self.setups.truncate(i);
@@ -188,53 +155,20 @@ impl CudaExecutor {
         Ok(i)
     }
 
-    /// Floats of a person in the results.
-    fn fields(&self) -> usize {
-        7 + 3 * self.plan.keypoints
-    }
-
     /// (Re)makes a setup's launches; addresses or tiles have changed.
     fn lower(&mut self, index: usize) -> Result<()> {
         let setup = &mut self.setups[index];
         setup.programs.clear();
-        let place = Place {
-            images: setup.images,
-            capacity: setup.capacity,
-            arena: setup.arena.address,
-            rows: setup.rows.address,
-            input: setup.input.address,
-            survivors: setup.survivors.address,
-            counts: setup.counts.address,
-            boxes: setup.boxes.address,
-            keys: setup.keys.address,
-            host_counts: setup.host_counts.device,
-            host_rows: setup.host_rows.device,
-            heat: setup.heat.as_ref().map_or([0; 2], |h| [h[0].address, h[1].address]),
-        };
-        let (caps, images) = (self.gpu.caps(), setup.images);
-        let mut unknown: Vec<Vec<Shape>> = Vec::new();
-        let cache = &self.cache;
-        let mut choose = |shapes: &[Shape]| -> Choice {
-            cache.get(&caps, shapes, images).unwrap_or_else(|| {
-                unknown.push(shapes.to_vec());
-                tune::built_in(&caps, shapes, images)
-            })
-        };
+        let (caps, images, place) = (self.gpu.caps(), setup.images, setup.place());
         if self.options.tune {
             // what the cache does not know is measured before weights are packed for it
-            for group in &self.schedule.groups {
-                if let schedule::Group::Conv(steps) = group {
-                    let convs = steps.iter().map(|&s| &self.plan.steps[s].op);
-                    let shapes: Vec<Shape> = convs
-                        .filter_map(|op| {
-                            if let Op::Conv(c) = op { Some(lower::shape(&self.plan, c)) } else { None }
-                        })
-                        .collect();
-                    choose(&shapes);
-                }
+            let shapes = self.schedule.groups.iter().filter_map(|group| self.shapes(group));
+            let unknown: Vec<Vec<Shape>> =
+                shapes.filter(|s| self.cache.get(&caps, s, images).is_none()).collect();
+            if !unknown.is_empty() {
+                self.settle()?;
+                measure::tiles(&self.gpu, &mut self.cache, &unknown, images)?;
             }
-            let unknown = std::mem::take(&mut unknown);
-            self.measure(&unknown, images)?;
         }
         let cache = &self.cache;
         let mut choose = |shapes: &[Shape]| -> Choice {
@@ -246,195 +180,152 @@ impl CudaExecutor {
         Ok(())
     }
 
-    /// Times every candidate for each of these launches on scratch memory, and remembers the fastest.
-    fn measure(&mut self, unknown: &[Vec<Shape>], images: usize) -> Result<()> {
-        let caps = self.gpu.caps();
-        // In a chain, as in a run; shorter for batches, which take long enough.
-        let repeats = (24 / images).clamp(4, 20);
-        for shapes in unknown {
-            if self.cache.get(&caps, shapes, images).is_some() {
-                continue;
-            }
-            let bench = Bench::new(&self.gpu, shapes, images)?;
-            let mut best: Option<(Duration, Choice)> = None;
-            let first = tune::built_in(&caps, shapes, images);
-            let candidates = std::iter::once(first).chain(tune::ranked(&caps, shapes, images));
-            for choice in candidates {
-                let Some(launch) = bench.launch(shapes, &choice) else { continue };
-                let launches = vec![launch; repeats];
-                let program = self.gpu.compile(Sequence { upload: None, launches, marks: vec![repeats] })?;
-                program.run()?; // caches warm
-                let mut time = Duration::MAX;
-                for _ in 0..5 {
-                    time = time.min(program.run_staged()?.iter().sum());
-                    // no run of the winner will be that much slower than its best
-                    if best.is_some_and(|b| time > b.0.mul_f64(1.25)) {
-                        break;
-                    }
-                }
-                // a challenger must be clearly faster than the built-in choice
-                let margin = if best.is_some_and(|b| b.1 == first) { 0.97 } else { 1.0 };
-                if best.is_none_or(|b| time.as_secs_f64() < b.0.as_secs_f64() * margin) {
-                    best = Some((time, choice));
-                }
-            }
-            if let Some((_, choice)) = best {
-                self.cache.insert(shapes, images, choice);
+    /// Shapes of the convolutions of a launch that has such.
+    fn shapes(&self, group: &Group) -> Option<Vec<Shape>> {
+        let Group::Conv(steps) = group else { return None };
+        let shape = |&step: &usize| match &self.plan.steps[step].op {
+            Op::Conv(c) => Some(lower::shape(&self.plan, c)),
+            _ => None,
+        };
+        steps.iter().map(shape).collect()
+    }
+
+    /// Waits until the GPU has nothing to do; what is under way can still be finished.
+    fn settle(&mut self) -> Result<()> {
+        for Flight { images, lane, key } in self.flights.clone() {
+            if let (Some(key), Some(index)) = (key, self.find(images, lane)) {
+                self.setups[index].program(&self.gpu, &self.plan, key)?.wait()?;
             }
         }
-        self.cache.save();
         Ok(())
     }
 
+    /// # Errors
+    /// While runs are under way.
+    fn idle(&self) -> Result<()> {
+        match self.flights.len() {
+            0 => Ok(()),
+            n => Err(Error::Usage(format!("{n} runs are under way: finish them first"))),
+        }
+    }
+
+    /// Runs frames in a lane where nothing is under way, in batches.
+    fn run_in(&mut self, lane: usize, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
+        let mut all = Vec::with_capacity(frames.len());
+        for batch in frames.chunks(MAX_BATCH) {
+            let found = self.run_batch(lane, batch, options)?;
+            all.extend(self.complete(lane, found, batch, options)?);
+        }
+        Ok(all)
+    }
+
     /// Runs frames that fit into one batch; `None` for an image whose survivors did not fit.
-    fn run_batch(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Option<Survivors>>> {
-        let (index, key) = self.prepare(frames, options)?;
-        self.program(index, key)?.run()?;
-        self.held = Some((frames.len(), key, *options));
-        self.results(index, options)
+    fn run_batch(
+        &mut self,
+        lane: usize,
+        frames: &[Frame<'_>],
+        options: &RunOptions,
+    ) -> Result<Vec<Option<Survivors>>> {
+        let (index, key) = self.prepare(lane, frames, options)?;
+        self.setups[index].program(&self.gpu, &self.plan, key)?.run()?;
+        if lane == 0 {
+            self.held = Some((frames.len(), key, *options));
+        }
+        self.setups[index].results(&self.gpu, &self.plan, options)
     }
 
-    /// A setup's program, made if need be.
-    fn program(&mut self, index: usize, key: Key) -> Result<&dyn Program> {
-        self.last = index;
-        let setup = &mut self.setups[index];
-        let place = match setup.programs.iter().position(|p| p.0 == key) {
-            Some(i) => i,
-            None => {
-                if setup.programs.len() >= KEPT.1 {
-                    setup.programs.remove(0);
-                }
-                let program = self.gpu.compile(setup.sequence(key, &self.plan))?;
-                setup.programs.push((key, program));
-                setup.programs.len() - 1
-            }
+    /// Runs those frames again, alone, whose survivors did not fit.
+    fn complete(
+        &mut self,
+        lane: usize,
+        found: Vec<Option<Survivors>>,
+        frames: &[Frame<'_>],
+        options: &RunOptions,
+    ) -> Result<Vec<Survivors>> {
+        let each = |(people, frame): (Option<Survivors>, &Frame<'_>)| -> Result<Survivors> {
+            let people = match people {
+                Some(people) => Some(people),
+                None => self.run_batch(lane, std::slice::from_ref(frame), options)?.pop().flatten(),
+            };
+            people.ok_or_else(|| Error::Device("more survivors than grid cells".into()))
         };
-        Ok(setup.programs[place].1.as_ref())
+        found.into_iter().zip(frames).map(each).collect()
     }
 
-    /// Writes the frames where the program will look for them; returns the setup's index and the program's key.
-    fn prepare(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<(usize, Key)> {
+    /// Writes the frames where a lane's program will look for them; returns the setup's index and the program's key.
+    fn prepare(&mut self, lane: usize, frames: &[Frame<'_>], options: &RunOptions) -> Result<(usize, Key)> {
         let layout = Layout::new(frames, self.plan.input_size)?;
         self.held = None;
-        let index = self.setup(frames.len())?;
-        let mut changed = false;
-        if layout.bytes > self.setups[index].input.bytes {
-            let bytes = layout.bytes.next_multiple_of(1 << 20);
-            let input = Memory::new(&self.gpu, bytes, Purpose::Working)?;
-            let staging = HostMemory::new(&self.gpu, bytes)?;
-            let setup = &mut self.setups[index];
-            setup.programs.clear();
-            (setup.input, setup.staging) = (input, staging);
-            changed = true;
-        }
-        if options.heatmaps && self.setups[index].heat.is_none() {
-            let setup = &self.setups[index];
-            let bytes = bins(&self.plan).map(|n| setup.images * setup.capacity * self.plan.keypoints * n * 4);
-            let memory = |bytes: usize| Memory::new(&self.gpu, bytes, Purpose::Working);
-            self.setups[index].heat = Some([memory(bytes[0])?, memory(bytes[1])?]);
-            changed = true;
+        let index = self.setup(frames.len(), lane)?;
+        let setup = &mut self.setups[index];
+        let mut changed = setup.make_room(&self.gpu, layout.bytes)?;
+        if options.heatmaps {
+            changed |= setup.make_heatmaps(&self.gpu, &self.plan)?;
         }
         if changed {
             self.lower(index)?;
         }
-        layout.write(frames, &options.select, self.setups[index].staging.write());
-        let upload = layout.bytes.next_multiple_of(UPLOAD).min(self.setups[index].input.bytes);
+        let setup = &mut self.setups[index];
+        layout.write(frames, &options.select, setup.staging.write());
+        let upload = layout.bytes.next_multiple_of(UPLOAD).min(setup.input.bytes);
+        self.last = index;
         Ok((index, Key { upload, heatmaps: options.heatmaps, staged: false }))
     }
-
-    /// What the last run of a setup left in the host's memory.
-    fn results(&self, index: usize, options: &RunOptions) -> Result<Vec<Option<Survivors>>> {
-        let setup = &self.setups[index];
-        let (k, fields) = (self.plan.keypoints, self.fields());
-        let counts: &[Count] =
-            bytemuck::cast_slice(&setup.host_counts.read()[..setup.images * size_of::<Count>()]);
-        let rows: &[f32] =
-            bytemuck::cast_slice(&setup.host_rows.read()[..setup.images * setup.capacity * fields * 4]);
-        let mut all = Vec::with_capacity(setup.images);
-        for (image, count) in counts.iter().enumerate() {
-            if count.lost != 0 {
-                all.push(None);
-                continue;
-            }
-            let people = count.people as usize;
-            let mut s = Survivors::default();
-            for row in rows[image * setup.capacity * fields..].chunks_exact(fields).take(people) {
-                s.scores.push(row[0]);
-                s.boxes.push([row[1], row[2], row[3], row[4]]);
-                s.priors.push([row[5], row[6]]);
-                s.keypoints.extend(row[7..7 + 2 * k].chunks_exact(2).map(|p| [p[0], p[1]]));
-                s.visibility.extend_from_slice(&row[7 + 2 * k..]);
-            }
-            if let (true, Some(heat)) = (options.heatmaps, &setup.heat) {
-                let read = |axis: usize, n: usize| -> Result<Vec<f32>> {
-                    let mut values = vec![0f32; people * k * n];
-                    let from = heat[axis].address + (image * setup.capacity * k * n * 4) as u64;
-                    self.gpu.download(from, bytemuck::cast_slice_mut(&mut values))?;
-                    Ok(values)
-                };
-                let [x, y] = bins(&self.plan);
-                (s.heatmaps_x, s.heatmaps_y) = (read(0, x)?, read(1, y)?);
-            }
-            all.push(Some(s));
-        }
-        Ok(all)
-    }
-}
-
-/// Bins of x and y.
-fn bins(plan: &Plan) -> [usize; 2] {
-    let of = |op: &Op| if let Op::BinDecode(b) = op { Some([b.x.bins, b.y.bins]) } else { None };
-    plan.steps.iter().find_map(|s| of(&s.op)).unwrap_or([0; 2])
-}
-
-impl Setup {
-    fn sequence(&self, key: Key, plan: &Plan) -> Sequence {
-        let mut launches = self.launches.clone();
-        for l in &mut launches {
-            if let (Params::BinDecode(p), false) = (&mut l.params, key.heatmaps) {
-                p.heat = [0; 2];
-            }
-        }
-        let marks = if key.staged { stages(plan, &launches) } else { vec![] };
-        let upload = (key.upload > 0).then(|| (self.staging.address(), self.input.address, key.upload));
-        Sequence { upload, launches, marks }
-    }
-}
-
-/// Ends of the stages, as launches before them: upload, letterbox, network, select, DCC, download.
-fn stages(plan: &Plan, launches: &[Launch]) -> Vec<usize> {
-    let first =
-        |matches: &dyn Fn(&Launch) -> bool| launches.iter().position(matches).unwrap_or(launches.len());
-    let is = |launch: &Launch, of: fn(&Op) -> bool| launch.steps.iter().any(|&s| of(&plan.steps[s].op));
-    let letterbox = |l: &Launch| is(l, |op| matches!(op, Op::Letterbox { .. }));
-    let collect = first(&|l| l.steps.is_empty());
-    let select = first(&|l| is(l, |op| matches!(op, Op::Select { .. }))).min(collect);
-    let network = first(&|l| !letterbox(l)).min(select);
-    vec![0, network, select, (select + 1).min(collect), collect, launches.len()]
 }
 
 impl Executor for CudaExecutor {
     fn run(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
-        let mut all = Vec::with_capacity(frames.len());
-        for batch in frames.chunks(MAX_BATCH) {
-            for (i, people) in self.run_batch(batch, options)?.into_iter().enumerate() {
-                let people = match people {
-                    Some(people) => Some(people),
-                    None => self.run_batch(&batch[i..=i], options)?.pop().flatten(),
-                };
-                all.push(people.ok_or_else(|| Error::Device("more survivors than grid cells".into()))?);
-            }
+        self.idle()?;
+        self.run_in(0, frames, options)
+    }
+
+    fn ahead(&self) -> usize {
+        LANES
+    }
+
+    fn start(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<()> {
+        if self.flights.len() >= LANES {
+            return Err(Error::Usage(format!("{LANES} runs are under way: finish one first")));
         }
-        Ok(all)
+        // Of two lanes, the one that the run before is not in. A caller that finishes each run before the next starts
+        // never needs memory for the other.
+        let lane = self.flights.back().map_or(0, |flight| (flight.lane + 1) % LANES);
+        let mut flight = Flight { images: frames.len(), lane, key: None };
+        if (1..=MAX_BATCH).contains(&frames.len()) {
+            let (index, key) = self.prepare(lane, frames, options)?;
+            self.setups[index].program(&self.gpu, &self.plan, key)?.start()?;
+            flight.key = Some(key);
+        }
+        self.flights.push_back(flight);
+        Ok(())
+    }
+
+    fn finish(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
+        let flight = self.flights.pop_front().ok_or_else(|| Error::Usage("no run is under way".into()))?;
+        let Flight { images, lane, key } = flight;
+        if images != frames.len() {
+            let got = frames.len();
+            return Err(Error::Usage(format!("a run of {images} frames was started, finished with {got}")));
+        }
+        let (Some(key), Some(index)) = (key, self.find(images, lane)) else {
+            return self.run_in(lane, frames, options);
+        };
+        self.setups[index].program(&self.gpu, &self.plan, key)?.wait()?;
+        self.last = index;
+        let found = self.setups[index].results(&self.gpu, &self.plan, options)?;
+        self.complete(lane, found, frames, options)
     }
 
     fn run_again(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
+        self.idle()?;
         let Some((images, key, _)) = self.held.filter(|h| (h.0, h.2) == (frames.len(), *options)) else {
             return self.run(frames, options);
         };
-        let index = self.setup(images)?;
-        self.program(index, Key { upload: 0, ..key })?.run()?;
-        match self.results(index, options)?.into_iter().collect() {
+        let index = self.setup(images, 0)?;
+        let key = Key { upload: 0, ..key };
+        self.setups[index].program(&self.gpu, &self.plan, key)?.run()?;
+        self.last = index;
+        match self.setups[index].results(&self.gpu, &self.plan, options)?.into_iter().collect() {
             Some(people) => Ok(people),
             None => self.run(frames, options),
         }
@@ -445,10 +336,12 @@ impl Executor for CudaExecutor {
         frames: &[Frame<'_>],
         options: &RunOptions,
     ) -> Result<(Vec<Survivors>, StageTimes)> {
+        self.idle()?;
         let (mut times, mut all) = (StageTimes::default(), Vec::with_capacity(frames.len()));
         for batch in frames.chunks(MAX_BATCH) {
-            let (index, key) = self.prepare(batch, options)?;
-            let stages = self.program(index, Key { staged: true, ..key })?.run_staged()?;
+            let (index, key) = self.prepare(0, batch, options)?;
+            let key = Key { staged: true, ..key };
+            let stages = self.setups[index].program(&self.gpu, &self.plan, key)?.run_staged()?;
             let into = [
                 &mut times.upload,
                 &mut times.letterbox,
@@ -458,11 +351,9 @@ impl Executor for CudaExecutor {
                 &mut times.download,
             ];
             into.into_iter().zip(stages).for_each(|(sum, time)| *sum += time);
-            match self.results(index, options)?.into_iter().collect::<Option<Vec<_>>>() {
-                Some(people) => all.extend(people),
-                // some frame has more people than fit: its repetition is not timed
-                None => all.extend(self.run(batch, options)?),
-            }
+            // a frame with more people than fit runs again, which is not timed
+            let found = self.setups[index].results(&self.gpu, &self.plan, options)?;
+            all.extend(self.complete(0, found, batch, options)?);
         }
         Ok((all, times))
     }
@@ -472,14 +363,14 @@ impl Executor for CudaExecutor {
     }
 
     fn run_timed(&mut self, frame: Frame<'_>, options: &RunOptions) -> Result<(Survivors, Vec<StepTime>)> {
-        let (index, key) = self.prepare(&[frame], options)?;
+        self.idle()?;
+        let (index, key) = self.prepare(0, &[frame], options)?;
         let setup = &self.setups[index];
         let sequence = setup.sequence(key, &self.plan);
         let launches: Vec<(Vec<usize>, &'static str)> =
             sequence.launches.iter().map(|l| (l.steps.clone(), l.kernel)).collect();
         let times = self.gpu.compile(sequence)?.run_timed()?;
-        self.last = index;
-        let people = self.results(index, options)?.pop().flatten();
+        let people = self.setups[index].results(&self.gpu, &self.plan, options)?.pop().flatten();
         let people = people.ok_or_else(|| Error::Device("more survivors than grid cells".into()))?;
         // A launch of several steps counts for the first; the others show the kernel they went with, and no time.
         let mut steps = Vec::new();
@@ -543,117 +434,5 @@ impl Executor for CudaExecutor {
     fn describe(&self) -> String {
         let launches = self.setups.first().map_or(0, |s| s.launches.len());
         format!("{}, fp16, {launches} launches a run", self.gpu.describe())
-    }
-}
-
-/// Floating-point operations a second, two a multiply-add, that the tensor cores of a GPU do in fp16 products with sums
-/// in fp32 when nothing else holds them up: measured, takes some milliseconds.
-///
-/// # Errors
-/// As [`CudaExecutor::new`].
-pub fn tensor_peak(ordinal: usize) -> Result<f64> {
-    let gpu: Arc<dyn Gpu> = Arc::new(device::CudaGpu(device::Device::open(ordinal)?));
-    let values: Vec<f16> =
-        (0..512u32).map(|i| f16::from_f32(((i * 37 % 101) as f32 - 50.0) / 64.0)).collect();
-    let mut best: f64 = 0.0;
-    for _ in 0..3 {
-        let (_, rate) = measure_peak(&gpu, bytemuck::cast_slice(&values), 4096)?;
-        best = best.max(rate);
-    }
-    Ok(best)
-}
-
-/// Runs the GPU's peak kernel on 512 halves; returns what it wrote, and operations a second.
-fn measure_peak(gpu: &Arc<dyn Gpu>, values: &[u8], iterations: i32) -> Result<(Vec<f32>, f64)> {
-    let Caps { sms, wgmma, .. } = gpu.caps();
-    // blocks, shared memory, operations of a block and iteration
-    let (kernel, blocks, shared, flops) = match wgmma {
-        true => ("peak_wg", sms, 32 << 10, 2 * 4 * (64 * 128 * 16 * 2)),
-        false => ("peak_mma", 2 * sms, 0, 8 * 4 * 8 * (16 * 8 * 16 * 2)),
-    };
-    let data = Memory::new(gpu, values.len(), Purpose::Constant)?;
-    gpu.upload(data.address, values)?;
-    let mut sums = vec![0f32; blocks as usize * 256];
-    let out = Memory::new(gpu, sums.len() * 4, Purpose::Working)?;
-    let params = params::PeakLaunch { data: data.address, out: out.address, iterations, reserved: 0 };
-    let params = Params::Peak(params);
-    let (grid, cluster, threads) = ([blocks, 1, 1], 1, 256);
-    let launches = vec![Launch { kernel, grid, cluster, threads, shared, params, steps: vec![] }];
-    let program = gpu.compile(Sequence { upload: None, launches, marks: vec![1] })?;
-    program.run()?;
-    let time: Duration = program.run_staged()?.iter().sum();
-    gpu.download(out.address, bytemuck::cast_slice_mut(&mut sums))?;
-    let operations = f64::from(blocks) * f64::from(flops) * f64::from(iterations);
-    Ok((sums, operations / time.as_secs_f64().max(1e-9)))
-}
-
-/// Scratch memory to time a launch of convolutions on.
-struct Bench {
-    images: usize,
-    src: Memory,
-    dst: Memory,
-    weight: Memory,
-    bias: Memory,
-}
-
-impl Bench {
-    fn new(gpu: &Arc<dyn Gpu>, shapes: &[Shape], images: usize) -> Result<Bench> {
-        let most = |of: &dyn Fn(&Shape) -> usize| shapes.iter().map(of).max().unwrap_or(1);
-        let zeroed = |bytes: usize, purpose| -> Result<Memory> {
-            let memory = Memory::new(gpu, bytes, purpose)?;
-            gpu.upload(memory.address, &vec![0; memory.bytes])?;
-            Ok(memory)
-        };
-        let padded = |s: &Shape| s.kernel * s.kernel * (s.cin + 64) * s.cout.next_multiple_of(256) * 2;
-        Ok(Bench {
-            images,
-            src: zeroed(images * most(&|s| s.h * s.w * s.cin * 2), Purpose::Working)?,
-            dst: zeroed(shapes.len() * images * most(&|s| s.oh * s.ow * s.cout * 2), Purpose::Working)?,
-            weight: zeroed(most(&padded), Purpose::Constant)?,
-            bias: zeroed(most(&|s| (s.cout + 256) * 4), Purpose::Constant)?,
-        })
-    }
-
-    /// The launch under a choice; images overlap in `src`, which costs nothing and saves memory.
-    fn launch(&self, shapes: &[Shape], choice: &Choice) -> Option<Launch> {
-        let tile = &tiles::TILES[choice.tile];
-        let mut params = params::ConvLaunch {
-            steps: shapes.len() as i32,
-            images: self.images as i32,
-            split: choice.split as i32,
-            buffers: choice.buffers as i32,
-            trigger: choice.trigger as i32,
-            image: shapes.iter().map(|s| s.h * s.w * s.cin.max(s.cout)).max()? as i64,
-            ..Default::default()
-        };
-        let (mut blocks, mut cut) = (0, Vec::new());
-        let part = self.dst.bytes / shapes.len();
-        params.image =
-            params.image.min((part / self.images / 2) as i64).min((self.src.bytes / self.images / 2) as i64);
-        params.image &= !7;
-        for (i, (shape, slot)) in shapes.iter().zip(&mut params.step).enumerate() {
-            let g = tiles::geometry(shape, choice)?;
-            *slot = params::ConvStep {
-                src: self.src.address,
-                dst: self.dst.address + (i * part / 256 * 256) as u64,
-                weight: self.weight.address,
-                bias: self.bias.address,
-                src_pitch: shape.cin as i32,
-                dst_pitch: shape.cout as i32,
-                first_block: blocks,
-                ..g.step
-            };
-            blocks += (g.tiles * self.images) as i32;
-            cut.push(g);
-        }
-        Some(Launch {
-            kernel: tile.name,
-            grid: [blocks as u32, 1, choice.split as u32],
-            cluster: choice.split as u32,
-            threads: tile.threads(),
-            shared: tiles::shared_bytes(&cut, choice) as u32,
-            params: Params::Conv(Box::new(params)),
-            steps: vec![],
-        })
     }
 }

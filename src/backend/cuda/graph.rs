@@ -1,0 +1,180 @@
+//! A sequence as a CUDA graph.
+
+use super::device::{Device, failed};
+use super::gpu::{Program, Sequence};
+use crate::error::Result;
+use cudarc::driver::{result, sys};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(super) struct Graph {
+    exec: sys::CUgraphExec,
+    events: Events,
+    sequence: Sequence,
+    device: Arc<Device>,
+}
+
+// SAFETY: the driver's handles may be used from any thread.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    /// Captures a sequence on its lane's stream.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn capture(device: Arc<Device>, sequence: Sequence) -> Result<Graph> {
+        device.enter()?;
+        let stream = device.stream(sequence.lane);
+        for item in &sequence.launches {
+            device.function(item.kernel)?; // modules cannot be loaded during capture
+        }
+        // In an `Events` from the first one on, so that a failure leaves none behind.
+        let mut events = Events(Vec::new());
+        if !sequence.marks.is_empty() {
+            for _ in 0..=sequence.marks.len() {
+                events.0.push(
+                    result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(failed("event"))?,
+                );
+            }
+        }
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream belongs to this context, and is this executor's alone.
+        unsafe { result::stream::begin_capture(stream, mode) }.map_err(failed("capturing a graph"))?;
+        let enqueued = enqueue_all(&device, &sequence, &events.0);
+        // SAFETY: ends the capture begun above, whatever was enqueued.
+        let graph = unsafe { result::stream::end_capture(stream) };
+        let instantiated = enqueued.and_then(|()| {
+            let graph = graph.map_err(failed("capturing a graph"))?;
+            let mut exec = std::ptr::null_mut();
+            // SAFETY: `graph` was just captured; it is destroyed below.
+            unsafe { sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0) }
+                .result()
+                .map_err(failed("making a graph"))?;
+            Ok(exec)
+        });
+        if let Ok(graph) = graph {
+            // SAFETY: not used after; what was made of it is independent.
+            unsafe { sys::cuGraphDestroy(graph) };
+        }
+        let graph = Graph { device, exec: instantiated?, events, sequence };
+        // SAFETY: as above.
+        unsafe { sys::cuGraphUpload(graph.exec, stream) }.result().map_err(failed("uploading a graph"))?;
+        graph.device.synchronize(graph.sequence.lane)?;
+        Ok(graph)
+    }
+}
+
+/// Enqueues a sequence for capture, with an event at the start and at each mark (none for no events).
+fn enqueue_all(device: &Device, sequence: &Sequence, events: &[sys::CUevent]) -> Result<()> {
+    let mut marks = sequence.marks.iter().peekable();
+    let mut events = events.iter();
+    let mut record = || -> Result<()> {
+        let Some(event) = events.next() else { return Ok(()) };
+        // Only an external record becomes a node of the graph; a plain one would be an edge, and never happen.
+        let external = sys::CUevent_record_flags::CU_EVENT_RECORD_EXTERNAL as u32;
+        // SAFETY: event and stream belong to the current context.
+        unsafe { sys::cuEventRecordWithFlags(*event, device.stream(sequence.lane), external) }
+            .result()
+            .map_err(failed("recording an event"))
+    };
+    record()?;
+    if let Some(upload) = sequence.upload {
+        device.enqueue_upload(upload, sequence.lane)?;
+    }
+    // The first kernel follows a copy, an event, or the end of another graph: a full dependence.
+    let mut dependent = false;
+    for done in 0..=sequence.launches.len() {
+        while marks.next_if_eq(&&done).is_some() {
+            record()?;
+            dependent = false;
+        }
+        let Some(item) = sequence.launches.get(done) else { break };
+        device.enqueue(item, sequence.lane, dependent)?;
+        dependent = true;
+    }
+    Ok(())
+}
+
+/// Events of the current context; dropped with it current.
+struct Events(Vec<sys::CUevent>);
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        for event in self.0.drain(..) {
+            // SAFETY: created by this process, not used after; whatever recorded it has been waited for.
+            let _ = unsafe { result::event::destroy(event) };
+        }
+    }
+}
+
+impl Events {
+    /// Time from each event to the next; all have happened.
+    fn elapsed(&self) -> Result<Vec<Duration>> {
+        let between = |pair: &[sys::CUevent]| {
+            // SAFETY: both were recorded, and the stream was waited for.
+            let ms = unsafe { result::event::elapsed(pair[0], pair[1]) }.map_err(failed("reading events"))?;
+            Ok(Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3))
+        };
+        self.0.windows(2).map(between).collect()
+    }
+}
+
+impl Program for Graph {
+    fn start(&self) -> Result<()> {
+        self.device.enter()?;
+        // SAFETY: `exec` is valid, its buffers are owned by the executor that owns this program.
+        unsafe { sys::cuGraphLaunch(self.exec, self.device.stream(self.sequence.lane)) }
+            .result()
+            .map_err(failed("launching a graph"))
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.device.enter()?;
+        self.device.synchronize(self.sequence.lane)
+    }
+
+    fn run_staged(&self) -> Result<Vec<Duration>> {
+        self.run()?;
+        self.events.elapsed()
+    }
+
+    fn run_timed(&self) -> Result<Vec<Duration>> {
+        let (device, lane) = (&self.device, self.sequence.lane);
+        device.enter()?;
+        let mut events = Events(Vec::new());
+        for _ in 0..=self.sequence.launches.len() {
+            events
+                .0
+                .push(result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(failed("event"))?);
+        }
+        // SAFETY: events and stream belong to this context.
+        let record = |e| unsafe { result::event::record(e, device.stream(lane)) }.map_err(failed("event"));
+        let enqueue = || -> Result<()> {
+            if let Some(upload) = self.sequence.upload {
+                device.enqueue_upload(upload, lane)?;
+            }
+            record(events.0[0])?;
+            for (item, event) in self.sequence.launches.iter().zip(&events.0[1..]) {
+                device.enqueue(item, lane, false)?;
+                record(*event)?;
+            }
+            Ok(())
+        };
+        let enqueued = enqueue();
+        // Also after a failure: what has been enqueued uses the executor's memory.
+        device.synchronize(lane)?;
+        enqueued?;
+        events.elapsed()
+    }
+}
+
+impl Drop for Graph {
+    // The events go after this, with the context still current, and the device after them.
+    fn drop(&mut self) {
+        if self.device.enter().is_ok() {
+            let _ = self.device.synchronize(self.sequence.lane);
+            // SAFETY: every launch of the graph has ended.
+            unsafe { sys::cuGraphExecDestroy(self.exec) };
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Times on this GPU: which tiles are fastest, and what its tensor cores can do at most.
+
+use super::device::{CudaGpu, Device};
+use super::gpu::{Caps, Gpu, Memory, Purpose, Sequence};
+use super::launch::{Launch, Params};
+use super::params;
+use super::tiles::{self, Choice, Shape};
+use super::tune::{self, Cache};
+use crate::error::Result;
+use half::f16;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Times every candidate for each of these launches on scratch memory, and remembers the fastest. The GPU should have
+/// nothing else to do.
+///
+/// # Errors
+/// Failures of the device.
+pub(super) fn tiles(
+    gpu: &Arc<dyn Gpu>,
+    cache: &mut Cache,
+    unknown: &[Vec<Shape>],
+    images: usize,
+) -> Result<()> {
+    let caps = gpu.caps();
+    // In a chain, as in a run; shorter for batches, which take long enough.
+    let repeats = (24 / images).clamp(4, 20);
+    for shapes in unknown {
+        if cache.get(&caps, shapes, images).is_some() {
+            continue;
+        }
+        let bench = Bench::new(gpu, shapes, images)?;
+        let mut best: Option<(Duration, Choice)> = None;
+        let first = tune::built_in(&caps, shapes, images);
+        let candidates = std::iter::once(first).chain(tune::ranked(&caps, shapes, images));
+        for choice in candidates {
+            let Some(launch) = bench.launch(shapes, &choice) else { continue };
+            let launches = vec![launch; repeats];
+            let program = gpu.compile(Sequence { launches, marks: vec![repeats], ..Sequence::default() })?;
+            program.run()?; // caches warm
+            let mut time = Duration::MAX;
+            for _ in 0..5 {
+                time = time.min(program.run_staged()?.iter().sum());
+                // no run of the winner will be that much slower than its best
+                if best.is_some_and(|b| time > b.0.mul_f64(1.25)) {
+                    break;
+                }
+            }
+            // a challenger must be clearly faster than the built-in choice
+            let margin = if best.is_some_and(|b| b.1 == first) { 0.97 } else { 1.0 };
+            if best.is_none_or(|b| time.as_secs_f64() < b.0.as_secs_f64() * margin) {
+                best = Some((time, choice));
+            }
+        }
+        if let Some((_, choice)) = best {
+            cache.insert(shapes, images, choice);
+        }
+    }
+    cache.save();
+    Ok(())
+}
+
+/// Floating-point operations a second, two a multiply-add, that the tensor cores of a GPU do in fp16 products with sums
+/// in fp32 when nothing else holds them up: measured, takes some milliseconds.
+///
+/// # Errors
+/// As [`super::CudaExecutor::new`].
+pub fn tensor_peak(ordinal: usize) -> Result<f64> {
+    let gpu: Arc<dyn Gpu> = Arc::new(CudaGpu(Device::open(ordinal)?));
+    let values: Vec<f16> =
+        (0..512u32).map(|i| f16::from_f32(((i * 37 % 101) as f32 - 50.0) / 64.0)).collect();
+    let mut best: f64 = 0.0;
+    for _ in 0..3 {
+        let (_, rate) = peak(&gpu, bytemuck::cast_slice(&values), 4096)?;
+        best = best.max(rate);
+    }
+    Ok(best)
+}
+
+/// Runs the GPU's peak kernel on 512 halves; returns what it wrote, and operations a second.
+pub(super) fn peak(gpu: &Arc<dyn Gpu>, values: &[u8], iterations: i32) -> Result<(Vec<f32>, f64)> {
+    let Caps { sms, wgmma, .. } = gpu.caps();
+    // blocks, shared memory, operations of a block and iteration
+    let (kernel, blocks, shared, flops) = match wgmma {
+        true => ("peak_wg", sms, 32 << 10, 2 * 4 * (64 * 128 * 16 * 2)),
+        false => ("peak_mma", 2 * sms, 0, 8 * 4 * 8 * (16 * 8 * 16 * 2)),
+    };
+    let data = Memory::new(gpu, values.len(), Purpose::Constant)?;
+    gpu.upload(data.address, values)?;
+    let mut sums = vec![0f32; blocks as usize * 256];
+    let out = Memory::new(gpu, sums.len() * 4, Purpose::Working)?;
+    let params = params::PeakLaunch { data: data.address, out: out.address, iterations, reserved: 0 };
+    let params = Params::Peak(params);
+    let (grid, cluster, threads) = ([blocks, 1, 1], 1, 256);
+    let launches = vec![Launch { kernel, grid, cluster, threads, shared, params, steps: vec![] }];
+    let program = gpu.compile(Sequence { launches, marks: vec![1], ..Sequence::default() })?;
+    program.run()?;
+    let time: Duration = program.run_staged()?.iter().sum();
+    gpu.download(out.address, bytemuck::cast_slice_mut(&mut sums))?;
+    let operations = f64::from(blocks) * f64::from(flops) * f64::from(iterations);
+    Ok((sums, operations / time.as_secs_f64().max(1e-9)))
+}
+
+/// Scratch memory to time a launch of convolutions on.
+struct Bench {
+    images: usize,
+    src: Memory,
+    dst: Memory,
+    weight: Memory,
+    bias: Memory,
+}
+
+impl Bench {
+    fn new(gpu: &Arc<dyn Gpu>, shapes: &[Shape], images: usize) -> Result<Bench> {
+        let most = |of: &dyn Fn(&Shape) -> usize| shapes.iter().map(of).max().unwrap_or(1);
+        let zeroed = |bytes: usize, purpose| -> Result<Memory> {
+            let memory = Memory::new(gpu, bytes, purpose)?;
+            gpu.upload(memory.address, &vec![0; memory.bytes])?;
+            Ok(memory)
+        };
+        let padded = |s: &Shape| s.kernel * s.kernel * (s.cin + 64) * s.cout.next_multiple_of(256) * 2;
+        Ok(Bench {
+            images,
+            src: zeroed(images * most(&|s| s.h * s.w * s.cin * 2), Purpose::Working)?,
+            dst: zeroed(shapes.len() * images * most(&|s| s.oh * s.ow * s.cout * 2), Purpose::Working)?,
+            weight: zeroed(most(&padded), Purpose::Constant)?,
+            bias: zeroed(most(&|s| (s.cout + 256) * 4), Purpose::Constant)?,
+        })
+    }
+
+    /// The launch under a choice; images overlap in `src`, which costs nothing and saves memory.
+    fn launch(&self, shapes: &[Shape], choice: &Choice) -> Option<Launch> {
+        let tile = &tiles::TILES[choice.tile];
+        let mut params = params::ConvLaunch {
+            steps: shapes.len() as i32,
+            images: self.images as i32,
+            split: choice.split as i32,
+            buffers: choice.buffers as i32,
+            trigger: choice.trigger as i32,
+            image: shapes.iter().map(|s| s.h * s.w * s.cin.max(s.cout)).max()? as i64,
+            ..Default::default()
+        };
+        let (mut blocks, mut cut) = (0, Vec::new());
+        let part = self.dst.bytes / shapes.len();
+        params.image =
+            params.image.min((part / self.images / 2) as i64).min((self.src.bytes / self.images / 2) as i64);
+        params.image &= !7;
+        for (i, (shape, slot)) in shapes.iter().zip(&mut params.step).enumerate() {
+            let g = tiles::geometry(shape, choice)?;
+            *slot = params::ConvStep {
+                src: self.src.address,
+                dst: self.dst.address + (i * part / 256 * 256) as u64,
+                weight: self.weight.address,
+                bias: self.bias.address,
+                src_pitch: shape.cin as i32,
+                dst_pitch: shape.cout as i32,
+                first_block: blocks,
+                ..g.step
+            };
+            blocks += (g.tiles * self.images) as i32;
+            cut.push(g);
+        }
+        Some(Launch {
+            kernel: tile.name,
+            grid: [blocks as u32, 1, choice.split as u32],
+            cluster: choice.split as u32,
+            threads: tile.threads(),
+            shared: tiles::shared_bytes(&cut, choice) as u32,
+            params: Params::Conv(Box::new(params)),
+            steps: vec![],
+        })
+    }
+}

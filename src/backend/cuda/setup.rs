@@ -1,0 +1,224 @@
+//! Memory and programs for one batch size.
+
+use super::frames::SURVIVOR_BYTES;
+use super::gpu::{Gpu, HostMemory, Memory, Program, Purpose, Sequence};
+use super::launch::{Launch, Params};
+use super::lower::{Place, cells};
+use super::params::Count;
+use super::schedule::Schedule;
+use crate::backend::{RunOptions, Survivors};
+use crate::error::Result;
+use crate::plan::{Op, Plan};
+use std::sync::Arc;
+
+/// Survivors an image of a batch can have. A frame that has more runs again alone, where all grids fit.
+const BATCH_CAPACITY: usize = 256;
+/// Programs kept for each batch size.
+const KEPT: usize = 8;
+
+/// Everything that one batch of images needs while it is under way.
+pub(super) struct Setup {
+    // Programs use memory that follows them here, and are dropped before it.
+    pub programs: Vec<(Key, Box<dyn Program>)>,
+    pub images: usize,
+    /// The queue in which its programs run.
+    pub lane: usize,
+    pub capacity: usize,
+    pub arena: Memory,
+    pub rows: Memory,
+    pub survivors: Memory,
+    pub counts: Memory,
+    pub boxes: Memory,
+    pub keys: Memory,
+    pub heat: Option<[Memory; 2]>,
+    pub input: Memory,
+    pub staging: HostMemory,
+    pub host_counts: HostMemory,
+    pub host_rows: HostMemory,
+    pub launches: Vec<Launch>,
+}
+
+/// What a program depends on besides its setup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    /// Bytes; 0: what the device holds is used again.
+    pub upload: usize,
+    pub heatmaps: bool,
+    /// Stages are timed.
+    pub staged: bool,
+}
+
+impl Setup {
+    /// Allocates memory; launches are still to be made.
+    pub fn new(
+        gpu: &Arc<dyn Gpu>,
+        plan: &Plan,
+        schedule: &Schedule,
+        images: usize,
+        lane: usize,
+    ) -> Result<Setup> {
+        let (cells, slots) = cells(plan);
+        let capacity = if images == 1 { cells } else { cells.min(BATCH_CAPACITY) }.max(1);
+        let working = |bytes: usize| Memory::new(gpu, bytes, Purpose::Working);
+        let people = images * capacity;
+        let (w, h) = plan.input_size;
+        let input_bytes = images * (w * h * 3 + 64 * (w + h));
+        Ok(Setup {
+            programs: vec![],
+            images,
+            lane,
+            capacity,
+            arena: working(images * schedule.image * 2)?,
+            rows: working(people * schedule.row * 4)?,
+            survivors: working(people * SURVIVOR_BYTES)?,
+            counts: working(images * size_of::<Count>())?,
+            boxes: working(images * slots * 16)?,
+            keys: working(images * slots * 8)?,
+            heat: None,
+            input: working(input_bytes)?,
+            staging: HostMemory::new(gpu, input_bytes)?,
+            host_counts: HostMemory::new(gpu, images * size_of::<Count>())?,
+            host_rows: HostMemory::new(gpu, people * fields(plan) * 4)?,
+            launches: vec![],
+        })
+    }
+
+    /// Makes room for `bytes` of frames; whether addresses have changed.
+    pub fn make_room(&mut self, gpu: &Arc<dyn Gpu>, bytes: usize) -> Result<bool> {
+        if bytes <= self.input.bytes {
+            return Ok(false);
+        }
+        let bytes = bytes.next_multiple_of(1 << 20);
+        let input = Memory::new(gpu, bytes, Purpose::Working)?;
+        let staging = HostMemory::new(gpu, bytes)?;
+        self.programs.clear();
+        (self.input, self.staging) = (input, staging);
+        Ok(true)
+    }
+
+    /// Makes room for heatmaps; whether addresses have changed.
+    pub fn make_heatmaps(&mut self, gpu: &Arc<dyn Gpu>, plan: &Plan) -> Result<bool> {
+        if self.heat.is_some() {
+            return Ok(false);
+        }
+        let memory = |bins: usize| {
+            let bytes = self.images * self.capacity * plan.keypoints * bins * 4;
+            Memory::new(gpu, bytes, Purpose::Working)
+        };
+        let [x, y] = bins(plan);
+        self.heat = Some([memory(x)?, memory(y)?]);
+        Ok(true)
+    }
+
+    /// Where the launches find their memory.
+    pub fn place(&self) -> Place {
+        Place {
+            images: self.images,
+            capacity: self.capacity,
+            arena: self.arena.address,
+            rows: self.rows.address,
+            input: self.input.address,
+            survivors: self.survivors.address,
+            counts: self.counts.address,
+            boxes: self.boxes.address,
+            keys: self.keys.address,
+            host_counts: self.host_counts.device,
+            host_rows: self.host_rows.device,
+            heat: self.heat.as_ref().map_or([0; 2], |h| [h[0].address, h[1].address]),
+        }
+    }
+
+    /// What a program does.
+    pub fn sequence(&self, key: Key, plan: &Plan) -> Sequence {
+        let mut launches = self.launches.clone();
+        for l in &mut launches {
+            if let (Params::BinDecode(p), false) = (&mut l.params, key.heatmaps) {
+                p.heat = [0; 2];
+            }
+        }
+        let marks = if key.staged { stages(plan, &launches) } else { vec![] };
+        let upload = (key.upload > 0).then(|| (self.staging.address(), self.input.address, key.upload));
+        Sequence { lane: self.lane, upload, launches, marks }
+    }
+
+    /// A program, made if need be.
+    pub fn program(&mut self, gpu: &Arc<dyn Gpu>, plan: &Plan, key: Key) -> Result<&dyn Program> {
+        let place = match self.programs.iter().position(|p| p.0 == key) {
+            Some(i) => i,
+            None => {
+                if self.programs.len() >= KEPT {
+                    self.programs.remove(0);
+                }
+                let program = gpu.compile(self.sequence(key, plan))?;
+                self.programs.push((key, program));
+                self.programs.len() - 1
+            }
+        };
+        Ok(self.programs[place].1.as_ref())
+    }
+
+    /// What the last run left in the host's memory; `None` for an image whose survivors did not fit.
+    pub fn results(
+        &self,
+        gpu: &Arc<dyn Gpu>,
+        plan: &Plan,
+        options: &RunOptions,
+    ) -> Result<Vec<Option<Survivors>>> {
+        let (k, fields) = (plan.keypoints, fields(plan));
+        let counts: &[Count] =
+            bytemuck::cast_slice(&self.host_counts.read()[..self.images * size_of::<Count>()]);
+        let rows: &[f32] =
+            bytemuck::cast_slice(&self.host_rows.read()[..self.images * self.capacity * fields * 4]);
+        let mut all = Vec::with_capacity(self.images);
+        for (image, count) in counts.iter().enumerate() {
+            if count.lost != 0 {
+                all.push(None);
+                continue;
+            }
+            let people = count.people as usize;
+            let mut s = Survivors::default();
+            for row in rows[image * self.capacity * fields..].chunks_exact(fields).take(people) {
+                s.scores.push(row[0]);
+                s.boxes.push([row[1], row[2], row[3], row[4]]);
+                s.priors.push([row[5], row[6]]);
+                s.keypoints.extend(row[7..7 + 2 * k].chunks_exact(2).map(|p| [p[0], p[1]]));
+                s.visibility.extend_from_slice(&row[7 + 2 * k..]);
+            }
+            if let (true, Some(heat)) = (options.heatmaps, &self.heat) {
+                let read = |axis: usize, n: usize| -> Result<Vec<f32>> {
+                    let mut values = vec![0f32; people * k * n];
+                    let from = heat[axis].address + (image * self.capacity * k * n * 4) as u64;
+                    gpu.download(from, bytemuck::cast_slice_mut(&mut values))?;
+                    Ok(values)
+                };
+                let [x, y] = bins(plan);
+                (s.heatmaps_x, s.heatmaps_y) = (read(0, x)?, read(1, y)?);
+            }
+            all.push(Some(s));
+        }
+        Ok(all)
+    }
+}
+
+/// Floats of a person in the results.
+fn fields(plan: &Plan) -> usize {
+    7 + 3 * plan.keypoints
+}
+
+/// Bins of x and y.
+fn bins(plan: &Plan) -> [usize; 2] {
+    let of = |op: &Op| if let Op::BinDecode(b) = op { Some([b.x.bins, b.y.bins]) } else { None };
+    plan.steps.iter().find_map(|s| of(&s.op)).unwrap_or([0; 2])
+}
+
+/// Ends of the stages, as launches before them: upload, letterbox, network, select, DCC, download.
+fn stages(plan: &Plan, launches: &[Launch]) -> Vec<usize> {
+    let first =
+        |matches: &dyn Fn(&Launch) -> bool| launches.iter().position(matches).unwrap_or(launches.len());
+    let is = |launch: &Launch, of: fn(&Op) -> bool| launch.steps.iter().any(|&s| of(&plan.steps[s].op));
+    let letterbox = |l: &Launch| is(l, |op| matches!(op, Op::Letterbox { .. }));
+    let collect = first(&|l| l.steps.is_empty());
+    let select = first(&|l| is(l, |op| matches!(op, Op::Select { .. }))).min(collect);
+    let network = first(&|l| !letterbox(l)).min(select);
+    vec![0, network, select, (select + 1).min(collect), collect, launches.len()]
+}

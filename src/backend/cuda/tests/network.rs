@@ -1,0 +1,227 @@
+//! Whole networks, from photos to people.
+
+use super::*;
+use crate::backend::cpu::{CpuExecutor, CpuOptions};
+use crate::backend::{Frame, RunOptions, SelectParams, Survivors};
+use crate::model;
+use crate::parity::{self, Tolerance};
+
+#[test]
+fn a_whole_network_finds_the_same_people() {
+    for gpu in gpus(&[1]).into_iter().chain(Emulator::start(AMPERE, 0)) {
+        let input = (64, 64);
+        let checkpoint = model::random(model::Variant::T, 17, 2, 3);
+        let plan = model::build(&checkpoint, input).unwrap();
+        let mut x = CudaExecutor::on(gpu, plan.clone(), OPTIONS).unwrap();
+        let (photo, letterbox) = photo(5, 90, 70, input);
+        let frame = Frame { photo: &photo, letterbox: &letterbox };
+        let options =
+            RunOptions { select: SelectParams { force: Some(4), ..SelectParams::default() }, heatmaps: true };
+        let got = x.run(&[frame], &options).unwrap().remove(0);
+
+        let mut r = Reference::new(plan.clone());
+        let mut pixels = vec![0u8; input.0 * input.1 * 3];
+        for (y, row) in pixels.chunks_exact_mut(input.0 * 3).enumerate() {
+            letterbox.sample_row(&photo, y, row);
+        }
+        let values: Vec<f32> = pixels.iter().map(|&v| f32::from(v)).collect();
+        let want = r.run(&values, &options);
+        let mut worst = (0.0, String::new());
+        for step in &plan.steps {
+            let Some(view) = step.op.writes() else { continue };
+            if plan.buffer_of(view).extent == Extent::Survivors {
+                continue;
+            }
+            let (relative, _) = distance(&x.read(view, 0).unwrap(), &r.map(view));
+            if relative > worst.0 {
+                worst = (relative, step.name.clone());
+            }
+        }
+        // the bound on maps that the engine states for fp16
+        assert!(worst.0 < 1e-2, "relative error {:.2e} at {}", worst.0, worst.1);
+        assert_eq!(got.priors, want.priors, "the same grids, in the same order");
+        // Random weights make boxes of any size and some softmaxes with two peaks of the same height, which fp16 may
+        // tip: nearly all keypoints, measured by their box.
+        let near = got.keypoints.iter().zip(&want.keypoints).enumerate().filter(|(i, (g, w))| {
+            let b = want.boxes[i / 17];
+            let side = (b[2] - b[0]).max(b[3] - b[1]);
+            (g[0] - w[0]).hypot(g[1] - w[1]) < 0.5 + 0.02 * side
+        });
+        let (near, all) = (near.count(), want.keypoints.len());
+        assert!(near * 100 >= all * 80, "{near} of {all} keypoints agree");
+        // before the softmaxes nothing tips: keypoint vectors after the attention unit
+        let gau =
+            plan.steps.iter().find_map(|s| if let Op::Gau(g) = &s.op { Some(g.dst) } else { None }).unwrap();
+        let Storage::Rows { pitch } = x.schedule.storage[gau.buffer.0] else { unreachable!("rows") };
+        let mut vectors = vec![0f32; want.scores.len() * pitch];
+        let at =
+            x.setups[0].rows.address + (x.schedule.offsets[gau.buffer.0] * x.setups[0].capacity * 4) as u64;
+        x.gpu.download(at, bytemuck::cast_slice_mut(&mut vectors)).unwrap();
+        let vectors: Vec<f32> = vectors.chunks_exact(pitch).flat_map(|r| &r[..gau.c]).copied().collect();
+        let (relative, _) = distance(&vectors, &r.map(gau));
+        assert!(relative < 1e-2, "keypoint vectors differ by {relative:.2e}");
+        let wide = |v: &[f32]| -> Vec<f64> { v.iter().map(|&v| f64::from(v)).collect() };
+        let (_, visible) = distance(&got.visibility, &wide(&want.visibility));
+        assert!(visible < 0.02, "visibility differs by {visible:.3}");
+        for (heat, bins) in [(&got.heatmaps_x, 192), (&got.heatmaps_y, 256)] {
+            assert_eq!(heat.len(), all * bins);
+            assert!(heat.chunks_exact(bins).all(|p| (p.iter().sum::<f32>() - 1.0).abs() < 1e-4));
+        }
+
+        // buffers that share memory, launches one by one, batches: the same people. Other launches choose other tiles,
+        // which add up in another order.
+        let alike = |a: &Survivors| {
+            assert_eq!(a.priors, got.priors);
+            let (scores, _) = distance(&a.scores, &wide(&got.scores));
+            let (boxes, _) = distance(&a.boxes.concat(), &wide(&got.boxes.concat()));
+            assert!(scores < 1e-2 && boxes < 1e-2, "scores {scores:.1e} and boxes {boxes:.1e} apart");
+        };
+        let plain = Options { keep_all: false, tune: false, group: false };
+        let mut y = CudaExecutor::on(x.gpu.clone(), plan, plain).unwrap();
+        let options = RunOptions { heatmaps: false, ..options };
+        let one = y.run(&[frame], &options).unwrap().remove(0);
+        alike(&one);
+        let (timed, steps) = y.run_timed(frame, &options).unwrap();
+        assert_eq!(timed, one);
+        assert_eq!(steps.len(), y.plan().steps.len());
+        // again on what the device holds, and with the stages timed: nothing changes
+        let (staged, times) = y.run_staged(&[frame], &options).unwrap();
+        assert_eq!(staged, std::slice::from_ref(&one));
+        let stages = [times.letterbox, times.network, times.select, times.dcc, times.download];
+        assert!(stages.iter().all(|t| !t.is_zero()) && times.network > times.select, "{times:?}");
+        // nothing is held at first: a plain run
+        for _ in 0..2 {
+            assert_eq!(y.run_again(&[frame], &options).unwrap(), std::slice::from_ref(&one));
+            assert!(y.held.is_some());
+        }
+        let setup = &y.setups[0];
+        assert!(setup.programs.iter().any(|(key, _)| key.upload == 0), "no upload");
+        if x.gpu.caps() != AMPERE {
+            y.run(&[frame, frame], &options).unwrap().iter().for_each(alike);
+            // survivors that do not fit into a batch's memory: the frames run again, alone
+            let batch = y.setups.iter().position(|s| s.images == 2).unwrap();
+            y.setups[batch].capacity = 1;
+            y.lower(batch).unwrap();
+            for each in y.run(&[frame, frame], &options).unwrap() {
+                assert_eq!(each, one);
+            }
+        }
+    }
+}
+
+/// What `rtmo-engine check` does: every map of a GPU against the CPU's in fp32, within the bounds that are promised.
+#[test]
+fn maps_are_within_the_promised_bounds() {
+    let input = (96, 64);
+    let checkpoint = model::random(model::Variant::T, 17, 2, 3);
+    let plan = model::build(&checkpoint, input).unwrap();
+    let (photo, letterbox) = photo(5, 90, 70, input);
+    let frame = Frame { photo: &photo, letterbox: &letterbox };
+    for gpu in gpus(&[1]) {
+        let cpu = CpuOptions { threads: 1, keep_maps: true, ..CpuOptions::detect().unwrap() };
+        let mut cpu = CpuExecutor::new(plan.clone(), cpu).unwrap();
+        let mut x = CudaExecutor::on(gpu, plan.clone(), OPTIONS).unwrap();
+        let report = parity::compare(&mut cpu, &mut x, frame, &RunOptions::default()).unwrap();
+        let maps = plan.steps.iter().filter_map(|s| s.op.writes());
+        let maps = maps.filter(|v| plan.buffer_of(*v).extent != Extent::Survivors).count();
+        assert!(report.maps.len() > maps, "each step's, and the stages'");
+        println!("{report}");
+        report.check(&Tolerance::FP16.maps_only()).unwrap_or_else(|beyond| panic!("{beyond}"));
+    }
+}
+
+#[test]
+fn engines_in_several_threads_do_not_mix() {
+    let input = (32, 32);
+    let checkpoint = model::random(model::Variant::T, 17, 2, 3);
+    let plan = model::build(&checkpoint, input).unwrap();
+    let options = RunOptions {
+        select: SelectParams { force: Some(2), ..SelectParams::default() },
+        ..RunOptions::default()
+    };
+    let plain = Options { tune: false, ..Options::default() };
+    let emulated = || Emulator::start(HOPPER, 1);
+    for open in [&emulated as &(dyn Fn() -> Option<Arc<dyn Gpu>> + Sync), &real] {
+        let Some(first) = open() else { continue };
+        let engine = |_| CudaExecutor::on(open().unwrap(), plan.clone(), plain).unwrap();
+        let photos: Vec<(Photo, Letterbox)> = (0..3).map(|i| photo(i, 40 + i as usize, 30, input)).collect();
+        let people = |x: &mut CudaExecutor, (photo, letterbox): &(Photo, Letterbox)| {
+            x.run(&[Frame { photo, letterbox }], &options).unwrap().remove(0)
+        };
+        let alone: Vec<_> = photos.iter().map(|p| people(&mut engine(0), p)).collect();
+        assert!(alone[0] != alone[1] && alone[1] != alone[2], "on {}", first.describe());
+        std::thread::scope(|scope| {
+            for i in 0..photos.len() {
+                let (photos, alone, engine, people) = (&photos, &alone, &engine, &people);
+                scope.spawn(move || {
+                    // made here, run here, and once more in another thread
+                    let mut x = engine(i);
+                    assert_eq!(people(&mut x, &photos[i]), alone[i]);
+                    let moved = std::thread::spawn(move || x);
+                    let mut x = moved.join().unwrap();
+                    let next = (i + 1) % photos.len();
+                    assert_eq!(people(&mut x, &photos[next]), alone[next]);
+                });
+            }
+        });
+    }
+}
+
+/// Runs under way together give what each gives alone, in the order in which they were begun, whatever the sizes of photos and
+/// batches; with GPUs that work at once and such that work only when waited for.
+#[test]
+fn runs_under_way_do_not_mix() {
+    let input = (32, 32);
+    let checkpoint = model::random(model::Variant::T, 17, 2, 3);
+    let plan = model::build(&checkpoint, input).unwrap();
+    let options = RunOptions {
+        select: SelectParams { force: Some(2), ..SelectParams::default() },
+        ..RunOptions::default()
+    };
+    let plain = Options { tune: false, ..Options::default() };
+    // the third is larger than the memory that was set aside for photos
+    let sizes = [(40, 30), (33, 47), (300, 200), (20, 20), (41, 30), (64, 64)];
+    let photos: Vec<(Photo, Letterbox)> = (0..).zip(sizes).map(|(i, (w, h))| photo(i, w, h, input)).collect();
+    let frames: Vec<Frame<'_>> = photos.iter().map(|(photo, letterbox)| Frame { photo, letterbox }).collect();
+    for gpu in gpus(&[1, 2]) {
+        let mut x = CudaExecutor::on(gpu, plan.clone(), plain).unwrap();
+        let mut run = |of: &[Frame<'_>]| x.run(of, &options).unwrap();
+        let alone: Vec<Survivors> = frames.iter().flat_map(|f| run(std::slice::from_ref(f))).collect();
+        let pairs: Vec<Survivors> = frames.chunks(2).flat_map(|pair| run(pair)).collect();
+        assert!((1..frames.len()).all(|i| alone[i] != alone[i - 1]), "photos that can be told apart");
+
+        // single photos, each begun before the one before is finished
+        x.start(&frames[..1], &options).unwrap();
+        for (i, want) in alone.iter().enumerate() {
+            if let Some(next) = frames.get(i + 1..i + 2) {
+                x.start(next, &options).unwrap();
+                assert!(x.start(next, &options).is_err(), "two at most");
+                assert!(x.run(next, &options).is_err(), "not between them");
+            }
+            assert_eq!(x.finish(&frames[i..=i], &options).unwrap(), std::slice::from_ref(want), "photo {i}");
+        }
+        assert!(x.finish(&frames[..1], &options).is_err(), "none is under way");
+
+        // batches among them, one of nothing, and one whose people do not fit at first
+        x.start(&frames[..2], &options).unwrap();
+        x.start(&frames[2..3], &options).unwrap();
+        assert_eq!(x.finish(&frames[..2], &options).unwrap(), pairs[..2]);
+        x.start(&frames[4..6], &options).unwrap();
+        assert_eq!(x.finish(&frames[2..3], &options).unwrap(), alone[2..3]);
+        x.start(&[], &options).unwrap();
+        assert_eq!(x.finish(&frames[4..6], &options).unwrap(), pairs[4..6]);
+        assert_eq!(x.finish(&[], &options).unwrap(), []);
+        let small = x.setup(2, 0).unwrap();
+        x.setups[small].capacity = 1;
+        x.lower(small).unwrap();
+        x.start(&frames[..2], &options).unwrap();
+        x.start(&frames[2..4], &options).unwrap();
+        assert_eq!(x.finish(&frames[..2], &options).unwrap(), alone[..2], "again, alone");
+        assert_eq!(x.finish(&frames[2..4], &options).unwrap(), pairs[2..4]);
+
+        // what is under way when the engine goes ends first
+        x.start(&frames[..1], &options).unwrap();
+        x.start(&frames[1..2], &options).unwrap();
+        drop(x);
+    }
+}

@@ -1,0 +1,275 @@
+//! Selection, and what follows for the people selected.
+
+use super::*;
+use crate::backend::cuda::frames::{Layout, SURVIVOR_BYTES};
+use crate::backend::cuda::params;
+use crate::backend::cuda::schedule::Group;
+use crate::backend::{Frame, RunOptions, SelectParams};
+
+/// Two head levels with boxes that overlap a good deal, and the selection.
+fn selection(shapes: &[(usize, usize, usize)]) -> (Plan, Vec<GridLevel>) {
+    let mut plan = Plan { input_size: (32, 32), ..Plan::default() };
+    let level = |plan: &mut Plan, &(h, w, stride): &(usize, usize, usize)| {
+        let src = plan.map("features", h, w, 8);
+        let mut predict = |name: &str, c: usize| {
+            let dst = plan.map(name, h, w, c);
+            let (weight, bias) =
+                (plan.tensor("w", &[c, 1, 1, 8], vec![0.0; c * 8]), plan.tensor("b", &[c], vec![0.0; c]));
+            let (pre_add, act, post_add) = (PreAdd::None, Act::None, None);
+            let conv = Conv {
+                src,
+                dst,
+                weight,
+                bias,
+                kernel: 1,
+                stride: 1,
+                pad: 0,
+                groups: 1,
+                pre_add,
+                act,
+                post_add,
+            };
+            plan.push(name, Op::Conv(conv));
+            dst
+        };
+        let (cls, bbox) = (predict("cls", 1), predict("bbox", 4));
+        GridLevel { cls, bbox, stride }
+    };
+    let levels: Vec<GridLevel> = shapes.iter().map(|s| level(&mut plan, s)).collect();
+    plan.push("select", Op::Select { levels: levels.clone() });
+    (plan, levels)
+}
+
+fn frame_header(select: &SelectParams) -> params::Frame {
+    // by way of the real writer
+    let photo = Photo { width: 32, height: 32, bgr: vec![0; 32 * 32 * 3] };
+    let letterbox = Letterbox::new((32, 32), (32, 32));
+    let frames = [Frame { photo: &photo, letterbox: &letterbox }];
+    let layout = Layout::new(&frames, (32, 32)).unwrap();
+    let mut block = vec![0; layout.bytes];
+    layout.write(&frames, select, &mut block);
+    bytemuck::pod_read_unaligned(&block[..size_of::<params::Frame>()])
+}
+
+#[test]
+fn selection_is_the_reference_s() {
+    let cases = [
+        SelectParams::default(),
+        SelectParams { score_thr: 0.5, nms_thr: 0.3, ..SelectParams::default() },
+        SelectParams { score_thr: 0.0, nms_thr: 1.0, ..SelectParams::default() },
+        SelectParams { score_thr: 0.999999, ..SelectParams::default() },
+        SelectParams { max_people: Some(3), ..SelectParams::default() },
+        SelectParams { force: Some(7), ..SelectParams::default() },
+        SelectParams { force: Some(10000), ..SelectParams::default() },
+    ];
+    for gpu in gpus(&[1]) {
+        for shapes in [
+            vec![(6, 9, 16), (3, 5, 32)],
+            vec![(1, 1, 32)],
+            vec![(3, 4, 8), (2, 2, 16), (1, 1, 32)],
+            vec![(70, 70, 8)],
+        ] {
+            // more candidates than shared memory holds, where all of them count
+            let many = shapes[0].0 == 70;
+            for select in cases.iter().filter(|c| !many || c.score_thr == 0.0 || c.force == Some(10000)) {
+                let (plan, levels) = selection(&shapes);
+                let mut rig = Rig::new(&gpu, &plan);
+                // only the selection runs
+                rig.x.schedule.groups.retain(|g| matches!(g, Group::Select(_)));
+                let mut rng = Rng(11);
+                for l in &levels {
+                    let n = plan.buffer_of(l.cls).extent.pixels();
+                    let logits = rng.normals(n, 3.0);
+                    rig.set(l.cls, &logits);
+                    let boxes: Vec<f32> = rng
+                        .normals(n * 4, 0.7)
+                        .chunks(4)
+                        .flat_map(|b| [b[0], b[1], b[2] + 1.0, b[3] + 1.0])
+                        .collect();
+                    rig.set(l.bbox, &boxes);
+                }
+                let header = frame_header(select);
+                rig.gpu.upload(rig.x.setups[0].input.address, bytemuck::bytes_of(&header)).unwrap();
+                rig.r.set_options(&RunOptions { select: *select, heatmaps: false });
+                let last = plan.steps.len() - 1;
+                rig.run_device(|_| unreachable!("no convolutions")).unwrap();
+                let setup = &rig.x.setups[0];
+                rig.r.run_steps(last..last + 1);
+
+                let mut count = Count::default();
+                gpu.download(setup.counts.address, bytemuck::bytes_of_mut(&mut count)).unwrap();
+                let mut list = vec![Survivor::default(); count.people as usize];
+                let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut list);
+                assert_eq!(bytes.len(), count.people as usize * SURVIVOR_BYTES);
+                gpu.download(setup.survivors.address, bytes).unwrap();
+                let want = rig.r.people();
+                let what = format!("{select:?} on {shapes:?}");
+                assert_eq!((count.people as usize, count.lost), (want.len(), 0), "{what}");
+                for (g, w) in list.iter().zip(want) {
+                    assert_eq!((g.level as usize, g.cell as usize), (w.level, w.cell), "{what}");
+                    let got = [g.score, g.cx, g.cy, g.w, g.h, g.gx, g.gy];
+                    let want =
+                        [w.score, w.center[0], w.center[1], w.size[0], w.size[1], w.prior[0], w.prior[1]];
+                    let (relative, _) = distance(&got, &want);
+                    assert!(relative < 1e-6, "{what}: {got:?}, expected {want:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn survivors_beyond_the_capacity_are_counted() {
+    for gpu in gpus(&[1]) {
+        let (plan, levels) = selection(&[(3, 3, 16)]);
+        let mut rig = Rig::new(&gpu, &plan);
+        rig.x.schedule.groups.retain(|g| matches!(g, Group::Select(_)));
+        rig.set(levels[0].cls, &[1.0; 9]);
+        rig.set(levels[0].bbox, &[0.0; 36]);
+        let header = frame_header(&SelectParams { force: Some(7), ..SelectParams::default() });
+        rig.gpu.upload(rig.x.setups[0].input.address, bytemuck::bytes_of(&header)).unwrap();
+        rig.x.setups[0].capacity = 2;
+        rig.run_device(|_| unreachable!("no convolutions")).unwrap();
+        let mut count = Count::default();
+        gpu.download(rig.x.setups[0].counts.address, bytemuck::bytes_of_mut(&mut count)).unwrap();
+        assert_eq!((count.people, count.lost), (2, 5));
+    }
+}
+
+fn people(n: usize, levels: &[(usize, usize, usize)], rng: &mut Rng) -> Vec<Person> {
+    let person = |_| {
+        let level = (rng.unit() * levels.len() as f32) as usize;
+        let (h, w, stride) = levels[level];
+        let cell = (rng.unit() * (h * w) as f32) as usize;
+        // what fp32 represents, so that both sides see the same numbers
+        let v: Vec<f64> = rng.normals(4, 1.0).iter().map(|&v| f64::from(v)).collect();
+        let prior = [(cell % w * stride) as f64 + 7.5, (cell / w * stride) as f64 + 7.5];
+        let round = |v: f64| f64::from(v as f32);
+        Person {
+            level,
+            cell,
+            score: 0.5,
+            center: [round(prior[0] + 9.0 * v[0]), round(prior[1] + 9.0 * v[1])],
+            size: [round((v[2] + 4.0).exp()), round((v[3] + 4.5).exp())],
+            prior,
+        }
+    };
+    (0..n).map(person).collect()
+}
+
+#[test]
+fn survivors_get_their_level_s_linear_map() {
+    let levels = [(3, 4, 16), (2, 2, 32)];
+    for (seed, n, cin, cout) in [(1, 1, 144, 50), (2, 0, 16, 16), (3, 37, 104, 35), (4, 16, 288, 33)] {
+        for gpu in gpus(&[seed]) {
+            let mut rng = Rng(seed);
+            let (mut plan, _) = selection(&[(8, 8, 16)]); // gives room for 64 survivors
+            let (mut src, mut weight, mut bias) = (vec![], vec![], vec![]);
+            for (h, w, _) in levels {
+                src.push(plan.map("features", h, w, cin + 16).slice(8, cin));
+                let values: Vec<f32> =
+                    rng.normals(cin * cout, 0.1).iter().map(|&v| f16::from_f32(v).to_f32()).collect();
+                weight.push(plan.tensor("w", &[cout, cin], values));
+                bias.push(plan.tensor("b", &[cout], rng.normals(cout, 1.0)));
+            }
+            let dst = plan.rows("out", cout);
+            plan.push("linear", Op::SurvivorLinear { src: src.clone(), weight, bias, dst });
+            let mut rig = survivor_rig(&gpu, &plan);
+            fill(&mut rig, &src, &mut rng);
+            let list = people(n, &levels, &mut rng);
+            rig.set_people(&list);
+            run_last(&mut rig);
+            // tensor cores cut their fp32 sums off where the emulator rounds
+            rig.close(dst, 5e-6, &format!("{n} survivors, {cin}->{cout}"));
+        }
+    }
+}
+
+/// A rig that runs a plan's last step only, on people given by hand.
+fn survivor_rig(gpu: &Arc<dyn Gpu>, plan: &Plan) -> Rig {
+    let mut rig = Rig::new(gpu, plan);
+    let last = rig.x.schedule.groups.len() - 1;
+    rig.x.schedule.groups.drain(..last);
+    rig
+}
+
+fn run_last(rig: &mut Rig) {
+    rig.run_device(|_| unreachable!("no convolutions")).unwrap();
+    let steps = rig.r.plan().steps.len();
+    rig.r.run_steps(steps - 1..steps);
+}
+
+#[test]
+fn gated_attention_units_gate() {
+    let (d, e, s) = (128, 256, 128);
+    for (seed, tokens, n, scale) in [(1, 17, 3, 1.0), (2, 14, 1, 1.0), (3, 1, 2, 30.0), (0, 20, 2, 0.1)] {
+        for gpu in gpus(&[seed]) {
+            let mut rng = Rng(seed + 20);
+            let (mut plan, _) = selection(&[(4, 4, 16)]);
+            let src = plan.rows("in", tokens * (d + 1)).slice(0, tokens * d);
+            let dst = plan.rows("out", tokens * d);
+            let round = |v: Vec<f32>| v.into_iter().map(|v| f16::from_f32(v).to_f32()).collect::<Vec<_>>();
+            let gau = Gau {
+                src,
+                dst,
+                tokens,
+                dim: d,
+                expansion: e,
+                key_dim: s,
+                norm_gain: plan.tensor("g", &[1], vec![1.3]),
+                uv: plan.tensor("uv", &[2 * e + s, d], round(rng.normals((2 * e + s) * d, 0.15))),
+                q_gain: plan.tensor("qg", &[s], rng.normals(s, 1.0)),
+                q_bias: plan.tensor("qb", &[tokens, s], rng.normals(tokens * s, 1.0)),
+                k_gain: plan.tensor("kg", &[s], rng.normals(s, 1.0)),
+                k_bias: plan.tensor("kb", &[tokens, s], rng.normals(tokens * s, 1.0)),
+                out: plan.tensor("o", &[d, e], round(rng.normals(d * e, 0.1))),
+                residual_gain: plan.tensor("r", &[d], rng.normals(d, 1.0)),
+            };
+            plan.push("gau", Op::Gau(gau));
+            let mut rig = survivor_rig(&gpu, &plan);
+            let list = people(n, &[(4, 4, 16)], &mut rng);
+            rig.set_people(&list);
+            let values = rng.normals(n * tokens * d, scale);
+            rig.set(src, &values);
+            run_last(&mut rig);
+            // normalised tokens enter as fp16, and attention squares what comes of it
+            rig.close(dst, 2e-3, &format!("{tokens} tokens, {n} people, scale {scale}"));
+        }
+    }
+}
+
+#[test]
+fn bins_decode_to_pixels() {
+    for (seed, tokens, n, bins, scale) in
+        [(1, 17, 3, (192, 256), 0.3), (2, 14, 1, (192, 256), 1.5), (0, 3, 5, (7, 2), 0.3)]
+    {
+        for gpu in gpus(&[seed]) {
+            let mut rng = Rng(seed + 30);
+            let (mut plan, _) = selection(&[(40, 40, 16)]);
+            let src = plan.rows("in", tokens * 128);
+            let dst = plan.rows("out", tokens * 2);
+            let mut axis =
+                |bins| BinAxis { bins, weight: plan.tensor("w", &[128, 128], rng.normals(128 * 128, 0.1)) };
+            let (x, y) = (axis(bins.0), axis(bins.1));
+            let (dim, pe_dim, temperature, padding) = (128, 128, 300.0, 1.25);
+            let decode = BinDecode { src, dst, tokens, dim, pe_dim, temperature, padding, x, y };
+            plan.push("dcc", Op::BinDecode(decode));
+            let mut rig = survivor_rig(&gpu, &plan);
+            let list = people(n, &[(40, 40, 16)], &mut rng);
+            rig.set_people(&list);
+            let values = rng.normals(n * tokens * 128, scale);
+            rig.set(src, &values);
+            let memory = |bins: usize| Memory::new(&gpu, n * tokens * bins * 4, Purpose::Working).unwrap();
+            rig.heat = Some([memory(bins.0), memory(bins.1)]);
+            run_last(&mut rig);
+            for (memory, want) in rig.heat.as_ref().unwrap().iter().zip(rig.r.heatmaps()) {
+                let mut got = vec![0f32; want.len()];
+                gpu.download(memory.address, bytemuck::cast_slice_mut(&mut got)).unwrap();
+                let (relative, _) = distance(&got, want);
+                assert!(relative < 2e-4, "{tokens} keypoints, {bins:?} bins: heatmaps {relative:.2e}");
+            }
+            let (_, largest) = rig.error(dst);
+            assert!(largest < 5e-3, "{tokens} keypoints, {bins:?} bins: {largest:.2e} px");
+        }
+    }
+}
