@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{env, fs};
 
 /// Machine code for these GPUs, and PTX that newer ones compile when they load it.
-const ARCHS: &[&str] = &["sm_80", "sm_86", "sm_89", "sm_90a", "compute_80"];
+const ARCHS: &[&str] = &["sm_75", "sm_80", "sm_86", "sm_89", "sm_90a", "compute_90"];
 
 fn main() {
     for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "RTMO_CUDA_ARCHS"] {
@@ -57,7 +57,7 @@ fn archs() -> Vec<String> {
         let known = name.strip_prefix("sm_").or(name.strip_prefix("compute_"));
         assert!(
             known.is_some_and(|n| n.starts_with(|c: char| c.is_ascii_digit())),
-            "RTMO_CUDA_ARCHS: expected names like sm_90a or compute_80, got '{name}'"
+            "RTMO_CUDA_ARCHS: expected names like sm_90a or compute_90, got '{name}'"
         );
     }
     names

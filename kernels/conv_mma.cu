@@ -1,4 +1,4 @@
-// Convolution on tensor cores with mma.sync, for sm_80 and later. See conv.cuh for the maths, the layout and the tile.
+// Convolution on tensor cores with mma.sync, for sm_75 and later. See conv.cuh for the maths, the layout and the tile.
 //
 // Pipeline       STAGES weight stages and `buffers` activation chunk buffers in cp.async groups, one block barrier a step.
 // Warps          WM x WN over the tile, and WK that each take a share of the K steps and add up in shared memory.

@@ -6,16 +6,16 @@
 //   A = relu(q k^T / sqrt(s))^2
 //   y = (u * (A v)) W_o^T + x r
 //
-// One block a person, looping over the people of its image. Products with weights on tensor cores (fragments.cuh: weights on rows,
+// One block a person, looping over the people of its image. A comes first, so that u and v may lie where q and k did: all fits
+// into the 64 KiB of the smallest GPUs. Products with weights on tensor cores (fragments.cuh: weights on rows,
 // tokens on columns); norms, A and A v in fp32. u * (A v) has no bound, so each token is divided by its largest magnitude before
 // it becomes fp16 and multiplied back after the product.
 #include "fragments.cuh"
 
 constexpr int D = 128, E = 256, S = 128, TOKENS = 24, PITCH = 25, THREADS = 256;
-// shared memory in bytes: n planes | u, v, q rows [channel][token] | k rows | A | scales; the planes of u * (A v) reuse q and k
-constexpr int AT_UVQ = D / 8 * TOKENS * 16, AT_K = AT_UVQ + (2 * E + S) * PITCH * 4, AT_A = AT_K + S * PITCH * 4, AT_SCALE = AT_A + TOKENS * TOKENS * 4;
-constexpr int AT_GATED = AT_UVQ + 2 * E * PITCH * 4;
-static_assert(AT_GATED + E / 8 * TOKENS * 16 <= AT_A && AT_GATED % 16 == 0, "the gated planes fit over q and k");
+// shared memory in bytes: n planes | q, k rows [channel][token], then u, v rows, then the planes of u * (A v) | A | scales
+constexpr int AT_ROWS = D / 8 * TOKENS * 16, AT_A = AT_ROWS + 2 * E * PITCH * 4, AT_SCALE = AT_A + TOKENS * TOKENS * 4;
+static_assert(S <= E && E / 8 * TOKENS * 16 <= AT_A - AT_ROWS && AT_ROWS % 16 == 0, "what follows fits over what was");
 
 // b0, b1 of the three n8 token tiles, two K steps at once.
 struct TokenColumns { uint32_t b[2][6]; };
@@ -33,13 +33,31 @@ DEVICE TokenColumns load_tokens(uint32_t planes, int k, int lane) {
   return c;
 }
 
+// rows[m 16 ..] = SiLU of the 16 channels of tile m of W_uv, for all tokens.
+DEVICE void project(float* rows, const half* weights, int m, uint32_t normed, int lane) {
+  float acc[3][4] = {};
+#pragma unroll
+  for (int kk = 0; kk < D / 16; kk += 2) {
+    const TokenColumns c = load_tokens(normed, kk, lane);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      uint32_t a[4];
+      load_weights(a, weights, m, kk + i, D / 16, lane);
+#pragma unroll
+      for (int n = 0; n < 3; n++) mma16816(acc[n], a, c.b[i][2 * n], c.b[i][2 * n + 1]);
+    }
+  }
+#pragma unroll
+  for (int n = 0; n < 3; n++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) rows[((lane >> 2) + 8 * (j >> 1)) * PITCH + n * 8 + 2 * (lane & 3) + (j & 1)] = silu(acc[n][j]);
+}
+
 KERNEL(gau, GauLaunch, 256, 1) {
   SHARED_MEMORY(smem);
   const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, image = (int)blockIdx.y, K = p.tokens;
-  const uint32_t normed = smem_u32(smem), gated = normed + AT_GATED;
-  float* uvq = reinterpret_cast<float*>(smem + AT_UVQ);
-  float* q = uvq + 2 * E * PITCH;
-  float* k = reinterpret_cast<float*>(smem + AT_K);
+  const uint32_t normed = smem_u32(smem), gated = normed + AT_ROWS;
+  float *u = reinterpret_cast<float*>(smem + AT_ROWS), *v = u + E * PITCH, *q = u, *k = v;
   float* A = reinterpret_cast<float*>(smem + AT_A);
   unsigned* largest = reinterpret_cast<unsigned*>(smem + AT_SCALE);
   pdl_wait();
@@ -61,25 +79,9 @@ KERNEL(gau, GauLaunch, 256, 1) {
       *reinterpret_cast<uint2*>(smem + ((lane / 2) * TOKENS + t) * 16 + (lane & 1) * 8) = make_uint2(pack2(v.x * scale, v.y * scale), pack2(v.z * scale, v.w * scale));
     }
     __syncthreads();
-    // u, v, b: 40 tiles of 16 channels, five a warp
-    for (int m = warp; m < (2 * E + S) / 16; m += THREADS / 32) {
-      float acc[3][4] = {};
-#pragma unroll
-      for (int kk = 0; kk < D / 16; kk += 2) {
-        const TokenColumns c = load_tokens(normed, kk, lane);
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-          uint32_t a[4];
-          load_weights(a, p.uv, m, kk + i, D / 16, lane);
-#pragma unroll
-          for (int n = 0; n < 3; n++) mma16816(acc[n], a, c.b[i][2 * n], c.b[i][2 * n + 1]);
-        }
-      }
-#pragma unroll
-      for (int n = 0; n < 3; n++)
-#pragma unroll
-        for (int j = 0; j < 4; j++) uvq[(m * 16 + (lane >> 2) + 8 * (j >> 1)) * PITCH + n * 8 + 2 * (lane & 3) + (j & 1)] = silu(acc[n][j]);
-    }
+    // b: one tile of 16 channels a warp
+    static_assert(S / 16 == THREADS / 32, "");
+    project(q + warp * 16 * PITCH, p.uv, 2 * E / 16 + warp, normed, lane);
     __syncthreads();
     // queries over b, keys beside them
     for (int i = tid; i < K * S; i += THREADS) {
@@ -98,20 +100,24 @@ KERNEL(gau, GauLaunch, 256, 1) {
       A[a * TOKENS + b] = sum * sum;
     }
     __syncthreads();
-    // u * (A v): one channel a thread; q and k are no longer needed
+    // u and v: 32 tiles, four a warp
+    for (int m = warp; m < 2 * E / 16; m += THREADS / 32) project(u + m * 16 * PITCH, p.uv, m, normed, lane);
+    __syncthreads();
+    // u * (A v): one channel a thread
+    static_assert(E == THREADS, "");
     float gate[TOKENS];
     {
-      float v[TOKENS];
+      float values[TOKENS];
 #pragma unroll
-      for (int t = 0; t < TOKENS; t++) v[t] = t < K ? uvq[(E + tid) * PITCH + t] : 0.f;
+      for (int t = 0; t < TOKENS; t++) values[t] = t < K ? v[tid * PITCH + t] : 0.f;
 #pragma unroll
       for (int t = 0; t < TOKENS; t++) {
         float sum = 0.f;
         if (t < K) {
 #pragma unroll
           for (int i = 0; i < TOKENS; i++)
-            if (i < K) sum = fmaf(A[t * TOKENS + i], v[i], sum);
-          sum *= uvq[tid * PITCH + t];
+            if (i < K) sum = fmaf(A[t * TOKENS + i], values[i], sum);
+          sum *= u[tid * PITCH + t];
         }
         gate[t] = sum;
         float top = fabs(sum);
@@ -120,11 +126,11 @@ KERNEL(gau, GauLaunch, 256, 1) {
         if (lane == 0) atomicMax(&largest[t], __float_as_uint(top));   // floats >= 0 sort like integers
       }
     }
-    __syncthreads();
+    __syncthreads();   // u and v are read, the magnitudes complete
 #pragma unroll
     for (int t = 0; t < TOKENS; t++) {
       const float top = __uint_as_float(largest[t]);
-      reinterpret_cast<half*>(smem + AT_GATED + ((tid / 8) * TOKENS + t) * 16)[tid % 8] = __float2half(top > 0.f ? gate[t] / top : 0.f);
+      reinterpret_cast<half*>(smem + AT_ROWS + ((tid / 8) * TOKENS + t) * 16)[tid % 8] = __float2half(top > 0.f ? gate[t] / top : 0.f);
     }
     __syncthreads();
     // the output: one tile of 16 channels a warp

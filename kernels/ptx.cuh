@@ -19,6 +19,9 @@ typedef __half half;
 #define SHARED_MEMORY(smem) extern __shared__ __align__(128) unsigned char smem[]
 #define DEVICE __device__ __forceinline__
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#define HAVE_SM80 1      // asynchronous copies, 16-deep matrix products
+#endif
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 #define HAVE_SM90 1      // clusters, mbarriers with transactions, programmatic dependent launch
 #endif
@@ -48,15 +51,29 @@ DEVICE void pdl_wait() {
 #endif
 }
 
-// ---- asynchronous copies, global to shared --------------------------------------------------------------------
+// ---- asynchronous copies, global to shared (sm_80; older GPUs copy at once) ----------------------------------
 
 // 16 bytes; `bytes` is 16, or 0 to fill with zeros (the source is not read then).
 DEVICE void cp16(uint32_t dst, const void* src, int bytes) {
+#ifdef HAVE_SM80
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(dst), "l"(src), "r"(bytes) : "memory");
+#else
+  // No kernel copies what it writes, so the loads may be issued ahead of earlier copies' stores.
+  const uint4 v = bytes ? __ldg(static_cast<const uint4*>(src)) : make_uint4(0, 0, 0, 0);
+  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(dst), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+#endif
 }
-DEVICE void cp_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+DEVICE void cp_commit() {
+#ifdef HAVE_SM80
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
 // Waits until at most N of this thread's groups are under way.
-template <int N> DEVICE void cp_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+template <int N> DEVICE void cp_wait() {
+#ifdef HAVE_SM80
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+#endif
+}
 
 // ---- tensor cores: one warp ------------------------------------------------------------------------------------
 
@@ -75,9 +92,16 @@ DEVICE void ldmatrix4_trans(uint32_t (&r)[4], uint32_t address) {
 //   a[0], a[1], a[2], a[3]: rows g, g + 8, g, g + 8; columns 2t, 2t+1 (first two) and 2t+8, 2t+9 (last two)
 //   b0, b1: rows 2t, 2t+1 and 2t+8, 2t+9; column g          c: rows g, g, g + 8, g + 8; columns 2t, 2t+1, 2t, 2t+1
 DEVICE void mma16816(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#ifdef HAVE_SM80
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else   // its halves: columns 0..7 of a with rows 0..7 of b, then 8..15
+#pragma unroll
+  for (int k = 0; k < 2; k++)
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[2 * k]), "r"(a[2 * k + 1]), "r"(k ? b1 : b0));
+#endif
 }
 
 // ---- clusters (sm_90; on older GPUs every launch has clusters of one block) ----------------------------------

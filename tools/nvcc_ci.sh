@@ -27,7 +27,7 @@ rm -rf "$out" && mkdir -p "$out"
 # One job a line: kernel file, architecture.
 for file in kernels/*.cu; do
   name=$(basename "$file" .cu)
-  for arch in sm_80 sm_86 sm_89 sm_90a; do
+  for arch in sm_75 sm_80 sm_86 sm_89 sm_90a; do
     [ "$name" = conv_wg ] && [ "$arch" != sm_90a ] && continue
     echo "$name $arch"
   done
@@ -38,7 +38,7 @@ xargs -P "${JOBS:-$(nproc)}" -L 1 bash -c \
 for file in kernels/*.cu; do   # PTX for GPUs to come
   name=$(basename "$file" .cu)
   [ "$name" = conv_wg ] || echo "$name"
-done | xargs -P "${JOBS:-$(nproc)}" -I{} "$nvcc" -std=c++17 -O3 -ptx -arch=compute_80 -o "$out/{}.compute_80.ptx" "kernels/{}.cu"
+done | xargs -P "${JOBS:-$(nproc)}" -I{} "$nvcc" -std=c++17 -O3 -ptx -arch=compute_90 -o "$out/{}.compute_90.ptx" "kernels/{}.cu"
 
 python3 - "$out" <<'PY'
 import pathlib, re, sys

@@ -242,8 +242,8 @@ pub(super) struct CudaGpu(pub Arc<Device>);
 
 impl Device {
     fn caps(&self) -> Caps {
-        let sm90 = self.arch.starts_with("sm_9");
-        Caps { sms: self.info.sms, shared: self.shared, sm90, wgmma: self.arch == "sm_90a" }
+        let (sms, shared, sm90) = (self.info.sms, self.shared, images::version(self.arch) >= (9, 0));
+        Caps { sms, shared, sm90, wgmma: self.arch == "sm_90a" }
     }
 }
 

@@ -148,8 +148,8 @@ pub(super) struct Emulator {
 
 /// As an H100, as far as kernels can tell.
 pub(super) const HOPPER: Caps = Caps { sms: 132, shared: 227 << 10, sm90: true, wgmma: true };
-/// As a consumer Ampere card.
-pub(super) const AMPERE: Caps = Caps { sms: 82, shared: 99 << 10, sm90: false, wgmma: false };
+/// As a T4: what the oldest supported GPUs lack, and as little shared memory.
+pub(super) const TURING: Caps = Caps { sms: 40, shared: 64 << 10, sm90: false, wgmma: false };
 
 impl Emulator {
     /// `None`, after saying so, on a machine without a C++ compiler. In continuous integration (`CI` is set) that is a

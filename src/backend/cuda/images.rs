@@ -4,7 +4,7 @@
 pub(super) struct Image {
     /// `conv_mma` for `kernels/conv_mma.cu`.
     pub file: &'static str,
-    /// `sm_90a`, or `compute_80` for PTX.
+    /// `sm_90a`, or `compute_90` for PTX.
     pub arch: &'static str,
     pub code: &'static [u8],
 }
@@ -12,7 +12,7 @@ pub(super) struct Image {
 /// Written by `build.rs`; empty without nvcc.
 pub(super) static IMAGES: &[Image] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
-/// Architectures that the kernels were compiled for, for instance `sm_90a` or (PTX) `compute_80`. Empty: built without
+/// Architectures that the kernels were compiled for, for instance `sm_90a` or (PTX) `compute_90`. Empty: built without
 /// CUDA.
 pub fn compiled_archs() -> Vec<&'static str> {
     let mut archs: Vec<&str> = IMAGES.iter().map(|i| i.arch).collect();
@@ -36,22 +36,24 @@ pub(super) fn arch_for(major: i32, minor: i32) -> Option<&'static str> {
 }
 
 fn arch_among(archs: &[&'static str], major: i32, minor: i32) -> Option<&'static str> {
-    let version = |arch: &str, prefix: &str| -> Option<(i32, i32, bool)> {
-        let digits = arch.strip_prefix(prefix)?;
-        let exact = digits.ends_with('a');
-        let number: i32 = digits.trim_end_matches('a').parse().ok()?;
-        Some((number / 10, number % 10, exact))
+    let gpu = (major, minor);
+    let runs = |arch: &str| match (arch.starts_with("sm_"), arch.ends_with('a')) {
+        (true, true) => version(arch) == gpu,
+        (true, false) => version(arch).0 == major && version(arch) <= gpu,
+        (false, special) => version(arch) <= gpu && !special,
     };
-    let code = archs.iter().filter_map(|arch| {
-        let (m, n, exact) = version(arch, "sm_")?;
-        let runs = m == major && if exact { n == minor } else { n <= minor };
-        runs.then_some(((1, m * 10 + n, exact), *arch))
-    });
-    let ptx = archs.iter().filter_map(|arch| {
-        let (m, n, exact) = version(arch, "compute_")?;
-        (!exact && m * 10 + n <= major * 10 + minor).then_some(((0, m * 10 + n, exact), *arch))
-    });
-    code.chain(ptx).max().map(|(_, arch)| arch)
+    archs
+        .iter()
+        .copied()
+        .filter(|arch| runs(arch))
+        .max_by_key(|arch| (arch.starts_with("sm_"), version(arch), arch.ends_with('a')))
+}
+
+/// Compute capability that an architecture is for: 9 and 0 for `sm_90a`.
+pub(super) fn version(arch: &str) -> (i32, i32) {
+    let digits = arch.trim_start_matches(|c: char| !c.is_ascii_digit()).trim_end_matches('a');
+    let number: i32 = digits.parse().unwrap_or(0);
+    (number / 10, number % 10)
 }
 
 /// The kernel file that holds a kernel.
@@ -76,14 +78,17 @@ mod tests {
 
     #[test]
     fn every_gpu_gets_the_closest_code() {
-        let all = ["compute_80", "sm_80", "sm_86", "sm_89", "sm_90a"];
+        let all = ["compute_90", "sm_75", "sm_80", "sm_86", "sm_89", "sm_90a"];
+        assert_eq!(arch_among(&all, 7, 0), None);
+        assert_eq!(arch_among(&all, 7, 5), Some("sm_75"));
         assert_eq!(arch_among(&all, 8, 0), Some("sm_80"));
         assert_eq!(arch_among(&all, 8, 7), Some("sm_86"));
         assert_eq!(arch_among(&all, 8, 9), Some("sm_89"));
         assert_eq!(arch_among(&all, 9, 0), Some("sm_90a"));
-        assert_eq!(arch_among(&all, 10, 0), Some("compute_80"));
-        assert_eq!(arch_among(&all, 7, 5), None);
+        assert_eq!(arch_among(&all, 10, 0), Some("compute_90"));
+        assert_eq!(arch_among(&all, 12, 0), Some("compute_90"));
         assert_eq!(arch_among(&["sm_90a"], 12, 0), None);
         assert_eq!(arch_among(&["sm_86", "compute_80"], 9, 0), Some("compute_80"));
+        assert_eq!((version("sm_90a"), version("compute_120")), ((9, 0), (12, 0)));
     }
 }

@@ -43,8 +43,8 @@ pub(super) fn cells(plan: &Plan) -> (usize, usize) {
     (cells, cells.next_power_of_two().max(2))
 }
 
-/// Candidates that are sorted in shared memory, which with a flag a cell must fit into every GPU's 99 KiB.
-const NEAR: usize = 4096;
+/// Candidates that are sorted in shared memory, which with a flag a cell must fit into every GPU's 64 KiB.
+const NEAR: usize = 2048;
 
 /// A convolution, as far as tiling is concerned. The stem counts as a 3x3 on 2x2 cells of 16 channels.
 pub(super) fn shape(plan: &Plan, c: &Conv) -> Shape {
@@ -376,7 +376,7 @@ impl Lowering<'_> {
                     images: n,
                 };
                 // normalised tokens, u v q, k, A, scales (gau.cu)
-                let shared = 16 * 24 * 16 + 640 * 25 * 4 + 128 * 25 * 4 + 24 * 24 * 4 + 24 * 4;
+                let shared = 16 * 24 * 16 + 512 * 25 * 4 + 24 * 24 * 4 + 24 * 4; // n, rows, A, scales (gau.cu)
                 let grid = [(capacity as u32).min(2 * sms), depth, 1];
                 ("gau", grid, 256, shared, Params::Gau(params))
             }

@@ -212,7 +212,7 @@ fn independent_convolutions_share_a_launch() {
 
 #[test]
 fn older_gpus_have_a_tile_for_everything() {
-    let Some(gpu) = Emulator::start(AMPERE, 6) else { return };
+    let Some(gpu) = Emulator::start(TURING, 6) else { return };
     for (kernel, stride) in [(1, 1), (3, 1), (3, 2)] {
         for (cin, cout) in [(16, 24), (24, 48), (96, 96), (264, 136)] {
             let case = Case { kernel, stride, cin, cout, h: 9, w: 10, ..PLAIN };

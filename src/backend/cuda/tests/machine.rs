@@ -50,7 +50,7 @@ fn parameters_arrive_field_by_field() {
 
 #[test]
 fn peaks_are_measured_on_products_that_happen() {
-    let older = Emulator::start(AMPERE, 1);
+    let older = Emulator::start(TURING, 1);
     for gpu in gpus(&[1]).into_iter().chain(older) {
         let ones = vec![f16::ONE; 512];
         let (sums, rate) = measure::peak(&gpu, bytemuck::cast_slice(&ones), 3).unwrap();

@@ -6,7 +6,7 @@ mod maps;
 mod network;
 mod people;
 
-use super::emulator::{AMPERE, Emulator, HOPPER};
+use super::emulator::{Emulator, HOPPER, TURING};
 use super::gpu::{Gpu, Memory, Purpose, Sequence};
 use super::lower::{Lowering, Place};
 use super::params::{Count, Survivor};

@@ -8,7 +8,7 @@ use crate::parity::{self, Tolerance};
 
 #[test]
 fn a_whole_network_finds_the_same_people() {
-    for gpu in gpus(&[1]).into_iter().chain(Emulator::start(AMPERE, 0)) {
+    for gpu in gpus(&[1]).into_iter().chain(Emulator::start(TURING, 0)) {
         let input = (64, 64);
         let checkpoint = model::random(model::Variant::T, 17, 2, 3);
         let plan = model::build(&checkpoint, input).unwrap();
@@ -96,7 +96,7 @@ fn a_whole_network_finds_the_same_people() {
         }
         let setup = &y.setups[0];
         assert!(setup.programs.iter().any(|(key, _)| key.upload == 0), "no upload");
-        if x.gpu.caps() != AMPERE {
+        if x.gpu.caps() != TURING {
             y.run(&[frame, frame], &options).unwrap().iter().for_each(alike);
             // survivors that do not fit into a batch's memory: the frames run again, alone
             let batch = y.setups.iter().position(|s| s.images == 2).unwrap();
