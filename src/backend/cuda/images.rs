@@ -74,7 +74,7 @@ pub(super) fn file_of(kernel: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::arch_among;
+    use super::{arch_among, version};
 
     #[test]
     fn every_gpu_gets_the_closest_code() {
