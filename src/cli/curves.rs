@@ -40,7 +40,7 @@ pub fn draw(title: &str, subtitle: &str, curves: &[Curve]) -> String {
         let ticks = (-7..12).flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power)));
         let ticks = ticks.filter(|tick| times.contains(tick)).collect();
         let times = times.log_scale().with_key_points(ticks);
-        panel(&left, "latency of a batch, ms", times, curves, |p| p.p50)?;
+        panel(&left, "latency of a batch, ms", times, curves, |p| p.p50.max(1e-6))?;
         panel(&right, "images a second", 0.0..1.1 * most, curves, |p| p.images_per_second)?;
         for (i, curve) in curves.iter().enumerate() {
             let (x, y) = (90 + 220 * i as i32, 14);
@@ -105,6 +105,7 @@ mod tests {
             vec![],
             vec![curve(vec![])],
             vec![curve(vec![point(1, 10.0)])],
+            vec![curve(vec![Point { batch: 1, p50: 0.0, images_per_second: 0.0 }])],
             vec![curve(vec![point(1, 0.25), point(2, 0.4), point(64, 9.0)]), curve(vec![point(3, 1e4)])],
         ] {
             let svg = draw("title", "c & d", &curves);
