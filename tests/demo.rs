@@ -1,10 +1,13 @@
 //! The demonstration model, `weights/rtmo-t-demo.safetensors`, on `examples/rendered.jpg`: trained weights, real scores,
 //! real suppression. The scene's exact keypoints are in tests/data/demo (tools/synth/example.py).
 
+mod common;
+
 use rtmo_engine::backend::cpu::{CpuExecutor, CpuOptions, Isa};
 use rtmo_engine::backend::reference::Reference;
 use rtmo_engine::backend::{Device, Executor, Frame, Placement, Precision, RunOptions, Survivors};
 use rtmo_engine::model;
+use rtmo_engine::parity::{self, Tolerance};
 use rtmo_engine::vision::Letterbox;
 use rtmo_engine::weights::{Architecture, Checkpoint};
 use rtmo_engine::{Engine, EngineOptions, Person, Photo};
@@ -93,5 +96,33 @@ fn single_precision_agrees_with_double_on_trained_weights() {
         // Single precision has 24 bits; seventy layers and a softmax over coordinates up to the input's side of some
         // 200 px leave three digits after the point.
         assert!(pixels < 0.02 && scores < 1e-3, "{}: {pixels} px, {scores}", isa.name());
+    }
+}
+
+/// bf16, by the instructions or by their emulation, within its promise.
+#[test]
+fn bf16_keeps_its_promise_on_trained_weights() {
+    let checkpoint = checkpoint();
+    let (photo, _) = scene();
+    let prepare = |isa, precision| {
+        let plan = model::build(&checkpoint, Architecture::of(&checkpoint).input_size).unwrap();
+        CpuExecutor::new(plan, CpuOptions { threads: 2, isa, precision, keep_maps: true }).unwrap()
+    };
+    let mut isas = common::isas();
+    isas.retain(|isa| isa.bf16());
+    if isas.is_empty() {
+        println!("not run: RTMO_ISA names an instruction set without bf16");
+    }
+    for isa in isas {
+        let (mut exact, mut found) = (prepare(isa, Precision::Fp32), prepare(isa, Precision::Bf16));
+        let letterbox = Letterbox::new((photo.width, photo.height), exact.plan().input_size);
+        let frame = Frame { photo: &photo, letterbox: &letterbox };
+        let report = parity::compare(&mut exact, &mut found, frame, &RunOptions::default()).unwrap();
+        println!("{}:\n{report}", isa.name());
+        report.check(&Tolerance::BF16).unwrap_or_else(|beyond| panic!("{}:\n{beyond}", isa.name()));
+        // The median of a network that merely looks alike would be pixels.
+        let mut keypoints = report.people.keypoints.clone();
+        keypoints.sort_by(f64::total_cmp);
+        assert!(keypoints[keypoints.len() / 2] < 0.1, "{}: half the keypoints are off", isa.name());
     }
 }

@@ -4,12 +4,11 @@
 use proptest::prelude::*;
 use rtmo_engine::Error;
 use rtmo_engine::atomic_file::AtomicFile;
-use rtmo_engine::output::{CocoWriter, image_id, write_json_line};
+use rtmo_engine::output::{CocoWriter, ImageIds, write_json_line};
 use rtmo_engine::vision::draw::{DrawOptions, draw_heatmaps, draw_people};
 use rtmo_engine::vision::letterbox::Geometry;
 use rtmo_engine::vision::{Keypoint, Letterbox, Person, Photo, Skeleton, decode, encode, people, sources};
 use serde_json::Value;
-use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -299,22 +298,28 @@ fn json_lines() {
 
 #[test]
 fn coco_results() {
-    assert_eq!(image_id(Path::new("val2017/000000000785.jpg")), Some(785));
-    assert_eq!(image_id(Path::new("COCO_val2014_000000000042.jpg")), Some(42));
-    assert_eq!(image_id(Path::new("103319.jpg")), Some(103_319));
+    let numbers = ImageIds::from_names();
+    for (name, id) in [
+        ("val2017/000000000785.jpg", 785),
+        ("COCO_val2014_000000000042.jpg", 42),
+        ("103319.jpg", 103_319),
+        ("0.png", 0),
+    ] {
+        assert_eq!(numbers.of(Path::new(name)).unwrap(), id, "{name}");
+    }
     for none in ["photo.jpg", "12a.jpg", "99999999999999999999999.jpg", ".."] {
-        assert_eq!(image_id(Path::new(none)), None, "{none}");
+        let error = numbers.of(Path::new(none)).unwrap_err().to_string();
+        assert!(error.contains("no COCO image id"), "{error}");
     }
 
     let who = |score| person(score, [10.0, 20.0, 40.5, 80.25], [[1.0, 2.0, 0.123_456_78], [3.5, 4.0, 1.0]]);
-    let ids = HashMap::from([("named.jpg".to_string(), 7)]);
-    let mut coco = CocoWriter::new(Vec::new(), ids);
+    let mut coco = CocoWriter::new(Vec::new(), numbers);
     coco.add(Path::new("a/000000000785.jpg"), &[who(0.75), who(0.5)]).unwrap();
     coco.add(Path::new("a/000000000786.jpg"), &[]).unwrap();
     let error = coco.add(Path::new("a/unnamed.jpg"), &[who(0.5)]).unwrap_err();
     assert!(error.to_string().contains("a/unnamed.jpg: has no COCO image id"), "{error}");
     assert!(coco.add(Path::new("a/1.jpg"), &[who(f32::NAN)]).is_err());
-    coco.add(Path::new("a/named.jpg"), &[who(0.25)]).unwrap();
+    coco.add(Path::new("a/7.jpg"), &[who(0.25)]).unwrap();
     let text = String::from_utf8(coco.finish().unwrap()).unwrap();
     let line = |id: u32, score: &str| {
         format!(
@@ -323,7 +328,51 @@ fn coco_results() {
         )
     };
     assert_eq!(text, format!("[\n{},\n{},\n{}\n]\n", line(785, "0.75"), line(785, "0.5"), line(7, "0.25")));
-    assert_eq!(CocoWriter::new(Vec::new(), HashMap::new()).finish().unwrap(), b"[]\n");
+    assert_eq!(CocoWriter::new(Vec::new(), ImageIds::from_names()).finish().unwrap(), b"[]\n");
+}
+
+#[test]
+fn coco_annotations_name_images() {
+    let file = scratch("annotations").join("person_keypoints.json");
+    let read = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        ImageIds::from_annotations(&file)
+    };
+    let ids = read(
+        r#"{"info": {"year": 2017}, "annotations": [{"id": 1, "keypoints": [1, 2, 2], "image_id": 7}], "images": [
+            {"license": 4, "file_name": "kitchen.jpg", "height": 4, "width": 3, "id": 7},
+            {"file_name": "a/000000000001.jpg", "id": 8}, {"file_name": "b/000000000001.jpg", "id": 9}]}"#,
+    )
+    .unwrap();
+    for (path, id) in [
+        ("kitchen.jpg", 7),
+        ("photos/kitchen.jpg", 7),
+        ("/data/coco/kitchen.jpg", 7),
+        ("/data/a/000000000001.jpg", 8),
+        ("b/000000000001.jpg", 9),
+    ] {
+        assert_eq!(ids.of(Path::new(path)).unwrap(), id, "{path}");
+    }
+    // Not 1: who gives annotations wants theirs.
+    for path in ["000000000001.jpg", "kitchen.jpg/other.jpg", "Kitchen.jpg"] {
+        let error = ids.of(Path::new(path)).unwrap_err().to_string();
+        assert!(error.starts_with(path) && error.contains("person_keypoints.json lists no image"), "{error}");
+    }
+    for (text, why) in [
+        ("[]", "not COCO annotations"),
+        (r#"{"annotations": []}"#, "missing field `images`"),
+        (r#"{"images": [{"file_name": "a.jpg"}]}"#, "missing field `id`"),
+        (r#"{"images": [{"file_name": "a.jpg", "id": "x"}]}"#, "expected u64"),
+        (
+            r#"{"images": [{"file_name": "a.jpg", "id": 1}, {"file_name": "a.jpg", "id": 2}]}"#,
+            "two ids, 1 and 2",
+        ),
+    ] {
+        let error = read(text).unwrap_err().to_string();
+        assert!(error.contains("person_keypoints.json: ") && error.contains(why), "{error}");
+    }
+    let error = ImageIds::from_annotations(file.with_file_name("none.json")).unwrap_err().to_string();
+    assert!(error.contains("none.json: cannot read"), "{error}");
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Latency and throughput over the batch size, as a picture.
 
-use super::plot::{escape, nice};
-use std::fmt::Write;
+use super::plot::{Area, BLUE, Drawn, FAINT, GREY, INK, ORANGE, font, picture, short};
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use std::ops::Range;
 
 /// One network.
 pub struct Curve {
@@ -17,140 +20,77 @@ pub struct Point {
     pub images_per_second: f64,
 }
 
-const COLOURS: [&str; 4] = ["#4b86c6", "#e07b39", "#4e9a63", "#9b5fb0"];
-const WIDTH: f64 = 960.0;
-const HEIGHT: f64 = 440.0;
-const TOP: f64 = 96.0;
-const BOTTOM: f64 = 360.0;
-const PANEL: f64 = 380.0;
+fn colour(curve: usize) -> RGBColor {
+    [BLUE, ORANGE, RGBColor(78, 154, 99), RGBColor(155, 95, 176)][curve % 4]
+}
+
+/// Text to the right of its place.
+const BESIDE: Pos = Pos { h_pos: HPos::Left, v_pos: VPos::Center };
 
 /// An SVG picture of two panels: latency, with logarithmic axes, and throughput; a line a network.
 pub fn draw(title: &str, subtitle: &str, curves: &[Curve]) -> String {
-    let mut svg = format!(
-        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="Helvetica, Arial, sans-serif" font-size="13" fill="#333">
-<rect width="100%" height="100%" fill="#fff"/>
-<text x="60" y="32" font-size="19" font-weight="bold">{}</text>
-<text x="60" y="53" fill="#777">{}</text>
-"##,
-        escape(title),
-        escape(subtitle),
-    );
-    let points = || curves.iter().flat_map(|curve| &curve.points);
-    let mut batches: Vec<usize> = points().map(|p| p.batch).collect();
-    batches.sort_unstable();
-    batches.dedup();
-    let (Some(&first), Some(&last)) = (batches.first(), batches.last()) else { return svg + "</svg>\n" };
-    let across = ((last as f64) / (first as f64)).log2().max(1e-9);
-    let share =
-        |batch: usize| if first == last { 0.5 } else { (batch as f64 / first as f64).log2() / across };
-
-    let times = points().map(|p| p.p50.log10());
-    let low = times.clone().fold(f64::INFINITY, f64::min).floor();
-    let high = times.fold(f64::NEG_INFINITY, f64::max).ceil().max(low + 1.0);
-    let latency = Axis {
-        left: 70.0,
-        title: "latency of a batch, ms",
-        ticks: (0..=(high - low) as i32)
-            .map(|i| (f64::from(i) / (high - low), low + f64::from(i)))
-            .map(|(y, e)| (y, short(10f64.powf(e))))
-            .collect(),
-        of: Box::new(move |p| (p.p50.log10() - low) / (high - low)),
-    };
-    let most = points().map(|p| p.images_per_second).fold(0.0, f64::max);
-    let step = nice(most.max(1e-6) / 5.0);
-    let top = (most / step).ceil().max(1.0) * step;
-    let count = (top / step).round() as i32;
-    let throughput = Axis {
-        left: 550.0,
-        title: "images a second",
-        ticks: (0..=count).map(|i| (f64::from(i) / f64::from(count), short(f64::from(i) * step))).collect(),
-        of: Box::new(move |p| p.images_per_second / top),
-    };
-    for axis in [latency, throughput] {
-        axis.draw(&mut svg, curves, &batches, &share);
-    }
-    for (i, curve) in curves.iter().enumerate() {
-        let (x, colour) = (70.0 + 220.0 * i as f64, COLOURS[i % COLOURS.len()]);
-        let name = escape(&curve.name);
-        add(
-            &mut svg,
-            format!(
-                r##"<circle cx="{x}" cy="426" r="5" fill="{colour}"/><text x="{}" y="430">{name}</text>"##,
-                x + 12.0
-            ),
-        );
-    }
-    svg + "</svg>\n"
-}
-
-/// A panel: its place, the ticks of its vertical axis, and where a point lies on that, from 0 to 1.
-struct Axis {
-    left: f64,
-    title: &'static str,
-    ticks: Vec<(f64, String)>,
-    of: Box<dyn Fn(&Point) -> f64>,
-}
-
-impl Axis {
-    fn draw(&self, svg: &mut String, curves: &[Curve], batches: &[usize], share: &dyn Fn(usize) -> f64) {
-        let (left, right) = (self.left, self.left + PANEL);
-        let (x, y) = (|s: f64| left + s * PANEL, |s: f64| BOTTOM - s * (BOTTOM - TOP));
-        add(svg, format!(r##"<text x="{left}" y="{}" fill="#777">{}</text>"##, TOP - 14.0, self.title));
-        for (at, label) in &self.ticks {
-            let at = y(*at);
-            add(svg, format!(r##"<path d="M{left} {at:.1}H{right}" stroke="#e6e6e6"/>"##));
-            add(
-                svg,
-                format!(
-                    r##"<text x="{:.1}" y="{:.1}" text-anchor="end">{label}</text>"##,
-                    left - 7.0,
-                    at + 4.0
-                ),
-            );
-        }
-        for &batch in batches {
-            let at = x(share(batch));
-            add(svg, format!(r##"<path d="M{at:.1} {BOTTOM}v5" stroke="#999"/>"##));
-            add(
-                svg,
-                format!(r##"<text x="{at:.1}" y="{}" text-anchor="middle">{batch}</text>"##, BOTTOM + 20.0),
-            );
-        }
-        let middle = (left + right) / 2.0;
-        add(
-            svg,
-            format!(
-                r##"<text x="{middle}" y="{}" text-anchor="middle" fill="#777">batch</text>"##,
-                BOTTOM + 40.0
-            ),
-        );
+    picture((960, 460), title, subtitle, |area| {
+        let points = || curves.iter().flat_map(|curve| &curve.points);
+        let Some(times) = range(points().map(|p| p.p50)) else { return Ok(()) };
+        let most = points().map(|p| p.images_per_second).fold(0.0, f64::max).max(1e-6);
+        let (panels, names) = area.split_vertically(360);
+        let (left, right) = panels.split_horizontally(480);
+        // With so much room on both sides there is at least one of 1, 2, 5, 10...
+        let times = times.start.max(1e-6) / 1.6..times.end.max(1e-6) * 1.6;
+        let ticks = (-7..12).flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power)));
+        let ticks = ticks.filter(|tick| times.contains(tick)).collect();
+        let times = times.log_scale().with_key_points(ticks);
+        panel(&left, "latency of a batch, ms", times, curves, |p| p.p50.max(1e-6))?;
+        panel(&right, "images a second", 0.0..1.1 * most, curves, |p| p.images_per_second)?;
         for (i, curve) in curves.iter().enumerate() {
-            let colour = COLOURS[i % COLOURS.len()];
-            let places: Vec<(f64, f64)> =
-                curve.points.iter().map(|p| (x(share(p.batch)), y((self.of)(p)))).collect();
-            let line: Vec<String> = places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-            add(
-                svg,
-                format!(
-                    r##"<polyline points="{}" fill="none" stroke="{colour}" stroke-width="2"/>"##,
-                    line.join(" ")
-                ),
-            );
-            for (x, y) in places {
-                add(svg, format!(r##"<circle cx="{x:.1}" cy="{y:.1}" r="3.5" fill="{colour}"/>"##));
-            }
+            let (x, y) = (90 + 220 * i as i32, 14);
+            names.draw(&Circle::new((x, y), 5, colour(i).filled()))?;
+            names.draw(&Text::new(&*curve.name, (x + 12, y), font(INK).pos(BESIDE)))?;
         }
+        Ok(())
+    })
+}
+
+/// From the least to the most; `None` of nothing.
+fn range(values: impl Iterator<Item = f64>) -> Option<Range<f64>> {
+    values.fold(None, |range, v| Some(range.map_or(v..v, |r: Range<f64>| r.start.min(v)..r.end.max(v))))
+}
+
+/// One figure over the batch size.
+fn panel<Y>(area: &Area, title: &str, axis: Y, curves: &[Curve], of: impl Fn(&Point) -> f64) -> Drawn
+where
+    Y: AsRangedCoord<Value = f64>,
+    Y::CoordDescType: ValueFormatter<f64>,
+{
+    let mut batches: Vec<f64> = curves.iter().flat_map(|c| &c.points).map(|p| p.batch as f64).collect();
+    batches.sort_by(f64::total_cmp);
+    batches.dedup();
+    let (first, last) = (batches[0], batches[batches.len() - 1]);
+    let count = batches.len();
+    let across = (first / 1.15..last * 1.15).log_scale().with_key_points(batches);
+    let mut chart = ChartBuilder::on(area)
+        .margin(14)
+        .x_label_area_size(48)
+        .y_label_area_size(70)
+        .build_cartesian_2d(across, axis)?;
+    chart
+        .configure_mesh()
+        .bold_line_style(FAINT)
+        .light_line_style(TRANSPARENT)
+        .axis_style(GREY)
+        .label_style(font(INK))
+        .axis_desc_style(font(GREY))
+        .x_labels(count)
+        .x_label_formatter(&short)
+        .y_label_formatter(&short)
+        .x_desc("batch")
+        .y_desc(title)
+        .draw()?;
+    for (i, curve) in curves.iter().enumerate() {
+        let points = curve.points.iter().map(|p| (p.batch as f64, of(p)));
+        chart.draw_series(LineSeries::new(points, colour(i).filled().stroke_width(2)).point_size(4))?;
     }
-}
-
-fn add(svg: &mut String, line: String) {
-    writeln!(svg, "{line}").expect("a String takes all");
-}
-
-/// A tick's number without digits that say nothing.
-fn short(value: f64) -> String {
-    let text = format!("{value:.6}");
-    text.trim_end_matches('0').trim_end_matches('.').to_string()
+    Ok(())
 }
 
 #[cfg(test)]
@@ -165,16 +105,16 @@ mod tests {
             vec![],
             vec![curve(vec![])],
             vec![curve(vec![point(1, 10.0)])],
+            vec![curve(vec![Point { batch: 1, p50: 0.0, images_per_second: 0.0 }])],
             vec![curve(vec![point(1, 0.25), point(2, 0.4), point(64, 9.0)]), curve(vec![point(3, 1e4)])],
         ] {
             let svg = draw("title", "c & d", &curves);
             assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n") && svg.contains("c &amp; d"));
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+            if curves.iter().any(|curve| !curve.points.is_empty()) {
+                let texts = ["a &lt; b", "batch", "latency of a batch, ms", "images a second"];
+                assert!(texts.iter().all(|text| svg.contains(text)), "{svg}");
+            }
         }
-    }
-
-    #[test]
-    fn ticks_are_short() {
-        assert_eq!([0.1, 1.0, 100.0, 2500.0].map(short), ["0.1", "1", "100", "2500"]);
     }
 }

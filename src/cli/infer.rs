@@ -6,7 +6,7 @@ use super::{Ended, Outcome};
 use clap::Args;
 use rtmo_engine::atomic_file::{AtomicFile, remove_unfinished};
 use rtmo_engine::backend::{Device, device};
-use rtmo_engine::output::{CocoWriter, image_id, write_json_line};
+use rtmo_engine::output::{CocoWriter, ImageIds, write_json_line};
 use rtmo_engine::vision::decode::{self, Decoded};
 use rtmo_engine::vision::draw::{DrawOptions, draw_heatmaps, draw_people};
 use rtmo_engine::vision::{Skeleton, encode, sources};
@@ -74,9 +74,12 @@ pub struct Infer {
     /// Write JSON lines; '-' for standard output
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     json: Option<PathBuf>,
-    /// Write a COCO results array; images are named by their number, as COCO's are
+    /// Write a COCO results array; an image's id is the number at the end of its name, as in 000000000785.jpg
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     coco: Option<PathBuf>,
+    /// Take the ids for --coco from COCO annotations: the 'id' and 'file_name' of their 'images'
+    #[arg(long, value_name = "FILE", help_heading = "Output", requires = "coco")]
+    coco_images: Option<PathBuf>,
     /// Print warnings and errors only
     #[arg(short, long, help_heading = "Output")]
     quiet: bool,
@@ -255,6 +258,30 @@ impl Infer {
         let cpu = self.network.device == Device::Cpu || device::cuda().is_err();
         let threads = thread::available_parallelism().map_or(1, |n| n.get());
         if cpu { 1 } else { threads.clamp(1, 8) }
+    }
+
+    /// Ids of all the photos for COCO results, each with one of its own.
+    fn image_ids(&self, files: &[PathBuf]) -> Result<ImageIds> {
+        let ids = match &self.coco_images {
+            Some(annotations) => ImageIds::from_annotations(annotations)?,
+            None => ImageIds::from_names(),
+        };
+        let mut taken = HashMap::new();
+        for file in files {
+            let id = ids.of(file).map_err(|error| match self.coco_images {
+                Some(_) => Error::Usage(error.to_string()),
+                None => Error::Usage(format!(
+                    "{}: --coco takes an image's id from the number at the end of its name, and there is none; \
+                     --coco-images FILE takes ids from COCO annotations",
+                    file.display()
+                )),
+            })?;
+            if let Some(other) = taken.insert(id, file) {
+                let (other, file) = (other.display(), file.display());
+                return Err(Error::Usage(format!("{other} and {file} have the same COCO image id, {id}")));
+            }
+        }
+        Ok(ids)
     }
 
     fn engine(&self, terminal: &Terminal) -> Result<Engine> {
@@ -463,16 +490,9 @@ impl Results {
             Some(path) => Some(Json::File(AtomicFile::create(path)?)),
             None => None,
         };
-        if options.coco.is_some()
-            && let Some(unnamed) = files.iter().find(|file| image_id(file).is_none())
-        {
-            return Err(Error::Usage(format!(
-                "{}: --coco takes an image's id from the number at the end of its name, and there is none",
-                unnamed.display()
-            )));
-        }
         let coco = options.coco.as_ref().map(|path| -> Result<_> {
-            Ok((path.clone(), CocoWriter::new(AtomicFile::create(path)?, HashMap::new())))
+            let ids = options.image_ids(files)?;
+            Ok((path.clone(), CocoWriter::new(AtomicFile::create(path)?, ids)))
         });
         Ok(Results { json, coco: coco.transpose()? })
     }

@@ -1,6 +1,8 @@
 //! Latencies as a picture.
 
-use std::fmt::Write;
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 /// The `q`-quantile of sorted values, interpolated linearly between ranks.
 pub fn quantile(sorted: &[f64], q: f64) -> f64 {
@@ -9,115 +11,145 @@ pub fn quantile(sorted: &[f64], q: f64) -> f64 {
     sorted[low] + (sorted[high] - sorted[low]) * (at - low as f64)
 }
 
-const WIDTH: f64 = 860.0;
-const HEIGHT: f64 = 420.0;
-const LEFT: f64 = 60.0;
-const RIGHT: f64 = 800.0;
-const TOP: f64 = 112.0;
-const BOTTOM: f64 = 360.0;
+/// Part of a picture.
+pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+/// Strings take all that is drawn; what is left are ranges and fonts that plotters cannot handle.
+pub type Drawn = Result<(), Box<dyn std::error::Error>>;
+
+pub const BLUE: RGBColor = RGBColor(75, 134, 198);
+pub const ORANGE: RGBColor = RGBColor(224, 123, 57);
+pub const INK: RGBColor = RGBColor(51, 51, 51);
+pub const GREY: RGBColor = RGBColor(119, 119, 119);
+pub const FAINT: RGBColor = RGBColor(230, 230, 230);
+
+const FONT: &str = "Helvetica, Arial, sans-serif";
+
+/// Of axes and legends. (Plotters counts ascenders and descenders in: this is an SVG font size of 13.)
+pub fn font(colour: RGBColor) -> TextStyle<'static> {
+    (FONT, 16).with_color(colour).into_text_style(&(0, 0))
+}
+
+fn bold(size: i32) -> TextStyle<'static> {
+    FontDesc::from((FONT, size)).style(FontStyle::Bold).color(&INK)
+}
+
+/// A tick's number without digits that say nothing.
+pub fn short(value: &f64) -> String {
+    let text = format!("{value:.6}");
+    text.trim_end_matches('0').trim_end_matches('.').to_string()
+}
+
+/// An SVG picture with two lines of text above what `draw` puts into the rest.
+pub fn picture(size: (u32, u32), title: &str, subtitle: &str, draw: impl FnOnce(Area) -> Drawn) -> String {
+    let mut svg = String::new();
+    let drawn = || -> Drawn {
+        let all = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        all.fill(&WHITE)?;
+        let (head, rest) = all.split_vertically(64);
+        head.draw(&Text::new(title, (24, 16), bold(23)))?;
+        head.draw(&Text::new(subtitle, (24, 42), font(GREY)))?;
+        draw(rest)?;
+        Ok(all.present()?)
+    };
+    drawn().expect("ranges are finite and not empty, and SVG needs no fonts");
+    svg
+}
 
 /// An SVG picture of how latencies (in milliseconds, in any order) are distributed: a histogram, the share of runs that
 /// took at most so long, and p50, p90, p99.
 pub fn distribution(title: &str, subtitle: &str, ms: &[f64]) -> String {
     let mut sorted = ms.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let (min, max) = (sorted[0], sorted[sorted.len() - 1]);
-    let step = nice((max - min).max(0.02 * max).max(1e-6) / 5.0);
-    let (low, high) = ((min / step).floor() * step, ((max / step).floor() + 1.0) * step);
-    let x = |v: f64| LEFT + (v - low) / (high - low) * (RIGHT - LEFT);
-    let y = |share: f64| BOTTOM - share * (BOTTOM - TOP);
+    let runs = if ms.len() == 1 { "run" } else { "runs" };
+    let title = format!("{title}: photo to people, {} {runs}", ms.len());
+    picture((860, 440), &title, subtitle, |area| draw_distribution(&area, &sorted))
+}
 
-    let mut svg = format!(
-        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="Helvetica, Arial, sans-serif" font-size="13" fill="#333">
-<rect width="100%" height="100%" fill="#fff"/>
-<text x="{LEFT}" y="32" font-size="19" font-weight="bold">{}</text>
-<text x="{LEFT}" y="53" fill="#777">{}</text>
-"##,
-        escape(&format!("{title}: photo to people, {} runs", ms.len())),
-        escape(subtitle),
-    );
-    let mut add = |line: String| writeln!(svg, "{line}").expect("a String takes all");
-    for i in 0..=4 {
-        let share = f64::from(i) / 4.0;
-        add(format!(r##"<path d="M{LEFT} {0:.1}H{RIGHT}" stroke="#e6e6e6"/>"##, y(share)));
-        let percent = 25 * i;
-        add(format!(
-            r##"<text x="{:.1}" y="{:.1}" fill="#c2571a">{percent} %</text>"##,
-            RIGHT + 8.0,
-            y(share) + 4.0
-        ));
-    }
-    let digits = (-step.log10().floor()).max(0.0) as usize;
-    let ticks = ((high - low) / step).round() as usize;
-    for i in 0..=ticks {
-        let v = low + i as f64 * step;
-        add(format!(r##"<path d="M{0:.1} {BOTTOM}v5" stroke="#999"/>"##, x(v)));
-        add(format!(
-            r##"<text x="{:.1}" y="{:.1}" text-anchor="middle">{v:.digits$}</text>"##,
-            x(v),
-            BOTTOM + 21.0
-        ));
-    }
-    add(format!(
-        r##"<text x="{:.1}" y="{:.1}" text-anchor="middle" fill="#777">milliseconds</text>"##,
-        (LEFT + RIGHT) / 2.0,
-        HEIGHT - 16.0
-    ));
+fn draw_distribution(area: &Area, sorted: &[f64]) -> Drawn {
+    let (min, max) = (sorted[0], sorted[sorted.len() - 1]);
+    let room = 0.04 * (max - min).max(0.02 * max).max(1e-3);
+    let (low, high) = ((min - room).max(0.0), max + room);
 
     // Twice as many bins as Sturges says: latencies have tails.
     let bins = (2 * (1 + sorted.len().ilog2() as usize)).clamp(8, 60);
-    let mut counts = vec![0usize; bins];
-    for v in &sorted {
-        counts[(((v - low) / (high - low) * bins as f64) as usize).min(bins - 1)] += 1;
+    let width = (high - low) / bins as f64;
+    let mut counts = vec![0u32; bins];
+    for v in sorted {
+        counts[(((v - low) / width) as usize).min(bins - 1)] += 1;
     }
     let most = *counts.iter().max().expect("at least 8 bins");
-    let width = (RIGHT - LEFT) / bins as f64;
-    for (i, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-        let top = y(0.92 * count as f64 / most as f64);
-        add(format!(
-            r##"<rect x="{:.1}" y="{top:.1}" width="{:.1}" height="{:.1}" rx="2" fill="#4b86c6" fill-opacity="0.8"><title>{count} runs</title></rect>"##,
-            LEFT + i as f64 * width + 1.0,
-            width - 2.0,
-            BOTTOM - top
-        ));
-    }
-    add(format!(r##"<path d="M{LEFT} {BOTTOM}H{RIGHT}" stroke="#999"/>"##));
 
-    let mut line = format!("M{LEFT} {BOTTOM}");
+    let mut chart = ChartBuilder::on(area)
+        .margin_top(44)
+        .margin_bottom(10)
+        .margin_left(14)
+        .margin_right(14)
+        .x_label_area_size(48)
+        .y_label_area_size(70)
+        .right_y_label_area_size(70)
+        .build_cartesian_2d(low..high, 0.0..1.08 * f64::from(most))?
+        .set_secondary_coord(low..high, 0.0..108.0);
+    let whole = |y: &f64| if y.fract() == 0.0 { short(y) } else { String::new() };
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .bold_line_style(FAINT)
+        .light_line_style(TRANSPARENT)
+        .axis_style(GREY)
+        .label_style(font(INK))
+        .axis_desc_style(font(GREY))
+        .x_labels(9)
+        .y_labels(6)
+        .x_label_formatter(&short)
+        .y_label_formatter(&whole)
+        .x_desc("milliseconds")
+        .y_desc("runs in a bin")
+        .draw()?;
+    chart
+        .configure_secondary_axes()
+        .axis_style(GREY)
+        .label_style(font(ORANGE))
+        .axis_desc_style(font(ORANGE))
+        .y_labels(6)
+        .y_label_formatter(&short)
+        .y_desc("runs that took at most so long, %")
+        .draw()?;
+
+    let bars = counts.iter().enumerate().filter(|(_, count)| **count > 0).map(|(i, &count)| {
+        let left = low + i as f64 * width;
+        let mut bar = Rectangle::new([(left, 0.0), (left + width, count.into())], BLUE.mix(0.8).filled());
+        bar.set_margin(0, 0, 1, 1);
+        bar
+    });
+    chart.draw_series(bars)?;
+
+    let mut steps = vec![(low, 0.0)];
+    let mut share = 0.0;
     for (i, &v) in sorted.iter().enumerate() {
-        write!(line, "H{:.1}V{:.1}", x(v), y((i + 1) as f64 / sorted.len() as f64))
-            .expect("a String takes all");
+        steps.push((v, share));
+        share = 100.0 * (i + 1) as f64 / sorted.len() as f64;
+        steps.push((v, share));
     }
-    add(format!(
-        r##"<path d="{line}H{RIGHT}" fill="none" stroke="#e07b39" stroke-width="2" stroke-linejoin="round"/>"##
-    ));
+    steps.push((high, share));
+    chart.draw_secondary_series(LineSeries::new(steps, ORANGE.stroke_width(2)))?;
 
-    // Labels of close marks stand on two lines, and the last may stand to the left of its mark.
+    // Labels of close marks stand on lines of their own, and one near the edge to the left of its mark.
+    let top = 1.08 * f64::from(most);
     for (i, (name, q)) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)].into_iter().enumerate() {
-        let v = quantile(&sorted, q);
-        let (at, label) = (x(v), TOP - 8.0 - 15.0 * (2 - i) as f64);
-        let (anchor, shift) = if at > RIGHT - 90.0 { ("end", -4.0) } else { ("start", 4.0) };
-        add(format!(
-            r##"<path d="M{at:.1} {:.1}V{BOTTOM}" stroke="#333" stroke-dasharray="4 3"/>"##,
-            label - 10.0
-        ));
-        add(format!(
-            r##"<text x="{:.1}" y="{label:.1}" text-anchor="{anchor}" font-weight="bold" paint-order="stroke" stroke="#fff" stroke-width="5">{name} {v:.2} ms</text>"##,
-            at + shift
-        ));
+        let (v, line) = (quantile(sorted, q), 6 + 15 * (2 - i) as i32);
+        chart.draw_series(DashedLineSeries::new([(v, 0.0), (v, top)], 4, 3, INK.into()))?;
+        let late = v > high - 0.12 * (high - low);
+        let (side, shift) = if late { (HPos::Right, -5) } else { (HPos::Left, 5) };
+        let mark = EmptyElement::at((v, top))
+            + PathElement::new([(0, 0), (0, -line - 6)], INK)
+            + Text::new(
+                format!("{name} {v:.2} ms"),
+                (shift, -line),
+                bold(16).pos(Pos::new(side, VPos::Center)),
+            );
+        chart.plotting_area().draw(&mark)?;
     }
-    svg + "</svg>\n"
-}
-
-/// 1, 2 or 5 times a power of ten, at least `x`.
-pub fn nice(x: f64) -> f64 {
-    let power = 10f64.powf(x.log10().floor());
-    let steps = [1.0, 2.0, 5.0, 10.0].map(|s| s * power);
-    steps.into_iter().find(|&s| s >= x * 0.999).unwrap_or(10.0 * power)
-}
-
-pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    Ok(())
 }
 
 #[cfg(test)]
@@ -135,11 +167,18 @@ mod tests {
     }
 
     #[test]
+    fn ticks_are_short() {
+        assert_eq!([0.1, 1.0, 100.0, 2500.0].map(|v| short(&v)), ["0.1", "1", "100", "2500"]);
+    }
+
+    #[test]
     fn pictures_of_odd_samples_hold_numbers_only() {
-        for ms in [&[5.0][..], &[3.0, 3.0, 3.0], &[0.001, 1000.0], &[0.0]] {
+        for ms in [&[5.0][..], &[3.0, 3.0, 3.0], &[0.001, 1000.0], &[0.0], &[1e-9], &[1e9, 1e9 + 1.0]] {
             let svg = distribution("a < b", "c & d", ms);
             assert!(svg.contains("a &lt; b") && svg.contains("c &amp; d"));
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+            let p99 = format!("p99 {:.2} ms", quantile(ms, 0.99));
+            assert!(["milliseconds", "runs in a bin", &p99].iter().all(|text| svg.contains(text)), "{svg}");
         }
     }
 }

@@ -1,13 +1,16 @@
 //! COCO keypoint results: what `pycocotools` loads and evaluates.
+//!
+//! Format: <https://cocodataset.org/#format-results>, and "Data format" there for annotations.
 
 use super::json::check_finite;
 use super::rounded;
 use crate::error::{Error, Result};
 use crate::vision::Person;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::io::Write;
-use std::path::Path;
+use std::fs::File;
+use std::io::{BufReader, Write};
+use std::path::{Path, PathBuf};
 
 #[derive(Serialize)]
 struct Detection {
@@ -18,18 +21,89 @@ struct Detection {
     bbox: [f64; 4],
 }
 
+/// Image ids of photos: what detections and annotations of one image have in common.
+#[derive(Clone, Debug, Default)]
+pub struct ImageIds {
+    /// Annotations and the ids of their files; none: numbers at the end of names.
+    listed: Option<(PathBuf, HashMap<String, u64>)>,
+}
+
+#[derive(Deserialize)]
+struct Annotations {
+    images: Vec<Image>,
+}
+
+#[derive(Deserialize)]
+struct Image {
+    id: u64,
+    file_name: String,
+}
+
+impl ImageIds {
+    /// The number at the end of a file's name, as COCO names its images: `000000000785.jpg`,
+    /// `COCO_val2014_000000000785.jpg`.
+    pub fn from_names() -> ImageIds {
+        ImageIds::default()
+    }
+
+    /// As a file of COCO annotations says: `{"images": [{"id": 785, "file_name": "kitchen.jpg"}, ...]}`; what else it
+    /// holds does not matter.
+    ///
+    /// # Errors
+    /// If it cannot be read, has no such list, or gives one file two ids.
+    pub fn from_annotations(path: impl AsRef<Path>) -> Result<ImageIds> {
+        let path = path.as_ref();
+        let wrong = |what: String| Error::Usage(format!("{}: {what}", path.display()));
+        let file = File::open(path).map_err(Error::io("cannot read", path))?;
+        let Annotations { images } = serde_json::from_reader(BufReader::new(file)).map_err(|error| {
+            wrong(format!("not COCO annotations with images, their ids and names: {error}"))
+        })?;
+        let mut ids = HashMap::new();
+        for Image { id, file_name } in images {
+            if let Some(other) = ids.insert(file_name.clone(), id).filter(|&other| other != id) {
+                return Err(wrong(format!("image '{file_name}' has two ids, {other} and {id}")));
+            }
+        }
+        Ok(ImageIds { listed: Some((path.to_path_buf(), ids)) })
+    }
+
+    /// The id of a photo. Annotations may name it with or without the folders that it lies in.
+    ///
+    /// # Errors
+    /// [`Error::Image`] if it has none.
+    pub fn of(&self, image: &Path) -> Result<u64> {
+        let Some((annotations, ids)) = &self.listed else {
+            let none = "has no COCO image id: its name does not end in a number, and no annotations name it";
+            return number(image).ok_or_else(|| Error::image(image, none));
+        };
+        // The longest name first: a/1.jpg and b/1.jpg are different images.
+        let whole = std::path::absolute(image).unwrap_or_else(|_| image.to_path_buf());
+        let parts: Vec<_> = whole.iter().map(|part| part.to_string_lossy()).collect();
+        let id = (0..parts.len()).find_map(|first| ids.get(&parts[first..].join("/")));
+        id.copied().ok_or_else(|| {
+            let what = format!("has no COCO image id: {} lists no image of this name", annotations.display());
+            Error::image(image, what)
+        })
+    }
+}
+
+fn number(image: &Path) -> Option<u64> {
+    let stem = image.file_stem()?.to_str()?;
+    let digits = stem.len() - stem.bytes().rev().take_while(u8::is_ascii_digit).count();
+    stem[digits..].parse().ok()
+}
+
 /// Writes an array of detections, one a line, image by image.
 #[derive(Debug)]
 pub struct CocoWriter<W: Write> {
     out: W,
-    ids: HashMap<String, u64>,
+    ids: ImageIds,
     empty: bool,
 }
 
 impl<W: Write> CocoWriter<W> {
-    /// `ids` gives image ids by file name (without folders); other images get their id from their name, see
-    /// [`image_id`].
-    pub fn new(out: W, ids: HashMap<String, u64>) -> CocoWriter<W> {
+    /// Begins an array; `ids` tells images apart.
+    pub fn new(out: W, ids: ImageIds) -> CocoWriter<W> {
         CocoWriter { out, ids, empty: true }
     }
 
@@ -39,14 +113,7 @@ impl<W: Write> CocoWriter<W> {
     /// # Errors
     /// [`Error::Image`] if the image has no id or a number is not finite; [`Error::Io`] if it cannot be written.
     pub fn add(&mut self, image: &Path, people: &[Person]) -> Result<()> {
-        let name = image.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
-        let id = self.ids.get(name.as_ref()).copied().or_else(|| image_id(image));
-        let id = id.ok_or_else(|| {
-            Error::image(
-                image,
-                "has no COCO image id: its name does not end in a number, and no annotation names it",
-            )
-        })?;
+        let id = self.ids.of(image)?;
         check_finite(image, people)?;
         let mut text = Vec::new();
         for person in people {
@@ -78,12 +145,4 @@ impl<W: Write> CocoWriter<W> {
         self.out.flush()?;
         Ok(self.out)
     }
-}
-
-/// The number at the end of a file's name, as COCO names its images: `000000000785.jpg`,
-/// `COCO_val2014_000000000785.jpg`.
-pub fn image_id(image: &Path) -> Option<u64> {
-    let stem = image.file_stem()?.to_str()?;
-    let digits = stem.len() - stem.bytes().rev().take_while(u8::is_ascii_digit).count();
-    stem[digits..].parse().ok()
 }

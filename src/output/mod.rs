@@ -3,7 +3,7 @@
 mod coco;
 mod json;
 
-pub use coco::{CocoWriter, image_id};
+pub use coco::{CocoWriter, ImageIds};
 pub use json::write_json_line;
 
 /// Coordinates are written to 1/1000 pixel: shorter, and far below any model's accuracy.

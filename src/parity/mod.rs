@@ -201,19 +201,19 @@ impl Tolerance {
 }
 
 impl Tolerance {
-    /// For bf16: people may come and go within 0.02 of the threshold. Generated weights, which are random, amplify the
-    /// rounding of each layer tenfold on the way to the last maps and turn that into pixels of people a hundred wide.
+    /// The project's promise for bf16. As for fp16, a softmax with two peaks of the same height may tip, so only the mean
+    /// of the keypoints is bounded.
     pub const BF16: Tolerance = Tolerance {
         map: 5e-2,
         head: 5e-2,
         score: 4e-2,
         undecided: 2e-2,
-        overlap: 0.0,
-        keypoint_mean: 1.5,
-        keypoint_99: 20.0,
-        keypoint: 20.0,
-        bbox: 4.0,
-        heatmap: 0.3,
+        overlap: 2e-2,
+        keypoint_mean: 1.0,
+        keypoint_99: f64::INFINITY,
+        keypoint: f64::INFINITY,
+        bbox: f64::INFINITY,
+        heatmap: f64::INFINITY,
     };
 }
 

@@ -154,6 +154,43 @@ pub fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
 }
 
+/// Small good files of every format; safetensors last.
+pub fn seeds() -> Vec<Vec<u8>> {
+    let [plain, framed, old] = pickles().try_into().expect("three");
+    let floats = bytes(&[1.0; 12]);
+    let header = r#"{"__metadata__":{"k":"v"},"a":{"dtype":"F32","shape":[3,4],"data_offsets":[0,48]},"b":{"dtype":"BF16","shape":[2],"data_offsets":[48,52]}}"#;
+    vec![
+        pth(&plain, &[("0", &floats), ("1", &[0; 6]), ("2", &[0; 8])]),
+        zip_with(
+            &[("data.pkl", &framed), ("data/0", &floats), ("data/1", &[0; 6]), ("data/2", &[0; 8])],
+            true,
+        ),
+        legacy(&old, &[("0", 12, &floats), ("1", 3, &[0; 6]), ("2", 1, &[0; 8])]),
+        safetensors(header, &[&floats[..], &[0; 4]].concat()),
+    ]
+}
+
+/// Pickles of a checkpoint with storages 0 (12 floats), 1 (3 halves) and 2 (an integer): protocols 2 and 4, and the
+/// older stream's.
+pub fn pickles() -> Vec<Vec<u8>> {
+    let a = Tensor { class: "FloatStorage", key: "0", len: 12, offset: 1, shape: &[2, 5], strides: &[5, 1] };
+    let tensors = [
+        ("module.a.weight", a),
+        ("view", Tensor { offset: 0, shape: &[3, 4], strides: &[1, 3], ..a }),
+        ("half", Tensor { class: "HalfStorage", ..Tensor::vector("1", &[3]) }),
+        (
+            "bn.num_batches_tracked",
+            Tensor { class: "LongStorage", shape: &[], strides: &[], ..Tensor::vector("2", &[1]) },
+        ),
+    ];
+    let pickle = |(protocol, old)| {
+        let p = Pickle::new(protocol).op(b"}(").text("meta").op(b"}").text("epoch").int(600).op(b"s");
+        let p = p.text("hub").call("numpy", "scalar", |p| p.text("f4")).op(b"}b");
+        p.text("state_dict").state(&tensors, old).op(b"u").stop()
+    };
+    [(2, false), (4, false), (2, true)].map(pickle).into()
+}
+
 /// A folder for one test.
 pub struct Folder(tempfile::TempDir);
 

@@ -20,8 +20,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// Photos of more pixels are refused, before memory is asked for: 2^28, or 768 MiB of BGR bytes.
-pub const MAX_PIXELS: usize = 1 << 28;
+/// Photos of more pixels are refused, before memory is asked for: 2^28, or 768 MiB of BGR bytes. (Under a fuzzer 2^20,
+/// so that it tries many files and not large ones.)
+pub const MAX_PIXELS: usize = if cfg!(fuzzing) { 1 << 20 } else { 1 << 28 };
 
 /// No photo may be wider or higher: OpenCV's limit, and coordinates of 1/1024 pixel still fit 32 bits.
 pub const MAX_SIDE: usize = 1 << 20;
