@@ -14,25 +14,26 @@
 //
 // One block does one axis of one person, one thread a bin, everything in fp32. Angles are counted in turns, x / (2 pi T_j), with
 // the frequency split in two floats, so that the fraction of a turn is exact to about 2^-24 however far the bin is.
+//
+// As long as there are blocks enough, each takes some of the keypoints only: the encodings are made several times, but sooner
+// done with. Otherwise each takes all.
 #include "params.cuh"
 
-constexpr int DIM = 128, PE = 128, HALF = PE / 2, TOKENS = 20, THREADS = 256, WARPS = THREADS / 32;
+constexpr int DIM = 128, PE = 128, HALF = PE / 2, MOST = 20, FEW = 4, THREADS = 256, WARPS = THREADS / 32;
 
-KERNEL(bin_decode, BinDecodeLaunch, 256, 1) {
-  SHARED_MEMORY(smem);
-  const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, image = (int)blockIdx.y, K = p.tokens;
+// Keypoints in groups of TOKENS, one group of one axis of one person at a time.
+template <int TOKENS> DEVICE void decode(const BinDecodeLaunch& p, unsigned char* smem, int people) {
+  const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, image = (int)blockIdx.y;
   float* f = reinterpret_cast<float*>(smem);         // [DIM][TOKENS]
   float* r = f + DIM * TOKENS;                       // [HALF][cos, sin][TOKENS]
   float* halves = r + PE * TOKENS;                   // [PE][TOKENS], the second half of the sum over d
   float* parts = halves + PE * TOKENS;               // [WARPS][2][TOKENS]
-  pdl_wait();
-  pdl_launch();
-  const int people = p.counts[image].people;
-  for (int job = (int)blockIdx.x; job < people * 2; job += (int)gridDim.x) {
-    const int axis = job & 1;
-    const long long row = (long long)image * p.capacity + (job >> 1);
+  const int groups = (p.tokens + TOKENS - 1) / TOKENS;
+  for (int job = (int)blockIdx.x; job < people * 2 * groups; job += (int)gridDim.x) {
+    const int person = job / (2 * groups), axis = job & 1, first = job % (2 * groups) / 2 * TOKENS, K = min(p.tokens - first, TOKENS);
+    const long long row = (long long)image * p.capacity + person;
     const Survivor s = p.survivors[row];
-    const float* src = p.src + row * p.src_pitch;
+    const float* src = p.src + row * p.src_pitch + first * DIM;
     for (int i = tid; i < DIM * TOKENS; i += THREADS) {
       const int d = i % DIM, t = i / DIM;
       f[d * TOKENS + t] = t < K ? src[t * DIM + d] : 0.f;
@@ -112,7 +113,7 @@ KERNEL(bin_decode, BinDecodeLaunch, 256, 1) {
     if (tid < K) {
       float sum = 0.f, moment = 0.f;
       for (int i = 0; i < WARPS; i++) sum += parts[i * 2 * TOKENS + tid], moment += parts[(i * 2 + 1) * TOKENS + tid];
-      p.dst[row * p.dst_pitch + tid * 2 + axis] = grid + moment / sum;
+      p.dst[row * p.dst_pitch + (first + tid) * 2 + axis] = grid + moment / sum;
     }
     if (p.heat[axis] && real) {
       for (int t = 0; t < K; t++) {
@@ -121,9 +122,18 @@ KERNEL(bin_decode, BinDecodeLaunch, 256, 1) {
         float value = 0.f;
 #pragma unroll
         for (int u = 0; u < TOKENS; u++) value = u == t ? logit[u] : value;   // registers have no index
-        p.heat[axis][(row * K + t) * bins + tid] = value / sum;
+        p.heat[axis][(row * p.tokens + first + t) * bins + tid] = value / sum;
       }
     }
     __syncthreads();   // before the next job
   }
+}
+
+KERNEL(bin_decode, BinDecodeLaunch, 256, 1) {
+  SHARED_MEMORY(smem);
+  pdl_wait();
+  pdl_launch();
+  const int people = p.counts[(int)blockIdx.y].people;
+  if (people * 2 * ((p.tokens + FEW - 1) / FEW) <= (int)gridDim.x) decode<FEW>(p, smem, people);
+  else decode<MOST>(p, smem, people);
 }

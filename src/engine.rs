@@ -113,6 +113,9 @@ pub struct Timings {
     pub total: Duration,
 }
 
+/// Photos, and the people on each of them.
+pub type Found = (Vec<Photo>, Vec<Vec<Person>>);
+
 /// A network, prepared for a device: photos in, people out.
 ///
 /// ```
@@ -243,7 +246,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::infer`]; the batch is gone then.
-    pub fn collect(&mut self) -> Result<Option<(Vec<Photo>, Vec<Vec<Person>>)>> {
+    pub fn collect(&mut self) -> Result<Option<Found>> {
         let Some(photos) = self.submitted.pop_front() else { return Ok(None) };
         let people = self.people_of(&photos, |executor, frames, run| executor.finish(frames, run))?;
         Ok(Some((photos, people)))

@@ -19,6 +19,6 @@ pub mod plan;
 pub mod vision;
 pub mod weights;
 
-pub use engine::{Compat, Engine, EngineOptions, Timings};
+pub use engine::{Compat, Engine, EngineOptions, Found, Timings};
 pub use error::{Error, Result};
 pub use vision::{Keypoint, Person, Photo};

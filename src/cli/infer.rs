@@ -190,21 +190,29 @@ impl Infer {
         tally: &mut Tally,
         terminal: &Terminal,
     ) -> Result<()> {
-        // Places in the list of the photos that were submitted, and when.
-        let mut submitted: VecDeque<(Vec<usize>, Instant)> = VecDeque::new();
+        let mut begun: VecDeque<Begun> = VecDeque::new();
         loop {
             // As many batches ahead as the engine takes, but nobody waits for a photo while people are to be had.
-            while submitted.len() < engine.ahead() && !stopped() && (submitted.is_empty() || incoming.ready())
-            {
+            while begun.len() < engine.ahead() && !stopped() && (begun.is_empty() || incoming.ready()) {
                 let Some(batch) = next_batch(&mut incoming, self.batch.into()) else { break };
-                let (indices, photos) = self.decoded(batch, files, tally, terminal);
-                if !photos.is_empty() {
-                    let start = Instant::now();
-                    engine.submit(photos)?;
-                    submitted.push_back((indices, start));
+                begun.push_back(Begun::new(engine, batch)?);
+            }
+            let Some(Begun { indices, complaints, start }) = begun.pop_front() else { return Ok(()) };
+            for (index, complaint) in complaints {
+                match complaint {
+                    Ok(warning) => {
+                        terminal.complain("warning", format!("{}: {warning}", files[index].display()));
+                    }
+                    Err(error) => {
+                        terminal.complain("error", error);
+                        terminal.advance();
+                        tally.failed += 1;
+                    }
                 }
             }
-            let Some((indices, start)) = submitted.pop_front() else { return Ok(()) };
+            if indices.is_empty() {
+                continue;
+            }
             let Some((photos, found)) = engine.collect()? else { return Ok(()) };
             let ms = start.elapsed().as_secs_f64() * 1e3 / photos.len() as f64;
             for ((index, photo), people) in indices.into_iter().zip(photos).zip(found) {
@@ -222,34 +230,6 @@ impl Infer {
                 }
             }
         }
-    }
-
-    /// Those photos of a batch that could be read, with their places in the list; tells of the others.
-    fn decoded(
-        &self,
-        batch: Vec<(usize, Result<Decoded>)>,
-        files: &[PathBuf],
-        tally: &mut Tally,
-        terminal: &Terminal,
-    ) -> (Vec<usize>, Vec<Photo>) {
-        let mut good = (Vec::new(), Vec::new());
-        for (index, decoded) in batch {
-            match decoded {
-                Ok(Decoded { photo, warning }) => {
-                    if let Some(warning) = warning {
-                        terminal.complain("warning", format!("{}: {warning}", files[index].display()));
-                    }
-                    good.0.push(index);
-                    good.1.push(photo);
-                }
-                Err(error) => {
-                    terminal.complain("error", error);
-                    terminal.advance();
-                    tally.failed += 1;
-                }
-            }
-        }
-        good
     }
 
     /// Threads that read photos, and as many that draw: one where the CPU computes, which needs its cores; where a GPU
@@ -307,6 +287,36 @@ impl Infer {
             terminal.say(remark)?;
         }
         Ok(engine)
+    }
+}
+
+/// A batch that the engine works on.
+struct Begun {
+    /// Places in the list of the photos that could be read.
+    indices: Vec<usize>,
+    /// What is to be told of photos when it is their turn: warnings, and why one could not be read.
+    complaints: Vec<(usize, Result<String>)>,
+    start: Instant,
+}
+
+impl Begun {
+    fn new(engine: &mut Engine, batch: Vec<(usize, Result<Decoded>)>) -> Result<Begun> {
+        let (mut indices, mut photos, mut complaints) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, decoded) in batch {
+            match decoded {
+                Ok(Decoded { photo, warning }) => {
+                    complaints.extend(warning.map(|w| (index, Ok(w))));
+                    indices.push(index);
+                    photos.push(photo);
+                }
+                Err(error) => complaints.push((index, Err(error))),
+            }
+        }
+        let start = Instant::now();
+        if !photos.is_empty() {
+            engine.submit(photos)?;
+        }
+        Ok(Begun { indices, complaints, start })
     }
 }
 

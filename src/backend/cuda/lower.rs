@@ -410,7 +410,9 @@ impl Lowering<'_> {
                     padding: b.padding,
                 };
                 let shared = (128 * 20 + 128 * 20 + 128 * 20 + 8 * 2 * 20) * 4; // f, r, halves, parts (dcc.cu)
-                let grid = [(2 * capacity as u32).min(2 * sms), depth, 1];
+                // two axes, keypoints in groups of four
+                let most = (2 * capacity * b.tokens.div_ceil(4)) as u32;
+                let grid = [most.min(2 * sms), depth, 1];
                 ("bin_decode", grid, 256, shared, Params::BinDecode(params))
             }
             Op::Letterbox { .. } | Op::Conv(_) => unreachable!("scheduled in groups of their own"),
