@@ -19,7 +19,7 @@ mod net;
 mod random;
 
 pub use config::{Config, Dcc, Head, Neck, Stage, Variant};
-pub use random::{noise_image, random};
+pub use random::{noise_image, random, random_tensors};
 
 use crate::error::{Error, Result};
 use crate::plan::{Op, Plan};

@@ -17,27 +17,31 @@ type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 /// has mean and variance 1; there its gain falls as signals grow, and what does not go to plan dies out within some
 /// layers. (Around a mean of 0 it would grow.) About one grid in fifty passes the default score threshold.
 pub fn random(variant: Variant, keypoints: usize, levels: usize, seed: u64) -> Checkpoint {
-    let config = variant.config(keypoints, levels);
+    let label = format!("generated rtmo-{} of {keypoints} keypoints, seed {seed}", variant.letter());
+    Checkpoint::from_tensors(label, random_tensors(&variant.config(keypoints, levels), seed))
+}
+
+/// What [`random`] generates, for any network of the family: name to shape and values.
+pub fn random_tensors(config: &Config, seed: u64) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
     let mut tensors = Tensors::new();
     for (name, shape) in config.tensors() {
-        let values = values(&config, seed, &name, &shape);
+        let values = values(config, seed, &name, &shape);
         tensors.insert(name, (shape, values));
     }
     // What the means of a layer's inputs add up to goes into its batch norm's mean, or off its bias.
     let names: Vec<String> = tensors.keys().cloned().collect();
     for name in names {
         if let Some(norm) = name.strip_suffix(".bn.running_mean") {
-            let means = response_to_means(&config, &tensors, &format!("{norm}.conv"));
+            let means = response_to_means(config, &tensors, &format!("{norm}.conv"));
             tensors.insert(name, (vec![means.len()], means.into_iter().map(|m| m as f32).collect()));
         } else if name.starts_with("head.head_module.out_") && name.ends_with(".bias") {
-            let means = response_to_means(&config, &tensors, &name[..name.len() - ".bias".len()]);
+            let means = response_to_means(config, &tensors, &name[..name.len() - ".bias".len()]);
             let bias = &tensors[&name].1;
             let bias = bias.iter().zip(&means).map(|(b, m)| (f64::from(*b) - m) as f32).collect();
             tensors.insert(name, (vec![means.len()], bias));
         }
     }
-    let label = format!("generated rtmo-{} of {keypoints} keypoints, seed {seed}", variant.letter());
-    Checkpoint::from_tensors(label, tensors)
+    tensors
 }
 
 /// A layer's weights times the expected means of its inputs.
