@@ -8,6 +8,7 @@ but 0.92 in the second at an eighth. Studio scenes of tools.synth.render suffice
 """
 import argparse
 import copy
+import math
 
 import torch
 
@@ -30,10 +31,11 @@ class Pictures:
         self.optimizer = torch.optim.AdamW(train.parameter_groups(self.net, train.SHORT_ENCODER_SHARE, 0.3), lr=RATE)
 
     def learn(self, stage, steps, share=1.0, warmup=0, every=30):
-        """Steps of a stage at a share of the rate, the last tenth at a twentieth of it."""
+        """Steps of a stage, from a share of the rate down to a twentieth of that by a cosine."""
         self.net.train()
         for step in range(steps):
-            now = share * min(1, (step + 1) / (warmup + 1)) * (0.05 if step > 0.9 * steps else 1)
+            fall = 0.05 + 0.95 * (1 + math.cos(math.pi * step / steps)) / 2
+            now = share * min(1, (step + 1) / (warmup + 1)) * fall
             for group in self.optimizer.param_groups:
                 group['lr'] = RATE * group['share'] * now
             parts, quality = losses.training_loss(self.net.head, self.net.dense(self.images, offsets=True), self.people,
