@@ -5,6 +5,7 @@ import numpy as np
 
 from . import paint, poses
 
+REDRAWS = 8  # of a pose in which limbs run into the body
 HEIGHT = 1.7  # the nominal height by which people are placed, metres
 # Colours, BGR, of ground and of what stands at its end, as photos have them: grass, asphalt, sand, snow, wood, clay,
 # tiles, water; and paint, foliage, brick, concrete, curtains, dusk.
@@ -65,8 +66,21 @@ def shape_pair(rng, count):
     return int(rng.integers(count)), int(rng.integers(count)), float(rng.uniform(0, 0.5))
 
 
-def draw(seed, side, shapes, near=False, studio=False):
+def posed(rng, studio, clips, share=0.35):
+    """The kind of a pose and the pose; with `clips`, a share of them recorded."""
+    if clips is not None and not studio and rng.random() < share:
+        return 'clip', clips.draw(rng)
+    kind, pose = poses.draw(rng)
+    while studio and kind not in ('stand', 'walk', 'lunge'):
+        kind, pose = poses.draw(rng)
+    return kind, pose
+
+
+def draw(seed, side, shapes, near=False, studio=False, capsules=None, clips=None):
     """The layout of one scene at most `side` pixels large; `shapes`: how many body shapes there are.
+
+    capsules: `collide.Capsules`; poses that push a limb into the body are drawn again. clips: `clips.Clips` to take some
+    of the poses from, but for studio scenes.
 
     near: one to four people, none far away, for networks with a small input. studio: one to three people on their feet,
     side by side and seen whole, before a plain wall, for courses of training of an hour.
@@ -103,9 +117,12 @@ def draw(seed, side, shapes, near=False, studio=False):
         taken.append((u, size))
         y = focal * HEIGHT / size
         x = (u - width / 2) / focal * y
-        kind, pose = poses.draw(rng)
-        while studio and kind not in ('stand', 'walk', 'lunge'):
-            kind, pose = poses.draw(rng)
+        kind, pose = posed(rng, studio, clips)
+        again = np.random.default_rng((seed, i))  # of its own, so that the rest of the scene stays as it is
+        for _ in range(REDRAWS if capsules else 0):
+            if not bool(capsules.collide([pose])):
+                break
+            kind, pose = posed(again, studio, clips)
         yaw = rng.normal(0, 30) if studio else rng.normal(0, 45) if rng.random() < 0.65 else rng.uniform(-180, 180)
         lift = rng.uniform(0.05, 0.6) if kind == 'jump' else 0.0
         style, outfit = paint.dressed(rng)

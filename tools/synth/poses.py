@@ -5,6 +5,7 @@ A pose is a set of angles in degrees, drawn with numpy; `rotations` turns angles
 import numpy as np
 import torch
 
+from . import clips
 from .body import INDEX, NAMES
 
 KINDS = ('stand', 'walk', 'run', 'sit', 'squat', 'kneel', 'lunge', 'jump', 'lie', 'free')
@@ -126,12 +127,22 @@ def unit(x):
 
 
 def rotations(poses, joints):
-    """Matrices [n, J, 3, 3] of poses (list of n dicts) for bodies with resting joints [n, J, 3].
+    """Matrices [n, J, 3, 3] of poses (list of n dicts, of `draw` or of `clips.Clips.draw`) for bodies with resting joints
+    [n, J, 3].
 
     Positive: bend and nod forwards, lean and tilt to the right, twist and turn to the left, flex the thigh forwards,
     abduct outwards, rotate the foot outwards, knee backwards.
     """
     n = len(poses)
+    recorded = [i for i, p in enumerate(poses) if 'clip' in p]
+    if recorded:
+        out = torch.empty(n, len(NAMES), 3, 3, dtype=joints.dtype, device=joints.device)
+        frames = torch.as_tensor(np.stack([poses[i]['clip'] for i in recorded])).to(joints)
+        out[recorded] = clips.rotations(frames, joints[recorded])
+        drawn = [i for i in range(n) if i not in recorded]
+        if drawn:
+            out[drawn] = rotations([poses[i] for i in drawn], joints[drawn])
+        return out
     get = lambda name: torch.tensor([p[name] for p in poses], dtype=joints.dtype, device=joints.device)
     out = torch.eye(3, dtype=joints.dtype, device=joints.device).repeat(n, len(NAMES), 1, 1)
     out[:, INDEX['pelvis']] = _axis(0, get('pitch')) @ _axis(1, get('roll'))

@@ -11,19 +11,20 @@ import numpy as np
 import torch
 
 from ..train import data
-from . import layout, scene
+from . import clips, layout, scene
 from .body import Bodies
+from .collide import Capsules
 from .paint import Marks
 
 EDGES = ((0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12), (11, 13),
          (13, 15), (12, 14), (14, 16))
 
 
-def rows(bodies, first, count, side, batch=8, supersample=2, near=False, studio=False):
+def rows(bodies, first, count, side, batch=8, supersample=2, near=False, studio=False, clips=None):
     """Yields annotated pictures of the scenes with seeds first .. first + count that show at least one person."""
-    marks = Marks(bodies)
+    marks, capsules = Marks(bodies), Capsules(bodies)
     for start in range(first, first + count, batch):
-        layouts = [layout.draw(seed, side, len(bodies.samples), near, studio)
+        layouts = [layout.draw(seed, side, len(bodies.samples), near, studio, capsules, clips)
                    for seed in range(start, min(start + batch, first + count))]
         for row in scene.render(bodies, layouts, side, supersample, marks):
             if len(row[3]):
@@ -77,6 +78,8 @@ def main():
     parser.add_argument('--supersample', type=int, default=2)
     parser.add_argument('--near', action='store_true', help='one to four people a scene, none far away')
     parser.add_argument('--studio', action='store_true', help='one to three people seen whole before a plain wall')
+    parser.add_argument('--clips', nargs='?', const='', metavar='FOLDER',
+                        help='take some poses from motion clips: those of the installed package pybullet, or a folder of such')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--minutes', type=float, default=1e9, help='stop early, with what there is')
     parser.add_argument('--out', help='the bank')
@@ -86,7 +89,7 @@ def main():
     began = time.time()
     made = []
     for row in rows(Bodies.load(a.body, a.device), a.seed, a.count, a.side, a.batch, a.supersample,
-                    a.near, a.studio):
+                    a.near, a.studio, None if a.clips is None else clips.load(a.clips or clips.installed())):
         made.append(row)
         if time.time() - began > a.minutes * 60:
             break

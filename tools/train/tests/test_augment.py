@@ -4,7 +4,7 @@ import unittest
 import numpy as np
 import torch
 
-from .. import augment, data
+from .. import augment, crops, data
 from . import reference
 
 SIDE = 64
@@ -55,6 +55,21 @@ class OnTheirPixels(unittest.TestCase):
     def test_mosaic(self):
         _, _, _, images, people = self.mosaic()
         self.check(images, people, 200)
+
+    def test_crops_of_photos(self):
+        bank = dotted(self.generator, 4)
+        made = crops.crops(bank, SIDE, 40)
+        self.assertEqual(len(made), 40)
+        self.check(made.images.permute(0, 3, 1, 2).float(), made.people(), 400)
+        sizes = (made.boxes[..., 2:] - made.boxes[..., :2])[made.areas > 0]
+        self.assertGreater(float(sizes.max() / sizes.min()), 1.5)  # of different scales
+        self.assertTrue(bool((made.keypoints[..., :2] >= 0).all() and (made.keypoints[..., :2] <= SIDE).all()))
+
+    def test_crops_leave_people_without_annotation_out(self):
+        bank = dotted(self.generator, 2, people=1)
+        bank.ignore[0, 0] = torch.tensor((2.0, 2.0, 60.0, 40.0))
+        made = crops.crops(bank, SIDE, 10)
+        self.assertTrue(all(bool(made.ignore[n].any()) == (n % 2 == 0) for n in range(10)))
 
     def test_letterbox(self):
         self.check(*augment.letterbox(dotted(self.generator, 6)), 200)
