@@ -89,7 +89,7 @@ impl Network {
         Network::is_demo(checkpoint).then(|| {
             let url = registry::find(registry::DEFAULT_MODEL).map_or("", |published| published.url);
             format!(
-                "this is the demonstration model, trained on rendered scenes, with people above {DEMO_SCORE_THR} unless \
+                "this is the demonstration model, trained mostly on rendered scenes, with people above {DEMO_SCORE_THR} unless \
                  --score-thr says otherwise; for photos put {url} into weights/, or see 'rtmo-engine models'"
             )
         })
