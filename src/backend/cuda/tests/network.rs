@@ -5,6 +5,8 @@ use crate::backend::cpu::{CpuExecutor, CpuOptions};
 use crate::backend::{Frame, RunOptions, SelectParams, Survivors};
 use crate::model;
 use crate::parity::{self, Tolerance};
+use crate::weights::{Architecture, Checkpoint};
+use std::path::Path;
 
 #[test]
 fn a_whole_network_finds_the_same_people() {
@@ -224,5 +226,29 @@ fn runs_under_way_do_not_mix() {
         x.start(&frames[..1], &options).unwrap();
         x.start(&frames[1..2], &options).unwrap();
         drop(x);
+    }
+}
+
+/// Trained weights on the photo that they know: the whole promise of fp16, people too.
+#[test]
+fn trained_weights_keep_the_promise() {
+    let file = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    let checkpoint = Checkpoint::open(file("weights/rtmo-t-demo.safetensors")).unwrap();
+    let plan = model::build(&checkpoint, Architecture::of(&checkpoint).input_size).unwrap();
+    let photo = Photo::open(file("examples/rendered.jpg")).unwrap();
+    let letterbox = Letterbox::new((photo.width, photo.height), plan.input_size);
+    let frame = Frame { photo: &photo, letterbox: &letterbox };
+    for gpu in gpus(&[2]) {
+        let cpu = CpuOptions { keep_maps: true, ..CpuOptions::detect().unwrap() };
+        let mut exact = CpuExecutor::new(plan.clone(), cpu).unwrap();
+        let mut x = CudaExecutor::on(gpu, plan.clone(), OPTIONS).unwrap();
+        let options = RunOptions { heatmaps: true, ..RunOptions::default() };
+        let report = parity::compare(&mut exact, &mut x, frame, &options).unwrap();
+        println!("{report}");
+        report.check(&Tolerance::FP16).unwrap_or_else(|beyond| panic!("{beyond}"));
+        // Half the keypoints of a network that merely looks alike would be pixels away.
+        let mut keypoints = report.people.keypoints.clone();
+        keypoints.sort_by(f64::total_cmp);
+        assert!(report.people.expected > 2 && keypoints[keypoints.len() / 2] < 0.05, "{report}");
     }
 }
