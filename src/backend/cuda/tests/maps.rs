@@ -77,21 +77,7 @@ fn predictions_stay_in_fp32() {
                 rng.normals(cin * cout, 0.1).iter().map(|&v| f16::from_f32(v).to_f32()).collect();
             let weight = plan.tensor("w", &[cout, 1, 1, cin], w);
             let bias = plan.tensor("b", &[cout], rng.normals(cout, 1.0));
-            let (pre_add, act, post_add) = (PreAdd::None, Act::None, None);
-            let conv = Conv {
-                src,
-                dst,
-                weight,
-                bias,
-                kernel: 1,
-                stride: 1,
-                pad: 0,
-                groups: 1,
-                pre_add,
-                act,
-                post_add,
-            };
-            plan.push("predict", Op::Conv(conv));
+            plan.push("predict", Op::Conv(linear(src, dst, weight, bias)));
             inputs.push(src);
             outputs.push(dst);
         }

@@ -57,6 +57,12 @@ fn real() -> Option<Arc<dyn Gpu>> {
 
 const OPTIONS: Options = Options { keep_all: true, tune: false, group: true };
 
+/// A 1x1 convolution and nothing else.
+fn linear(src: View, dst: View, weight: TensorId, bias: TensorId) -> Conv {
+    let (pre_add, act, post_add) = (PreAdd::None, Act::None, None);
+    Conv { src, dst, weight, bias, kernel: 1, stride: 1, pad: 0, groups: 1, pre_add, act, post_add }
+}
+
 /// A plan on a GPU and in the reference, side by side.
 struct Rig {
     gpu: Arc<dyn Gpu>,

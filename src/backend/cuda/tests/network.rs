@@ -132,16 +132,22 @@ fn maps_are_within_the_promised_bounds() {
     }
 }
 
+/// The smallest input, a network for it, and a run that finds two people.
+fn two_people() -> ((usize, usize), Plan, RunOptions, Options) {
+    let input = (32, 32);
+    let plan = model::build(&model::random(model::Variant::T, 17, 2, 3), input).unwrap();
+    let select = SelectParams { force: Some(2), ..SelectParams::default() };
+    (
+        input,
+        plan,
+        RunOptions { select, ..RunOptions::default() },
+        Options { tune: false, ..Options::default() },
+    )
+}
+
 #[test]
 fn engines_in_several_threads_do_not_mix() {
-    let input = (32, 32);
-    let checkpoint = model::random(model::Variant::T, 17, 2, 3);
-    let plan = model::build(&checkpoint, input).unwrap();
-    let options = RunOptions {
-        select: SelectParams { force: Some(2), ..SelectParams::default() },
-        ..RunOptions::default()
-    };
-    let plain = Options { tune: false, ..Options::default() };
+    let (input, plan, options, plain) = two_people();
     let emulated = || Emulator::start(HOPPER, 1);
     for open in [&emulated as &(dyn Fn() -> Option<Arc<dyn Gpu>> + Sync), &real] {
         let Some(first) = open() else { continue };
@@ -173,14 +179,7 @@ fn engines_in_several_threads_do_not_mix() {
 /// batches; with GPUs that work at once and such that work only when waited for.
 #[test]
 fn runs_under_way_do_not_mix() {
-    let input = (32, 32);
-    let checkpoint = model::random(model::Variant::T, 17, 2, 3);
-    let plan = model::build(&checkpoint, input).unwrap();
-    let options = RunOptions {
-        select: SelectParams { force: Some(2), ..SelectParams::default() },
-        ..RunOptions::default()
-    };
-    let plain = Options { tune: false, ..Options::default() };
+    let (input, plan, options, plain) = two_people();
     // the third is larger than the memory that was set aside for photos
     let sizes = [(40, 30), (33, 47), (300, 200), (20, 20)];
     let photos: Vec<(Photo, Letterbox)> = (0..).zip(sizes).map(|(i, (w, h))| photo(i, w, h, input)).collect();

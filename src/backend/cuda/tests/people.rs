@@ -15,21 +15,7 @@ fn selection(shapes: &[(usize, usize, usize)]) -> (Plan, Vec<GridLevel>) {
             let dst = plan.map(name, h, w, c);
             let (weight, bias) =
                 (plan.tensor("w", &[c, 1, 1, 8], vec![0.0; c * 8]), plan.tensor("b", &[c], vec![0.0; c]));
-            let (pre_add, act, post_add) = (PreAdd::None, Act::None, None);
-            let conv = Conv {
-                src,
-                dst,
-                weight,
-                bias,
-                kernel: 1,
-                stride: 1,
-                pad: 0,
-                groups: 1,
-                pre_add,
-                act,
-                post_add,
-            };
-            plan.push(name, Op::Conv(conv));
+            plan.push(name, Op::Conv(linear(src, dst, weight, bias)));
             dst
         };
         let (cls, bbox) = (predict("cls", 1), predict("bbox", 4));
