@@ -154,7 +154,7 @@ impl Bench {
         terminal.finish();
         let peak = peak(&engine)?;
         let layers = if self.layers {
-            Some(Layers::measure(&mut engine, &photos[0], self.iters.min(20))?)
+            Some(Layers::measure(&mut engine, &photos[0], self.iters.min(if gpu { 3 } else { 20 }))?)
         } else {
             None
         };
@@ -173,8 +173,7 @@ impl Bench {
         if let Some(layers) = &layers {
             terminal.say(format!("{}\n", layers.table(&engine, people, peak)))?;
             if gpu {
-                terminal
-                    .say("(each step waited for the one before: slower together than the network below)\n")?;
+                terminal.say("(what each launch adds to a graph of all those before it)\n")?;
             }
         }
         terminal.say(format!("{}\n", report.table()))?;
@@ -391,7 +390,7 @@ impl Layers {
                 plan.steps[step.step].name.clone(),
                 step.kernel.clone(),
                 output(plan, &plan.steps[step.step]),
-                format!("{ms:.3}"),
+                format!("{ms:.4}"),
                 format!("{:.1}", 100.0 * ms / all),
                 or_empty(flops > 0.0, format!("{:.1}", rate / 1e9)),
                 peak.map_or(String::new(), |(peak, _)| {

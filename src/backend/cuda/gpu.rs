@@ -59,7 +59,7 @@ pub(super) trait Program: Send {
     }
     /// Runs it and waits for its end; the device's time of each stage.
     fn run_staged(&self) -> Result<Vec<Duration>>;
-    /// Runs it launch by launch; the time of each.
+    /// Runs it again and again; the time that each launch adds.
     fn run_timed(&self) -> Result<Vec<Duration>>;
 }
 

@@ -52,8 +52,8 @@ pub(super) fn tiles(
                 best = Some((time, choice));
             }
         }
-        if let Some((_, choice)) = best {
-            cache.insert(shapes, images, choice);
+        if let Some((time, choice)) = best {
+            cache.insert(shapes, images, choice, time / repeats as u32);
         }
     }
     cache.save();

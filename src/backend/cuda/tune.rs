@@ -7,6 +7,7 @@ use super::tiles::{
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// `[kernel, stride, cin, cout, output side]`, tile, width of the output tile, split along K, activation buffers, trigger.
 type Measured = ([usize; 5], &'static str, i32, usize, usize, Trigger);
@@ -183,7 +184,8 @@ pub(super) fn candidates(caps: &Caps, shapes: &[Shape]) -> Vec<Choice> {
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     path: Option<PathBuf>,
-    known: HashMap<String, Choice>,
+    /// Choices, and the microseconds that a launch took, for people who read the file.
+    known: HashMap<String, (Choice, f64)>,
     changed: bool,
 }
 
@@ -223,11 +225,11 @@ impl Cache {
     }
 
     pub fn get(&self, caps: &Caps, shapes: &[Shape], images: usize) -> Option<Choice> {
-        self.known.get(&signature(shapes, images)).copied().filter(|c| possible(caps, shapes, c))
+        self.known.get(&signature(shapes, images)).map(|k| k.0).filter(|c| possible(caps, shapes, c))
     }
 
-    pub fn insert(&mut self, shapes: &[Shape], images: usize, choice: Choice) {
-        self.known.insert(signature(shapes, images), choice);
+    pub fn insert(&mut self, shapes: &[Shape], images: usize, choice: Choice, time: Duration) {
+        self.known.insert(signature(shapes, images), (choice, time.as_secs_f64() * 1e6));
         self.changed = true;
     }
 
@@ -249,12 +251,12 @@ impl Cache {
     }
 }
 
-fn line(signature: &str, c: &Choice) -> String {
-    let Choice { tile, width, split, buffers, trigger } = c;
-    format!("{signature}\t{} {width} {split} {buffers} {trigger:?}\n", TILES[*tile].name)
+fn line(signature: &str, (choice, us): &(Choice, f64)) -> String {
+    let Choice { tile, width, split, buffers, trigger } = choice;
+    format!("{signature}\t{} {width} {split} {buffers} {trigger:?} {us:.2} us\n", TILES[*tile].name)
 }
 
-fn parse(line: &str) -> Option<(String, Choice)> {
+fn parse(line: &str) -> Option<(String, (Choice, f64))> {
     let (signature, choice) = line.split_once('\t')?;
     let mut words = choice.split(' ');
     let name = words.next()?;
@@ -267,7 +269,8 @@ fn parse(line: &str) -> Option<(String, Choice)> {
             .into_iter()
             .find(|t| Some(format!("{t:?}").as_str()) == words.clone().next())?,
     };
-    Some((signature.to_string(), choice))
+    let us = words.nth(1).and_then(|word| word.parse().ok()).unwrap_or(0.0);
+    Some((signature.to_string(), (choice, us)))
 }
 
 #[cfg(test)]
@@ -320,7 +323,7 @@ mod tests {
         let choice = built_in(&H100, &shapes, 2);
         let mut cache = Cache::read(path.clone());
         assert_eq!(cache.get(&H100, &shapes, 2), None);
-        cache.insert(&shapes, 2, choice);
+        cache.insert(&shapes, 2, choice, Duration::from_micros(7));
         cache.save();
         assert_eq!(Cache::read(path.clone()).get(&H100, &shapes, 2), Some(choice));
         assert_eq!(Cache::read(path.clone()).get(&H100, &shapes[..1], 2), None);
