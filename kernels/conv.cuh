@@ -40,24 +40,31 @@ DEVICE int fast_div(int a, unsigned magic) { return (int)__umulhi((unsigned)a, m
 struct ConvBlock {
   int step, image, tile, n0;
 };
-// blockIdx.x counts [step][channel tile][image][pixel tile].
-template <int BN> DEVICE ConvBlock conv_block(const ConvLaunch& l) {
+// Blocks count [step][channel tile][image][pixel tile]; along x, or in a launch of one step x counts what a channel tile has
+// and y channel tiles. Kernels for one step know its parameters' places in constant memory at compile time, which saves half of the
+// instructions before the first load and in the epilogue.
+template <bool SEVERAL, int BN> DEVICE ConvBlock conv_block(const ConvLaunch& l) {
   ConvBlock b;
-  int at = (int)blockIdx.x;
+  int at = (int)blockIdx.x, n = (int)blockIdx.y;
   b.step = 0;
+  if (SEVERAL) {
 #pragma unroll
-  for (int i = 1; i < CONV_STEPS; i++)
-    if (i < l.steps && at >= l.step[i].first_block) b.step = i;
-  const ConvStep& s = l.step[b.step];
-  at -= s.first_block;
-  const int row = s.tiles * l.images, n = at / row;
-  at -= n * row;
+    for (int i = 1; i < CONV_STEPS; i++)
+      if (i < l.steps && at >= l.step[i].first_block) b.step = i;
+    at -= l.step[b.step].first_block;
+    const int row = l.step[b.step].tiles * l.images;
+    n = at / row;
+    at -= n * row;
+  }
+  const int tiles = l.step[SEVERAL ? b.step : 0].tiles;
   b.n0 = n * BN;
-  b.image = at / s.tiles;
-  b.tile = at - b.image * s.tiles;
+  b.image = l.images == 1 ? 0 : at / tiles;
+  b.tile = at - b.image * tiles;
   return b;
 }
 
+// The row of tiles that a tile of the map belongs to.
+DEVICE int tile_row(const ConvStep& p, int tile) { return p.tiles_x == 1 ? tile : fast_div(tile, p.div_tiles_x); }
 // First input channel of the block's window; 0 unless grouped.
 DEVICE int first_channel(const ConvStep& p, int n0) { return p.group ? (n0 / p.group * p.group) & ~7 : 0; }
 
@@ -65,15 +72,15 @@ DEVICE int first_channel(const ConvStep& p, int n0) { return p.group ? (n0 / p.g
 DEVICE int halo_slot(const ConvStep& p, int hy, int hx) {
   return p.stride == 1 ? hy * p.row + hx : hy * p.row + (hx & 1) * (p.tile_w + 1) + (hx >> 1);
 }
-// Slot of the top-left tap of output pixel m of the tile.
-DEVICE int out_slot(const ConvStep& p, int m) {
-  if (p.flat || p.kernel == 1) return m;
+// Slot of the top-left tap of output pixel m of the tile. `kernel` is p.kernel, a constant in kernels that serve one size only.
+DEVICE int out_slot(const ConvStep& p, int kernel, int m) {
+  if (kernel == 1 || p.flat) return m;
   const int ty = fast_div(m, p.div_tile_w), tx = m - ty * p.tile_w;
   return ty * p.stride * p.row + tx;
 }
 // Output pixel of tile row m as y * ow + x; -1 outside the map.
-DEVICE int out_pixel(const ConvStep& p, int oy0, int ox0, int m) {
-  if (p.kernel == 1) return ox0 + m < p.oh * p.ow ? ox0 + m : -1;
+DEVICE int out_pixel(const ConvStep& p, int kernel, int oy0, int ox0, int m) {
+  if (kernel == 1) return ox0 + m < p.oh * p.ow ? ox0 + m : -1;
   int oy, ox;
   if (p.flat) {
     const int q = ox0 + m;
@@ -87,13 +94,13 @@ DEVICE int out_pixel(const ConvStep& p, int oy0, int ox0, int m) {
   return oy < p.oh && ox < p.ow ? oy * p.ow + ox : -1;
 }
 // For every halo pixel: element offset in src (-1: padding), byte offset of its slot.
-template <int THREADS> DEVICE void build_halo(const ConvStep& p, int2* table, int oy0, int ox0, int tid) {
-  const int n = p.halo_h * p.halo_w, pad = p.kernel >> 1;
+template <int THREADS> DEVICE void build_halo(const ConvStep& p, int kernel, int2* table, int oy0, int ox0, int tid) {
+  const int n = p.halo_h * p.halo_w, pad = kernel >> 1;
   for (int i = tid; i < n; i += THREADS) {
     const int hy = fast_div(i, p.div_halo_w), hx = i - hy * p.halo_w;
     int y = oy0 * p.stride - pad + hy, x = ox0 * p.stride - pad + hx;
     bool inside;
-    if (p.kernel == 1) {      // x runs over h * w
+    if (kernel == 1) {        // x runs over h * w
       y = 0;
       inside = x < p.h * p.w;
     } else {
@@ -105,7 +112,7 @@ template <int THREADS> DEVICE void build_halo(const ConvStep& p, int2* table, in
       }
       inside = (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
     }
-    table[i] = make_int2(inside ? (y * p.w + x) * p.src_pitch : -1, (p.flat ? i : halo_slot(p, hy, hx)) * 16);
+    table[i] = make_int2(inside ? (y * p.w + x) * p.src_pitch : -1, (kernel == 1 || p.flat ? i : halo_slot(p, hy, hx)) * 16);
   }
 }
 // Starts copying channels [c0, c0 + BK) of the halo into a chunk buffer; channels >= cin become zeros. The table reads of a
@@ -126,6 +133,31 @@ DEVICE void load_activations(const ConvStep& p, const half* src, const int2* tab
       if (e[i].y >= 0) cp16(d + (uint32_t)e[i].y, s + max(e[i].x, 0), real && e[i].x >= 0 ? 16 : 0);
   }
 }
+// The same for warps that do nothing else: a thread keeps its share of the table in registers, so that a chunk takes few
+// instructions; with one such warp a scheduler it is their latency that counts. Larger shares are read again and again.
+template <int BK, int THREADS, int MOST> struct HaloPart {
+  static constexpr int PLANES = BK / 8, STEP = THREADS / PLANES;
+  int2 entry[MOST];
+  // A 1x1 convolution needs no table: pixel i of the tile is pixel x0 + i of the map.
+  DEVICE void read(const ConvStep& p, int kernel, const int2* table, int x0, int n, int tid) {
+#pragma unroll
+    for (int i = 0; i < MOST; i++) {
+      const int pixel = tid / PLANES + i * STEP;
+      if (kernel == 1) entry[i] = make_int2(x0 + pixel < p.h * p.w ? (x0 + pixel) * p.src_pitch : -1, pixel < n ? pixel * 16 : -1);
+      else entry[i] = pixel < n ? table[pixel] : make_int2(-1, -1);
+      if (entry[i].y >= 0) entry[i].y += tid % PLANES * p.plane * 16;
+    }
+  }
+  DEVICE void load(const ConvStep& p, const half* src, const int2* table, int n, int c0, uint32_t buffer, int tid) const {
+    if (n > STEP * MOST) return load_activations<BK, THREADS>(p, src, table, n, c0, buffer, tid);
+    const int c = c0 + tid % PLANES * 8;
+    const bool real = c < p.cin;
+    const half* s = src + (real ? c : 0);
+#pragma unroll
+    for (int i = 0; i < MOST; i++)
+      if (entry[i].y >= 0) cp16(buffer + (uint32_t)entry[i].y, s + max(entry[i].x, 0), real && entry[i].x >= 0 ? 16 : 0);
+  }
+};
 
 // 4x4 word transpose inside each quad of lanes: word j of lane q becomes word q of lane j. Its own inverse. Turns four n8
 // accumulator tiles (2 channels of each) into 8 consecutive channels a lane.
@@ -151,6 +183,12 @@ DEVICE void load_addend(uint32_t (&v)[4], const half* map, int pixel, int pitch,
   if (real) u = *reinterpret_cast<const uint4*>(map + (long long)pixel * pitch + n);
   v[0] = u.x, v[1] = u.y, v[2] = u.z, v[3] = u.w;
 }
+// Where the addend before the activation of pixel `px` of the output lies in its map.
+DEVICE int addend_pixel(const ConvStep& p, int px) {
+  if (p.pre_add != PRE_UPSAMPLED || px < 0) return px;
+  const int y = px / p.ow, x = px - y * p.ow;
+  return (y >> 1) * ((p.ow + 1) >> 1) + (x >> 1);
+}
 // Where the addends and the result of the block's image lie.
 struct ConvTarget {
   const half *pre, *post;
@@ -159,72 +197,102 @@ struct ConvTarget {
 DEVICE ConvTarget conv_target(const ConvStep& p, long long image_pitch, int image) {
   return {p.pre ? p.pre + image * p.pre_image : nullptr, p.post ? p.post + image * image_pitch : nullptr, p.dst + image * image_pitch};
 }
-// One warp finishes NT n8 tiles of 16 pixels. Groups of four tiles are dealt round-robin to `parts` split-K ranks.
-template <int ACT, int NT>
-DEVICE void epilogue_rows(const ConvStep& p, const ConvTarget& t, float (&acc)[NT][4], const float* bias, const int (&pixel)[2], int n0, int lane, int part, int parts) {
+// What is added to NT n8 tiles of one row of accumulators.
+template <int NT> struct Addends { uint32_t v[NT / 4][4]; };
+// Which addends an epilogue is compiled for; ANY looks at the step. Branches inside it would cost time: its code runs once and is
+// fetched from afar.
+enum Add { ADD_NONE, ADD_PRE, ADD_POST, ADD_ANY };
+
+// The addends of pixel `px`: those after the activation if there are such, else those before it. Groups of four tiles are
+// dealt round-robin to `parts` (a power of two) split-K ranks.
+template <int NT>
+DEVICE void load_addends(Addends<NT>& a, const ConvStep& p, const ConvTarget& t, int px, int n0, int lane, int part, int parts, int from = 0, int to = NT / 4) {
+  const half* map = t.post ? t.post : t.pre;
+  const int pitch = t.post ? p.post_pitch : p.pre_pitch, at = t.post ? px : addend_pixel(p, px);
+#pragma unroll
+  for (int g = from; g < to; g++) {
+    const int n = n0 + g * 32 + (lane & 3) * 8;
+    load_addend(a.v[g], map, at, pitch, n, map && px >= 0 && n < p.cout && (g & (parts - 1)) == part);
+  }
+}
+// One warp finishes NT n8 tiles of one row of 8 pixels: h = 0 or 1 of its accumulators.
+template <int ACT, int ADD, int NT>
+DEVICE void epilogue_row(const ConvStep& p, const ConvTarget& t, float (&acc)[NT][4], int h, const Addends<NT>& addends, const float* bias, int px, int n0, int lane, int part, int parts, int from = 0, int to = NT / 4) {
   static_assert(NT % 4 == 0, "a lane stores 8 channels of four n8 tiles");
   const int q = lane & 3;
+  const bool pre_add = ADD == ADD_PRE || (ADD == ADD_ANY && p.pre_add), post_add = ADD == ADD_POST || (ADD == ADD_ANY && t.post);
+  half* dst = t.dst + (long long)px * p.dst_pitch + n0 + q * 8;
 #pragma unroll
-  for (int h = 0; h < 2; h++) {
-    const int px = pixel[h];
-    int pre_px = px;
-    if (p.pre_add == PRE_UPSAMPLED && px >= 0) {
-      const int y = px / p.ow, x = px - y * p.ow;
-      pre_px = (y >> 1) * ((p.ow + 1) >> 1) + (x >> 1);
+  for (int g = from; g < to; g++) {
+    if ((g & (parts - 1)) != part) continue;
+    const int n = n0 + g * 32 + q * 8;
+    const bool real = px >= 0 && n < p.cout;
+    uint32_t w[4], pre[4];
+    if (pre_add) {
+      if (post_add) load_addend(pre, t.pre, addend_pixel(p, px), p.pre_pitch, n, real);
+      else
+#pragma unroll
+        for (int j = 0; j < 4; j++) pre[j] = addends.v[g][j];
+      quad_transpose(pre, q);   // back into the order of the accumulators
     }
-    uint32_t post[NT / 4][4];
 #pragma unroll
-    for (int g = 0; g < NT / 4; g++) {
-      const int n = n0 + g * 32 + q * 8;
-      const bool mine = parts == 1 || g % parts == part;
-      load_addend(post[g], t.post, px, p.post_pitch, n, t.post && px >= 0 && n < p.cout && mine);
-    }
-#pragma unroll
-    for (int g = 0; g < NT / 4; g++) {
-      if (parts > 1 && g % parts != part) continue;
-      const int n = n0 + g * 32 + q * 8;
-      const bool real = px >= 0 && n < p.cout;
-      uint32_t w[4], pre[4];
-      if (p.pre_add) {
-        load_addend(pre, t.pre, pre_px, p.pre_pitch, n, real);
-        quad_transpose(pre, q);   // back into the order of the accumulators
+    for (int j = 0; j < 4; j++) {
+      float x = acc[g * 4 + j][h * 2], y = acc[g * 4 + j][h * 2 + 1];
+      if (bias) {
+        const float2 b = *reinterpret_cast<const float2*>(bias + (g * 4 + j) * 8 + q * 2);
+        x += b.x, y += b.y;
       }
+      if (pre_add) {
+        const float2 a = unpack2(pre[j]);
+        x += a.x, y += a.y;
+      }
+      w[j] = pack2(activate<ACT>(x), activate<ACT>(y));
+    }
+    quad_transpose(w, q);
+    if (post_add) {
 #pragma unroll
       for (int j = 0; j < 4; j++) {
-        float x = acc[g * 4 + j][h * 2], y = acc[g * 4 + j][h * 2 + 1];
-        if (bias) {
-          const float2 b = *reinterpret_cast<const float2*>(bias + (g * 4 + j) * 8 + q * 2);
-          x += b.x, y += b.y;
-        }
-        if (p.pre_add) {
-          const float2 a = unpack2(pre[j]);
-          x += a.x, y += a.y;
-        }
-        w[j] = pack2(activate<ACT>(x), activate<ACT>(y));
+        const float2 a = unpack2(w[j]), b = unpack2(addends.v[g][j]);
+        w[j] = pack2(a.x + b.x, a.y + b.y);
       }
-      quad_transpose(w, q);
-      if (t.post) {
+    }
+    if (real) *reinterpret_cast<uint4*>(dst + g * 32) = make_uint4(w[0], w[1], w[2], w[3]);
+  }
+}
+// AHEAD: `first` holds the addends of the first row, and those of each other row come a row early. Otherwise, to save
+// registers, they are loaded 32 channels at a time, where they are used.
+template <int ACT, int ADD, bool AHEAD, int MT, int NT>
+DEVICE void epilogue_rows(const ConvStep& p, const ConvTarget& t, float (&acc)[MT][NT][4], const Addends<NT>& first, const float* bias, const int (&pixel)[MT][2], int n0, int lane, int part, int parts) {
+  Addends<NT> row = first, next = first;
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-          const float2 a = unpack2(w[j]), b = unpack2(post[g][j]);
-          w[j] = pack2(a.x + b.x, a.y + b.y);
-        }
+  for (int i = 0; i < 2 * MT; i++) {
+    const int px = pixel[i / 2][i % 2];
+    if (AHEAD || ADD == ADD_NONE) {
+      if (ADD != ADD_NONE && i + 1 < 2 * MT) load_addends(next, p, t, pixel[(i + 1) / 2][(i + 1) % 2], n0, lane, part, parts);
+      epilogue_row<ACT, ADD, NT>(p, t, acc[i / 2], i % 2, row, bias, px, n0, lane, part, parts);
+      row = next;
+    } else {
+#pragma unroll
+      for (int g = 0; g < NT / 4; g++) {
+        load_addends(row, p, t, px, n0, lane, part, parts, g, g + 1);
+        epilogue_row<ACT, ADD, NT>(p, t, acc[i / 2], i % 2, row, bias, px, n0, lane, part, parts, g, g + 1);
       }
-      if (real) *reinterpret_cast<uint4*>(t.dst + (long long)px * p.dst_pitch + n) = make_uint4(w[0], w[1], w[2], w[3]);
     }
   }
 }
-// Branches on the activation are hoisted out of the element loops. GELU is compiled in only where a kernel asks for it.
-template <bool WITH_GELU, int MT, int NT>
-DEVICE void epilogue(const ConvStep& p, const ConvTarget& t, float (&acc)[MT][NT][4], const float* bias, const int (&pixel)[MT][2], int n0, int lane, int part, int parts) {
+// Finishes a tile. GELU is compiled in only where a kernel asks for it.
+template <bool WITH_GELU, bool AHEAD, int MT, int NT>
+DEVICE void epilogue(const ConvStep& p, const ConvTarget& t, float (&acc)[MT][NT][4], const Addends<NT>& first, const float* bias, const int (&pixel)[MT][2], int n0, int lane, int part, int parts) {
+#define ROWS(ACT, ADD) epilogue_rows<ACT, ADD, AHEAD, MT, NT>(p, t, acc, first, bias, pixel, n0, lane, part, parts)
   if (p.act == ACT_SILU) {
-#pragma unroll
-    for (int m = 0; m < MT; m++) epilogue_rows<ACT_SILU, NT>(p, t, acc[m], bias, pixel[m], n0, lane, part, parts);
+    if (!p.pre_add && !t.post) ROWS(ACT_SILU, ADD_NONE);
+    else if (!p.pre_add) ROWS(ACT_SILU, ADD_POST);
+    else ROWS(ACT_SILU, ADD_ANY);
   } else if (WITH_GELU && p.act == ACT_GELU) {
-#pragma unroll
-    for (int m = 0; m < MT; m++) epilogue_rows<ACT_GELU, NT>(p, t, acc[m], bias, pixel[m], n0, lane, part, parts);
-  } else {
-#pragma unroll
-    for (int m = 0; m < MT; m++) epilogue_rows<ACT_NONE, NT>(p, t, acc[m], bias, pixel[m], n0, lane, part, parts);
+    if (!p.pre_add && !t.post) ROWS(ACT_GELU, ADD_NONE);
+    else ROWS(ACT_GELU, ADD_ANY);
   }
+  else if (!p.pre_add && !t.post) ROWS(ACT_NONE, ADD_NONE);
+  else ROWS(ACT_NONE, ADD_ANY);
+#undef ROWS
 }

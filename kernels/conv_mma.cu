@@ -7,18 +7,19 @@
 // Dependence     weights, bias and the halo table come before griddepcontrol.wait, everything else after it.
 #include "conv.cuh"
 
-template <int BM, int BN, int BK, int STAGES, int WM, int WN, int WK> DEVICE void conv_mma(const ConvLaunch& l) {
+template <bool SEVERAL, int BM, int BN, int BK, int STAGES, int WM, int WN, int WK> DEVICE void conv_mma(const ConvLaunch& l) {
   constexpr int THREADS = WM * WN * WK * 32;
   constexpr int MT = BM / WM / 16, NT = BN / WN / 8, KK = BK / 16, DEPTH = STAGES - 1, PLANES = BK / 8, STAGE_BYTES = BN * BK * 2;
   static_assert(MT * 16 * WM == BM && NT * 8 * WN == BN && NT % 4 == 0 && KK % WK == 0, "tile");
   SHARED_MEMORY(smem);
-  const ConvBlock b = conv_block<BN>(l);
-  const ConvStep& p = l.step[b.step];
+  const ConvBlock b = conv_block<SEVERAL, BN>(l);
+  const ConvStep& p = l.step[SEVERAL ? b.step : 0];
   const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5;
   const int wm = warp % WM, wn = (warp / WM) % WN, wk = warp / (WM * WN);
   const int taps = p.kernel * p.kernel, halo = p.halo_h * p.halo_w, n0 = b.n0, z = blockIdx.z, split = l.split;
   const int chunk0 = p.chunks * z / split, chunk1 = p.chunks * (z + 1) / split, steps = (chunk1 - chunk0) * taps;
-  const int oy0 = (b.tile / p.tiles_x) * p.tile_h, ox0 = (b.tile % p.tiles_x) * p.tile_w;
+  const int tile_y = p.kernel == 1 ? 0 : tile_row(p, b.tile);
+  const int oy0 = tile_y * p.tile_h, ox0 = (b.tile - tile_y * p.tiles_x) * p.tile_w;
   const uint32_t chunk_bytes = p.plane * 16 * PLANES;
   // shared memory: [weight stages][activation buffers][halo table][partial sums]
   const uint32_t weights = smem_u32(smem), activations = weights + STAGES * STAGE_BYTES;
@@ -41,11 +42,11 @@ template <int BM, int BN, int BK, int STAGES, int WM, int WN, int WK> DEVICE voi
 #pragma unroll
   for (int s = 0; s < DEPTH; s++)
     if (s < steps) load_weights(s, s);
-  build_halo<THREADS>(p, table, oy0, ox0, tid);
+  build_halo<THREADS>(p, p.kernel, table, oy0, ox0, tid);
   // fragment addresses of this lane: A rows are pixels (slots), B rows are output channels
   uint32_t a_offset[MT];
 #pragma unroll
-  for (int m = 0; m < MT; m++) a_offset[m] = (out_slot(p, wm * MT * 16 + m * 16 + (lane & 15)) + (lane >> 4) * p.plane) * 16;
+  for (int m = 0; m < MT; m++) a_offset[m] = (out_slot(p, p.kernel, wm * MT * 16 + m * 16 + (lane & 15)) + (lane >> 4) * p.plane) * 16;
   const uint32_t b_offset = (uint32_t)((wn * NT + (lane >> 4)) * PLANES + ((lane >> 3) & 1)) * 128 + (lane & 7) * 16;
   float acc[MT][NT][4];
   int pixel[MT][2];
@@ -57,12 +58,16 @@ template <int BM, int BN, int BK, int STAGES, int WM, int WN, int WK> DEVICE voi
       if (z == 0 && wk == 0) v = *reinterpret_cast<const float2*>(p.bias + n0 + (wn * NT + n) * 8 + (lane & 3) * 2);
       acc[m][n][0] = acc[m][n][2] = v.x, acc[m][n][1] = acc[m][n][3] = v.y;
     }
-    pixel[m][0] = out_pixel(p, oy0, ox0, (wm * MT + m) * 16 + (lane >> 2));
-    pixel[m][1] = out_pixel(p, oy0, ox0, (wm * MT + m) * 16 + (lane >> 2) + 8);
+    pixel[m][0] = out_pixel(p, p.kernel, oy0, ox0, (wm * MT + m) * 16 + (lane >> 2));
+    pixel[m][1] = out_pixel(p, p.kernel, oy0, ox0, (wm * MT + m) * 16 + (lane >> 2) + 8);
   }
   __syncthreads();   // the halo table is complete
   pdl_wait();
 
+  const ConvTarget target = conv_target(p, l.image, b.image);
+  constexpr bool AHEAD = MT == 1;   // else registers would cost blocks
+  Addends<NT> addends = {};
+  if (AHEAD && (p.pre_add || target.post)) load_addends(addends, p, target, pixel[0][0], n0 + wn * NT * 8, lane, 0, 1);
   const half* src = p.src + b.image * l.image;
   const int c0 = first_channel(p, n0);
   int load_tap = 0, load_chunk = chunk0, load_buffer = 0;
@@ -143,17 +148,24 @@ template <int BM, int BN, int BK, int STAGES, int WM, int WN, int WK> DEVICE voi
         }
     }
   }
-  epilogue<true, MT, NT>(p, conv_target(p, l.image, b.image), acc, nullptr, pixel, n0 + wn * NT * 8, lane, 0, 1);
+  epilogue<true, AHEAD, MT, NT>(p, target, acc, addends, nullptr, pixel, n0 + wn * NT * 8, lane, 0, 1);
 }
 
-// Names are conv_mma_<BM>x<BN>x<BK>_<stages>_<WM>x<WN>x<WK>; src/backend/cuda/tune.rs lists them too.
-#define CONV_MMA(BM, BN, BK, STAGES, WM, WN, WK) \
-  KERNEL(conv_mma_##BM##x##BN##x##BK##_##STAGES##_##WM##x##WN##x##WK, ConvLaunch, WM * WN * WK * 32, 1) { conv_mma<BM, BN, BK, STAGES, WM, WN, WK>(p); }
-CONV_MMA(128, 32, 16, 5, 4, 1, 1)
-CONV_MMA(64, 32, 32, 3, 4, 1, 1)
-CONV_MMA(128, 64, 32, 4, 4, 2, 1)
-CONV_MMA(64, 64, 64, 3, 2, 2, 1)
-CONV_MMA(32, 32, 64, 5, 2, 1, 2)
-CONV_MMA(32, 128, 64, 3, 1, 4, 1)
-CONV_MMA(64, 128, 64, 3, 2, 4, 1)
-CONV_MMA(128, 128, 64, 3, 2, 2, 1)
+// Names are conv_mma_<BM>x<BN>x<BK>_<stages>_<WM>x<WN>x<WK>, for launches of several steps with _several;
+// src/backend/cuda/tiles.rs lists them too. BLOCKS: how many shall
+// fit into the registers of an SM.
+#define CONV_MMA(BM, BN, BK, STAGES, WM, WN, WK, BLOCKS) \
+  KERNEL(conv_mma_##BM##x##BN##x##BK##_##STAGES##_##WM##x##WN##x##WK, ConvLaunch, WM * WN * WK * 32, BLOCKS) { conv_mma<false, BM, BN, BK, STAGES, WM, WN, WK>(p); } \
+  KERNEL(conv_mma_##BM##x##BN##x##BK##_##STAGES##_##WM##x##WN##x##WK##_several, ConvLaunch, WM * WN * WK * 32, BLOCKS) { conv_mma<true, BM, BN, BK, STAGES, WM, WN, WK>(p); }
+#ifdef HAVE_SM80
+CONV_MMA(128, 32, 16, 5, 4, 1, 1, 5)
+#else
+CONV_MMA(128, 32, 16, 5, 4, 1, 1, 4)
+#endif
+CONV_MMA(64, 32, 32, 3, 4, 1, 1, 1)
+CONV_MMA(128, 64, 32, 4, 4, 2, 1, 1)
+CONV_MMA(64, 64, 64, 3, 2, 2, 1, 1)
+CONV_MMA(32, 32, 64, 5, 2, 1, 2, 1)
+CONV_MMA(32, 128, 64, 3, 1, 4, 1, 1)
+CONV_MMA(64, 128, 64, 3, 2, 4, 1, 1)
+CONV_MMA(128, 128, 64, 3, 2, 2, 1, 1)

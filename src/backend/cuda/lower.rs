@@ -5,7 +5,7 @@ use super::launch::{Launch, Params};
 use super::pack;
 use super::params::*;
 use super::schedule::{Group, Schedule, Storage};
-use super::tiles::{Choice, Shape, TILES, Unit, geometry, shared_bytes};
+use super::tiles::{Choice, Shape, TILES, Unit, geometry, grid, shared_bytes};
 use crate::error::{Error, Result};
 use crate::plan::{Conv, Op, Plan, PreAdd, TensorId, View};
 
@@ -207,10 +207,13 @@ impl Lowering<'_> {
             cut.push(g);
         }
         let shared = shared_bytes(&cut, &choice) as u32;
-        let grid = [blocks as u32, 1, choice.split as u32];
+        let grid = grid(&cut, self.place.images, &choice);
         let params = Params::Conv(Box::new(params));
         let cluster = choice.split as u32;
-        Ok(Launch { cluster, ..launch(tile.name, grid, tile.threads(), shared, params, steps.to_vec()) })
+        Ok(Launch {
+            cluster,
+            ..launch(tile.kernel(steps.len()), grid, tile.threads(), shared, params, steps.to_vec())
+        })
     }
 
     fn predict(&mut self, steps: &[usize], convs: &[&Conv]) -> Result<Launch> {
@@ -449,7 +452,7 @@ impl Lowering<'_> {
         }
         let mut next: Option<(u64, i32)> = None;
         for l in launches.iter_mut().rev() {
-            let tile = TILES.iter().find(|t| t.name == l.kernel);
+            let tile = TILES.iter().find(|t| t.name == l.kernel || t.several == l.kernel);
             let (Params::Conv(p), Some(tile)) = (&mut l.params, tile) else { continue };
             if let (Unit::Wgmma { .. }, Some((address, bytes))) = (tile.unit, next) {
                 p.prefetch = address;

@@ -161,8 +161,8 @@ impl Bench {
             cut.push(g);
         }
         Some(Launch {
-            kernel: tile.name,
-            grid: [blocks as u32, 1, choice.split as u32],
+            kernel: tile.kernel(shapes.len()),
+            grid: tiles::grid(&cut, self.images, choice),
             cluster: choice.split as u32,
             threads: tile.threads(),
             shared: tiles::shared_bytes(&cut, choice) as u32,

@@ -89,7 +89,7 @@ params! {
         kernel: i32, stride: i32, act: i32, pre_add: i32, group: i32, flat: i32,
         tile_w: i32, tile_h: i32, tiles_x: i32, tiles: i32, halo_w: i32, halo_h: i32, row: i32, plane: i32,
         chunks: i32, first_block: i32, tap: [i32; 9], div_halo_w: u32, div_tile_w: u32, div_flat_w: u32,
-        reserved: i32,
+        div_tiles_x: u32,
     }
     ConvLaunch(4 * 216 + 40) {
         step: [ConvStep; CONV_STEPS], image: i64, prefetch: u64, prefetch_bytes: i32,

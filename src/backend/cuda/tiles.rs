@@ -13,14 +13,16 @@ pub(super) enum Unit {
         /// Slices of K.
         slices: u32,
     },
-    /// wgmma; warpgroups over pixels and over channels, for this kernel size only.
-    Wgmma { kernel: usize, across: u32, along: u32 },
+    /// wgmma; warpgroups over pixels and over channels and threads that load activations, for this kernel size only.
+    Wgmma { kernel: usize, across: u32, along: u32, loaders: u32 },
 }
 
 /// One compiled kernel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tile {
     pub name: &'static str,
+    /// The same for launches of several steps.
+    pub several: &'static str,
     pub unit: Unit,
     /// Pixels and channels of a block, channels of a step, weight stages.
     pub bm: usize,
@@ -29,51 +31,70 @@ pub(super) struct Tile {
     pub stages: usize,
 }
 
-const fn mma(name: &'static str, [bm, bn, bk]: [usize; 3], stages: usize, warps: u32, slices: u32) -> Tile {
-    Tile { name, unit: Unit::Mma { warps, slices }, bm, bn, bk, stages }
+macro_rules! mma {
+    ($name:literal, [$bm:literal, $bn:literal, $bk:literal], $stages:literal, $warps:literal, $slices:literal) => {
+        Tile {
+            name: $name,
+            several: concat!($name, "_several"),
+            unit: Unit::Mma { warps: $warps, slices: $slices },
+            bm: $bm,
+            bn: $bn,
+            bk: $bk,
+            stages: $stages,
+        }
+    };
 }
 
-const fn wg(
-    name: &'static str,
-    kernel: usize,
-    across: u32,
-    along: u32,
-    bn: usize,
-    bk: usize,
-    stages: usize,
-) -> Tile {
-    Tile { name, unit: Unit::Wgmma { kernel, across, along }, bm: across as usize * 64, bn, bk, stages }
+macro_rules! wg {
+    ($name:literal, $kernel:literal, $across:literal x $along:literal, [$bn:literal, $bk:literal], $stages:literal, $loaders:literal) => {
+        Tile {
+            name: $name,
+            several: concat!($name, "_several"),
+            unit: Unit::Wgmma { kernel: $kernel, across: $across, along: $along, loaders: $loaders },
+            bm: $across * 64,
+            bn: $bn,
+            bk: $bk,
+            stages: $stages,
+        }
+    };
 }
 
 /// Every convolution kernel of `conv_mma.cu` and `conv_wg.cu`.
 pub(super) const TILES: &[Tile] = &[
-    mma("conv_mma_128x32x16_5_4x1x1", [128, 32, 16], 5, 4, 1),
-    mma("conv_mma_64x32x32_3_4x1x1", [64, 32, 32], 3, 4, 1),
-    mma("conv_mma_128x64x32_4_4x2x1", [128, 64, 32], 4, 8, 1),
-    mma("conv_mma_64x64x64_3_2x2x1", [64, 64, 64], 3, 4, 1),
-    mma("conv_mma_32x32x64_5_2x1x2", [32, 32, 64], 5, 2, 2),
-    mma("conv_mma_32x128x64_3_1x4x1", [32, 128, 64], 3, 4, 1),
-    mma("conv_mma_64x128x64_3_2x4x1", [64, 128, 64], 3, 8, 1),
-    mma("conv_mma_128x128x64_3_2x2x1", [128, 128, 64], 3, 4, 1),
-    wg("conv_wg_1_1x1_64x64_4", 1, 1, 1, 64, 64, 4),
-    wg("conv_wg_1_1x2_64x64_4", 1, 1, 2, 64, 64, 4),
-    wg("conv_wg_1_1x2_128x64_3", 1, 1, 2, 128, 64, 3),
-    wg("conv_wg_1_1x2_256x64_3", 1, 1, 2, 256, 64, 3),
-    wg("conv_wg_3_1x1_32x64_8", 3, 1, 1, 32, 64, 8),
-    wg("conv_wg_3_1x1_64x64_8", 3, 1, 1, 64, 64, 8),
-    wg("conv_wg_3_1x2_128x64_6", 3, 1, 2, 128, 64, 6),
-    wg("conv_wg_3_1x2_256x64_3", 3, 1, 2, 256, 64, 3),
-    wg("conv_wg_3_2x2_128x64_6", 3, 2, 2, 128, 64, 6),
-    wg("conv_wg_3_4x1_32x32_4", 3, 4, 1, 32, 32, 4),
-    wg("conv_wg_3_4x1_64x32_4", 3, 4, 1, 64, 32, 4),
-    wg("conv_wg_3_4x1_64x64_4", 3, 4, 1, 64, 64, 4),
+    mma!("conv_mma_128x32x16_5_4x1x1", [128, 32, 16], 5, 4, 1),
+    mma!("conv_mma_64x32x32_3_4x1x1", [64, 32, 32], 3, 4, 1),
+    mma!("conv_mma_128x64x32_4_4x2x1", [128, 64, 32], 4, 8, 1),
+    mma!("conv_mma_64x64x64_3_2x2x1", [64, 64, 64], 3, 4, 1),
+    mma!("conv_mma_32x32x64_5_2x1x2", [32, 32, 64], 5, 2, 2),
+    mma!("conv_mma_32x128x64_3_1x4x1", [32, 128, 64], 3, 4, 1),
+    mma!("conv_mma_64x128x64_3_2x4x1", [64, 128, 64], 3, 8, 1),
+    mma!("conv_mma_128x128x64_3_2x2x1", [128, 128, 64], 3, 4, 1),
+    wg!("conv_wg_1_1x1_64x64_4", 1, 1 x 1, [64, 64], 4, 128),
+    wg!("conv_wg_1_1x2_64x64_4", 1, 1 x 2, [64, 64], 4, 128),
+    wg!("conv_wg_1_1x2_128x64_3", 1, 1 x 2, [128, 64], 3, 128),
+    wg!("conv_wg_1_1x4_256x64_3", 1, 1 x 4, [256, 64], 3, 128),
+    wg!("conv_wg_3_1x1_32x32_4", 3, 1 x 1, [32, 32], 4, 128),
+    wg!("conv_wg_3_1x1_64x32_4", 3, 1 x 1, [64, 32], 4, 128),
+    wg!("conv_wg_3_1x1_32x64_8", 3, 1 x 1, [32, 64], 8, 256),
+    wg!("conv_wg_3_1x1_64x64_8", 3, 1 x 1, [64, 64], 8, 256),
+    wg!("conv_wg_3_1x2_128x64_6", 3, 1 x 2, [128, 64], 6, 256),
+    wg!("conv_wg_3_1x2_256x64_3", 3, 1 x 2, [256, 64], 3, 128),
+    wg!("conv_wg_3_2x2_128x64_6", 3, 2 x 2, [128, 64], 6, 128),
+    wg!("conv_wg_3_4x1_32x32_4", 3, 4 x 1, [32, 32], 4, 128),
+    wg!("conv_wg_3_4x1_64x32_4", 3, 4 x 1, [64, 32], 4, 128),
+    wg!("conv_wg_3_4x1_64x64_4", 3, 4 x 1, [64, 64], 4, 128),
 ];
 
 impl Tile {
+    /// The kernel's name for a launch of this many steps.
+    pub fn kernel(&self, steps: usize) -> &'static str {
+        if steps == 1 { self.name } else { self.several }
+    }
+
     pub fn threads(&self) -> u32 {
         match self.unit {
             Unit::Mma { warps, slices } => warps * slices * 32,
-            Unit::Wgmma { across, along, .. } => across * along * 128 + 160,
+            Unit::Wgmma { across, along, loaders, .. } => across * along * 128 + loaders + 32,
         }
     }
 }
@@ -145,7 +166,7 @@ pub(super) fn window(shape: &Shape, n0: usize, bn: usize) -> (usize, usize) {
 pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
     let tile = &TILES[choice.tile];
     if let Unit::Wgmma { kernel, .. } = tile.unit
-        && (kernel != shape.kernel || shape.act == Act::Gelu)
+        && (kernel != shape.kernel || kernel == 3 && shape.act == Act::Gelu)
     {
         return None;
     }
@@ -218,6 +239,7 @@ pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
     s.div_halo_w = magic(halo_w);
     s.div_tile_w = magic(tile_w);
     s.div_flat_w = magic(shape.ow + 2);
+    s.div_tiles_x = if tiles_x == 1 { 0 } else { magic(tiles_x) };
     for r in 0..shape.kernel {
         for t in 0..shape.kernel {
             let at = match shape.stride {
@@ -228,6 +250,18 @@ pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
         }
     }
     Some(Geometry { step: s, tiles: tiles * columns })
+}
+
+/// The blocks of a launch of these steps, see `conv_block` in `kernels/conv.cuh`.
+pub(super) fn grid(steps: &[Geometry], images: usize, choice: &Choice) -> [u32; 3] {
+    let blocks = |g: &Geometry| g.tiles * images;
+    match steps {
+        [one] => {
+            let along = one.step.tiles as usize * images;
+            [along as u32, (blocks(one) / along) as u32, choice.split as u32]
+        }
+        many => [many.iter().map(blocks).sum::<usize>() as u32, 1, choice.split as u32],
+    }
 }
 
 /// Channel chunks of a convolution: of the widest window among its channel tiles.

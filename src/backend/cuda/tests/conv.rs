@@ -155,15 +155,27 @@ fn threads_in_any_order_compute_the_convolution() {
 #[test]
 fn epilogues_add_and_activate() {
     for gpu in gpus(&[3]) {
-        for unit in ["conv_mma_64x32x32_3_4x1x1", "conv_wg_3_1x1_64x64_8"] {
+        for unit in ["conv_mma_64x32x32_3_4x1x1", "conv_wg_3_1x1_64x64_8", "conv_wg_1_1x2_64x64_4"] {
             let tile = TILES.iter().position(|t| t.name == unit).unwrap();
             for pre in 0..4 {
                 for act in [Act::None, Act::Silu, Act::Gelu] {
-                    let case = Case { cin: 32, cout: 48, h: 6, w: 10, act, pre, post: pre % 2 == 1, ..PLAIN };
-                    let choice = Choice { tile, width: 8, split: 1, buffers: 2, trigger: Trigger::Mid };
+                    let kernel = if unit.starts_with("conv_wg_1") { 1 } else { 3 };
+                    let case = Case {
+                        kernel,
+                        cin: 32,
+                        cout: 48,
+                        h: 6,
+                        w: 10,
+                        act,
+                        pre,
+                        post: pre % 2 == 1,
+                        ..PLAIN
+                    };
+                    let width = if kernel == 1 { 0 } else { 8 };
+                    let choice = Choice { tile, width, split: 1, buffers: 2, trigger: Trigger::Mid };
                     let tested =
                         check_conv(&gpu, &[case], Some(choice), &format!("{unit} pre {pre} {act:?}"));
-                    assert_eq!(tested, act != Act::Gelu || unit.starts_with("conv_mma"));
+                    assert_eq!(tested, act != Act::Gelu || !unit.starts_with("conv_wg_3"));
                 }
             }
         }
@@ -260,8 +272,8 @@ fn mistakes_in_kernels_are_noticed() {
         ),
         (
             "conv_wg.cu",
-            "mbar_init(empty_w + 8 * i, NWG);",
-            "mbar_init(empty_w + 8 * i, NWG + 1);",
+            "mbar_init(empty_w + 8 * tid, NWG);",
+            "mbar_init(empty_w + 8 * tid, NWG + 1);",
             "a barrier that never completes",
         ),
     ];
@@ -272,9 +284,9 @@ fn mistakes_in_kernels_are_noticed() {
         let name = if unit == "conv_mma" { "conv_mma_64x32x32_3_4x1x1" } else { "conv_wg_3_1x1_32x64_8" };
         // the mistake's unit alone, with the one kernel that is run: quick to compile
         let kept = if unit == "conv_mma" {
-            "CONV_MMA(64, 32, 32, 3, 4, 1, 1)"
+            "CONV_MMA(64, 32, 32, 3, 4, 1, 1, 1)"
         } else {
-            "CONV_WG(3, 1, 1, 32, 64, 8)"
+            "CONV_WG(3, 1, 1, 32, 64, 8, 256, 1)"
         };
         let keep = |line: &&str| !line.starts_with("CONV_") || *line == kept;
         let text: Vec<&str> = text.lines().collect();
