@@ -50,7 +50,7 @@ DEVICE void fields(Writer& w, const SurvivorLinearLaunch& p) {
 }
 DEVICE void fields(Writer& w, const GauLaunch& p) {
   w(p.src, p.dst, p.uv, p.out, p.q_gain, p.q_bias, p.k_gain, p.k_bias, p.residual_gain, p.counts, p.norm_gain, p.tokens, p.src_pitch, p.dst_pitch, p.capacity,
-    p.images);
+    p.images, p.staged, p.reserved);
 }
 DEVICE void fields(Writer& w, const BinDecodeLaunch& p) {
   w(p.src, p.dst, p.weight, p.heat, p.frequency, p.survivors, p.counts, p.bins, p.tokens, p.src_pitch, p.dst_pitch, p.capacity, p.images, p.padding);

@@ -135,6 +135,13 @@ struct Count {
   int people;              // survivors stored
   int lost;                // survivors that did not fit; the host reports them, never drops them silently
 };
+// Of the kernels from the selection on, each calls pdl_launch after its pdl_wait in every block. So the next one starts only when the
+// one before the last has ended, and may read what that one or earlier ones wrote ahead of its own pdl_wait: past the L1 cache
+// (__ldcg), which nobody has cleared for it since.
+DEVICE Count counted(const Count* counts) {
+  const int2 v = __ldcg(reinterpret_cast<const int2*>(counts));
+  return {v.x, v.y};
+}
 
 enum { LEVELS = 3 };
 struct SelectLaunch {
@@ -181,8 +188,10 @@ struct GauLaunch {
   const Count* counts;
   float norm_gain;
   int tokens, src_pitch, dst_pitch, capacity, images;
+  int staged;              // shared memory has room for uv
+  int reserved;
 };
-static_assert(sizeof(GauLaunch) == 104, "mirror in params.rs");
+static_assert(sizeof(GauLaunch) == 112, "mirror in params.rs");
 
 struct BinDecodeLaunch {
   const float* src;        // keypoint vectors, [images, capacity, src_pitch]

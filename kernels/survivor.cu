@@ -1,84 +1,131 @@
 // survivor_linear: for each survivor the linear map of its level, applied to its grid cell's channels: y = W_level x + b_level.
 //
-// One warp computes 16 outputs for 16 survivors at a time (fragments.cuh). Survivors of different levels share a tile: for each level
-// the rows of the others are zeros, and both products go into the same sums. The number of survivors is read from memory, so
-// the launch does not depend on it.
+// One block computes 16 outputs for TILE survivors at a time (fragments.cuh), each warp along its own part of K, with weights that it
+// has loaded while the people were still being selected. Survivors of different levels share a tile: each level's product sees
+// zeros in the columns of the others, and all products go into the same sums. The number of survivors is read from memory,
+// so the launch does not depend on it.
 //
 // collect: the last kernel of a run; people into the host's memory.
 #include "fragments.cuh"
 
-constexpr int TILE = 16, WARPS = 2;
+constexpr int TILE = 32, WARPS = 4, HELD_LEVELS = 2, HELD = 5, PITCH = 17, FIELDS = 96;   // fields: of at most 20 keypoints, 67
+static_assert(WARPS * 32 % 16 == 0, "a thread adds up the same output of several survivors");
 
-KERNEL(survivor_linear, SurvivorLinearLaunch, 64, 1) {
+// acc += W b, for up to four n8 tiles whose columns belong to the level where `mine` says so.
+DEVICE void add_product(float (&acc)[4][4], const uint32_t (&a)[4], uint32_t columns, bool second, const uint32_t (&mine)[4]) {
+  uint32_t b[4];
+  ldmatrix4(b, columns);
+  mma16816(acc[0], a, b[0] & mine[0], b[1] & mine[0]);
+  mma16816(acc[1], a, b[2] & mine[1], b[3] & mine[1]);
+  if (!second) return;   // uniform: there are columns beyond 16
+  ldmatrix4(b, columns + 16 * 16);
+  mma16816(acc[2], a, b[0] & mine[2], b[1] & mine[2]);
+  mma16816(acc[3], a, b[2] & mine[3], b[3] & mine[3]);
+}
+
+KERNEL(survivor_linear, SurvivorLinearLaunch, 128, 4) {
   SHARED_MEMORY(smem);
-  const int tid = threadIdx.x, lane = tid & 31, tile = (int)blockIdx.x * WARPS + (tid >> 5), image = (int)blockIdx.y;
-  const int k_tiles = (p.cin + 15) / 16, slots = TILE + 1;
-  const uint32_t planes = smem_u32(smem), columns = columns_address(planes, slots, 0, lane);
-  const bool active = tile * 16 < p.cout;
+  const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, tile = (int)blockIdx.x, image = (int)blockIdx.y;
+  const int k_tiles = (p.cin + 15) / 16, out = tile * 16 + (tid & 15);
+  const uint32_t planes = smem_u32(smem), columns = columns_address(planes, TILE, 0, lane);
+  float* parts = reinterpret_cast<float*>(smem);   // [WARPS][TILE][PITCH], after the planes
+  uint32_t held[HELD_LEVELS][HELD][4];
+  float bias[LEVELS];
+#pragma unroll
+  for (int level = 0; level < LEVELS; level++) {
+#pragma unroll
+    for (int h = 0; h < HELD; h++)
+      if (level < HELD_LEVELS && level < p.levels && warp + h * WARPS < k_tiles) load_weights(held[level][h], p.weight[level], tile, warp + h * WARPS, k_tiles, lane);
+    bias[level] = level < p.levels && out < p.cout ? p.bias[level][out] : 0.f;
+  }
   pdl_wait();
   pdl_launch();
   const int people = p.counts[image].people;
   const Survivor* survivors = p.survivors + (long long)image * p.capacity;
   float* dst = p.dst + (long long)image * p.capacity * p.dst_pitch;
-  for (int first = 0; first < people; first += TILE) {
-    float acc[2][4] = {};
-    for (int level = 0; level < p.levels; level++) {
-      bool here = false;
-      for (int i = 0; i < TILE && first + i < people; i++) here |= survivors[first + i].level == level;
-      if (!here) continue;   // uniform over the block
-      const half* src = p.src[level] + image * p.image;
-      __syncthreads();       // the rows before have been read
-      for (int i = tid; i < k_tiles * 2 * TILE; i += WARPS * 32) {
-        const int n = i % TILE, k8 = i / TILE;
-        const bool real = first + n < people && survivors[first + n].level == level && k8 * 8 < p.cin;
-        const long long at = real ? (long long)survivors[first + n].cell * p.src_pitch[level] + k8 * 8 : 0;
-        cp16(planes + (uint32_t)(k8 * slots + n) * 16, src + at, real ? 16 : 0);
-      }
-      cp_commit();
-      cp_wait<0>();
-      __syncthreads();
-      if (active) {
-#pragma unroll 8
-        for (int k = 0; k < k_tiles; k++) {
-          uint32_t a[4], b[4];
-          load_weights(a, p.weight[level], tile, k, k_tiles, lane);
-          ldmatrix4(b, columns + (uint32_t)(k * 2 * slots * 16));
-          mma16816(acc[0], a, b[0], b[1]);
-          mma16816(acc[1], a, b[2], b[3]);
-        }
+  for (int first = 0;; first += TILE) {
+    // Lane i knows survivor i of the tile; where there is none memory holds something old. That load and the one of their
+    // number are under way together.
+    const int n = first + lane;
+    const int2 place = *reinterpret_cast<const int2*>(survivors + min(n, p.capacity - 1));   // level and cell
+    if (first >= people) break;
+    const int level = n < people ? place.x : -1;
+    if (first) __syncthreads();   // the parts before have been read
+    if (level >= 0) {
+      const half* row = p.src[level] + image * p.image + (long long)place.y * p.src_pitch[level];
+      for (int k8 = warp; k8 < k_tiles * 2; k8 += WARPS) cp16(planes + (uint32_t)(k8 * TILE + lane) * 16, row + k8 * 8, k8 * 8 < p.cin ? 16 : 0);
+    } else {
+      for (int k8 = warp; k8 < k_tiles * 2; k8 += WARPS) cp16(planes + (uint32_t)(k8 * TILE + lane) * 16, p.src[0], 0);
+    }
+    cp_commit();
+    const bool second = people - first > 16;
+    int of_column[4];   // level of the columns that this lane hands to the products
+#pragma unroll
+    for (int i = 0; i < 4; i++) of_column[i] = __shfl_sync(~0u, level, i * 8 + (lane >> 2));
+    float acc[4][4] = {};
+    cp_wait<0>();
+    __syncthreads();
+#pragma unroll
+    for (int l = 0; l < LEVELS; l++) {
+      if (!__any_sync(~0u, level == l)) continue;   // uniform over the block
+      uint32_t mine[4];
+#pragma unroll
+      for (int i = 0; i < 4; i++) mine[i] = of_column[i] == l ? ~0u : 0u;
+#pragma unroll
+      for (int h = 0; h < HELD; h++)
+        if (l < HELD_LEVELS && warp + h * WARPS < k_tiles) add_product(acc, held[l][h], columns + (uint32_t)((warp + h * WARPS) * 2 * TILE * 16), second, mine);
+      for (int k = warp + (l < HELD_LEVELS ? HELD * WARPS : 0); k < k_tiles; k += WARPS) {
+        uint32_t a[4];
+        load_weights(a, p.weight[l], tile, k, k_tiles, lane);
+        add_product(acc, a, columns + (uint32_t)(k * 2 * TILE * 16), second, mine);
       }
     }
-    if (!active) continue;
+    __syncthreads();   // all planes are read
 #pragma unroll
-    for (int n = 0; n < 2; n++)
+    for (int i = 0; i < 4; i++)
 #pragma unroll
-      for (int j = 0; j < 4; j++) {
-        const int row = first + n * 8 + 2 * (lane & 3) + (j & 1), out = tile * 16 + (lane >> 2) + 8 * (j >> 1);
-        if (row < people && out < p.cout) dst[(long long)row * p.dst_pitch + out] = acc[n][j] + p.bias[survivors[row].level][out];
-      }
+      for (int j = 0; j < 4; j++)
+        if (i < 2 || second) parts[(warp * TILE + i * 8 + 2 * (lane & 3) + (j & 1)) * PITCH + (lane >> 2) + 8 * (j >> 1)] = acc[i][j];
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < TILE / (WARPS * 2); i++) {
+      const int column = i * WARPS * 2 + (tid >> 4), of = __shfl_sync(~0u, level, column);
+      float sum = of == 0 ? bias[0] : of == 1 ? bias[1] : bias[2];
+#pragma unroll
+      for (int w = 0; w < WARPS; w++) sum += parts[(w * TILE + column) * PITCH + (tid & 15)];
+      if (of >= 0 && out < p.cout) dst[(long long)(first + column) * p.dst_pitch + out] = sum;
+    }
   }
 }
 
 KERNEL(collect, CollectLaunch, 256, 1) {
-  const int image = (int)blockIdx.y, fields = 7 + 3 * p.tokens;
-  pdl_wait();
-  pdl_launch();
-  const int people = p.counts[image].people;
-  const long long base = (long long)image * p.capacity;
-  for (int i = (int)(blockIdx.x * 256 + threadIdx.x); i < people * fields; i += (int)gridDim.x * 256) {
-    const long long row = base + i / fields;
-    const int field = i % fields;
-    const Survivor& s = p.survivors[row];
-    float v;
-    if (field >= 7 + 2 * p.tokens) v = 1.f / (1.f + expf(-p.visibility[row * p.visibility_pitch + field - 7 - 2 * p.tokens]));
-    else if (field >= 7) v = p.keypoints[row * p.keypoints_pitch + field - 7];
-    else if (field == 0) v = s.score;
-    else if (field == 1) v = s.cx - 0.5f * s.w;
-    else if (field == 2) v = s.cy - 0.5f * s.h;
-    else if (field == 3) v = s.cx + 0.5f * s.w;
-    else if (field == 4) v = s.cy + 0.5f * s.h;
-    else v = field == 5 ? s.gx : s.gy;
-    p.host_rows[row * fields + field] = v;
+  const int lane = threadIdx.x & 31, image = (int)blockIdx.y, fields = 7 + 3 * p.tokens, xy = 7, visible = 7 + 2 * p.tokens;
+  const Count count = counted(p.counts + image);
+  bool waited = false;
+  // one warp a person; all but the keypoints is there before the last kernel has ended
+  for (int person = (int)(blockIdx.x * 8 + threadIdx.x / 32); person < count.people; person += (int)gridDim.x * 8) {
+    const long long row = (long long)image * p.capacity + person;
+    const float* survivor = reinterpret_cast<const float*>(p.survivors + row) + 2;   // score, centre, size, grid point
+    float v[FIELDS / 32];
+#pragma unroll
+    for (int i = 0; i < FIELDS / 32; i++) {
+      const int field = i * 32 + lane;
+      v[i] = 0.f;
+      if (field == 0) v[i] = __ldcg(survivor);
+      else if (field < 5) v[i] = __ldcg(survivor + 2 - field % 2) + (field < 3 ? -0.5f : 0.5f) * __ldcg(survivor + 4 - field % 2);
+      else if (field < xy) v[i] = __ldcg(survivor + field);
+      else if (field >= visible && field < fields) v[i] = 1.f / (1.f + expf(-__ldcg(p.visibility + row * p.visibility_pitch + field - visible)));
+    }
+    if (!waited) pdl_wait();
+    waited = true;
+#pragma unroll
+    for (int i = 0; i < FIELDS / 32; i++) {
+      const int field = i * 32 + lane;
+      if (field >= xy && field < visible) v[i] = p.keypoints[row * p.keypoints_pitch + field - xy];
+      if (field < fields) p.host_rows[row * fields + field] = v[i];
+    }
   }
-  if (blockIdx.x == 0 && threadIdx.x == 0) p.host_counts[image] = p.counts[image];
+  if (!waited) pdl_wait();
+  pdl_launch();
+  if (blockIdx.x == 0 && threadIdx.x == 0) p.host_counts[image] = count;
 }

@@ -97,11 +97,14 @@ template <class T> T atomicMax(T* p, T v) { T old = *p; if (v > old) *p = v; ret
 template <class T> T atomicOr(T* p, T v) { T old = *p; *p = old | v; return old; }
 inline void __threadfence_system() {}
 template <class T> T __ldg(const T* p) { return *p; }
+template <class T> T __ldcg(const T* p) { return *p; }
 
 // ---- arithmetic ----------------------------------------------------------------------------------------------------
 
 inline int min(int a, int b) { return a < b ? a : b; }
+inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) { return (unsigned)(((uint64_t)high << 32 | low) >> (shift & 31)); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
 inline int __popc(uint32_t v) { return __builtin_popcount(v); }
 inline int __ffs(uint32_t v) { return __builtin_ffs((int)v); }

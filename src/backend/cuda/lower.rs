@@ -43,7 +43,7 @@ pub(super) fn cells(plan: &Plan) -> (usize, usize) {
     (cells, cells.next_power_of_two().max(2))
 }
 
-/// Candidates that are sorted in shared memory, which with a flag a cell must fit into every GPU's 64 KiB.
+/// Candidates that are sorted in shared memory, where a key and a box each must fit into every GPU's 64 KiB.
 const NEAR: usize = 2048;
 
 /// A convolution, as far as tiling is concerned. The stem counts as a 3x3 on 2x2 cells of 16 channels.
@@ -152,8 +152,8 @@ impl Lowering<'_> {
             images: images as i32,
             reserved: 0,
         };
-        let grid = [(in_w / 2 * (in_h / 2)).div_ceil(256) as u32, images as u32, 1];
-        launch("letterbox", grid, 256, 0, Params::Letterbox(params), vec![step])
+        let grid = [(in_w / 2).div_ceil(32) as u32, (in_h / 2).div_ceil(4) as u32, images as u32];
+        launch("letterbox", grid, 128, 0, Params::Letterbox(params), vec![step])
     }
 
     fn conv(&mut self, steps: &[usize], convs: &[&Conv]) -> Result<Launch> {
@@ -331,8 +331,8 @@ impl Lowering<'_> {
                     params.cells[i] = (h * w) as i32;
                     params.stride[i] = level.stride as i32;
                 }
-                let shared = slots.min(NEAR) * 8 + slots.next_multiple_of(4) + 16;
-                ("select_people", [depth, 1, 1], 1024, shared, Params::Select(params))
+                let shared = slots.min(NEAR) * (16 + 8) + 16; // boxes, keys, counts (select.cu)
+                ("select_people", [depth, 1, 1], 512, shared, Params::Select(params))
             }
             Op::SurvivorLinear { src, weight, bias, dst } => {
                 let cout = plan.tensors[weight[0].0].shape[0];
@@ -355,11 +355,17 @@ impl Lowering<'_> {
                     params.weight[i] = self.constants.fragments(plan, weight[i])?;
                     params.bias[i] = self.constants.floats(plan, bias[i], cout)?;
                 }
-                let shared = src[0].c.div_ceil(16) * 2 * 17 * 16;
-                let grid = [cout.div_ceil(32) as u32, depth, 1];
-                ("survivor_linear", grid, 64, shared, Params::SurvivorLinear(params))
+                // rows of 32 survivors, then the parts of four warps (survivor.cu)
+                let shared = (src[0].c.div_ceil(16) * 32 * 32).max(4 * 32 * 17 * 4);
+                let grid = [cout.div_ceil(16) as u32, depth, 1];
+                ("survivor_linear", grid, 128, shared, Params::SurvivorLinear(params))
             }
             Op::Gau(g) => {
+                // as gau.cu lays it out, without and with the constants of u, v, q and k
+                let weights = (2 * g.expansion + g.key_dim) * g.dim * 2;
+                let (working, constants) = (25088, weights + 2 * g.tokens * g.key_dim * 4);
+                let staged = working + constants <= self.constants.gpu.caps().shared as usize;
+                let shared = working + if staged { constants } else { 0 };
                 let params = GauLaunch {
                     src: self.address(g.src),
                     dst: self.address(g.dst),
@@ -377,10 +383,10 @@ impl Lowering<'_> {
                     dst_pitch: self.pitch(g.dst),
                     capacity: capacity as i32,
                     images: n,
+                    staged: i32::from(staged),
+                    reserved: 0,
                 };
-                // normalised tokens, u v q, k, A, scales (gau.cu)
-                let shared = 16 * 24 * 16 + 512 * 25 * 4 + 24 * 24 * 4 + 24 * 4; // n, rows, A, scales (gau.cu)
-                let grid = [(capacity as u32).min(2 * sms), depth, 1];
+                let grid = [(capacity as u32).min(sms.div_ceil(depth).max(4)), depth, 1];
                 ("gau", grid, 256, shared, Params::Gau(params))
             }
             Op::BinDecode(b) => {
@@ -412,10 +418,10 @@ impl Lowering<'_> {
                     images: n,
                     padding: b.padding,
                 };
-                let shared = (128 * 20 + 128 * 20 + 128 * 20 + 8 * 2 * 20) * 4; // f, r, halves, parts (dcc.cu)
-                // two axes, keypoints in groups of four
-                let most = (2 * capacity * b.tokens.div_ceil(4)) as u32;
-                let grid = [most.min(2 * sms), depth, 1];
+                let shared = (128 * 10 + 128 * 10 + 128 + 3 * 10 * 8 + 2 * 10) * 4; // f, r, turn, parts, totals (dcc.cu)
+                // two axes, keypoints in groups of two
+                let most = (2 * capacity * b.tokens.div_ceil(2)) as u32;
+                let grid = [most.min((2 * sms).div_ceil(depth).max(8)), depth, 1];
                 ("bin_decode", grid, 256, shared, Params::BinDecode(params))
             }
             Op::Letterbox { .. } | Op::Conv(_) => unreachable!("scheduled in groups of their own"),
@@ -441,7 +447,14 @@ impl Lowering<'_> {
             images: images as i32,
             reserved: 0,
         };
-        Ok(Some(launch("collect", [8, images as u32, 1], 256, 0, Params::Collect(params), vec![])))
+        Ok(Some(launch(
+            "collect",
+            [16u32.div_ceil(images as u32), images as u32, 1],
+            256,
+            0,
+            Params::Collect(params),
+            vec![],
+        )))
     }
 
     /// Lets wgmma convolutions pull the next convolution's weights into L2, where all weights do not stay there.

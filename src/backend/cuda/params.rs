@@ -136,10 +136,10 @@ params! {
         dst: u64, survivors: u64, counts: u64, image: i64, src_pitch: [i32; LEVELS],
         cin: i32, cout: i32, dst_pitch: i32, levels: i32, capacity: i32, images: i32, reserved: i32,
     }
-    GauLaunch(104) {
+    GauLaunch(112) {
         src: u64, dst: u64, uv: u64, out: u64, q_gain: u64, q_bias: u64, k_gain: u64, k_bias: u64,
         residual_gain: u64, counts: u64, norm_gain: f32,
-        tokens: i32, src_pitch: i32, dst_pitch: i32, capacity: i32, images: i32,
+        tokens: i32, src_pitch: i32, dst_pitch: i32, capacity: i32, images: i32, staged: i32, reserved: i32,
     }
     BinDecodeLaunch(104) {
         src: u64, dst: u64, weight: [u64; 2], heat: [u64; 2], frequency: u64, survivors: u64, counts: u64,

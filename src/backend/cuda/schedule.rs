@@ -268,7 +268,7 @@ fn supported(plan: &Plan, op: &Op) -> std::result::Result<(), String> {
 
 /// Keypoints that the survivor kernels hold in registers.
 const MAX_TOKENS: usize = 20;
-/// Grid cells that one block sorts: a flag of each lies in shared memory.
+/// Grid cells that one block sorts: each of its 512 threads keeps a bit for 64 of them.
 const MAX_CELLS: usize = 32768;
 
 fn conv_supported(

@@ -63,6 +63,9 @@ impl Setup {
         let people = images * capacity;
         let (w, h) = plan.input_size;
         let input_bytes = images * (w * h * 3 + 64 * (w + h));
+        // kernels look at survivors before they know how many there are
+        let survivors = working(people * SURVIVOR_BYTES)?;
+        gpu.upload(survivors.address, &vec![0; people * SURVIVOR_BYTES])?;
         Ok(Setup {
             programs: vec![],
             images,
@@ -70,7 +73,7 @@ impl Setup {
             capacity,
             arena: working(images * schedule.image * 2)?,
             rows: working(people * schedule.row * 4)?,
-            survivors: working(people * SURVIVOR_BYTES)?,
+            survivors,
             counts: working(images * size_of::<Count>())?,
             boxes: working(images * slots * 16)?,
             keys: working(images * slots * 8)?,

@@ -104,6 +104,67 @@ fn selection_is_the_reference_s() {
     }
 }
 
+/// Candidates by number, where the ways to sort them meet: logits above the threshold on so many grids, equal ones among
+/// them, and boxes that suppress each other.
+#[test]
+fn any_number_of_candidates_is_sorted_and_suppressed() {
+    let shapes = [(60, 60, 8), (10, 10, 32)];
+    let (plan, levels) = selection(&shapes);
+    for gpu in gpus(&[1]) {
+        let mut rig = Rig::new(&gpu, &plan);
+        rig.x.schedule.groups.retain(|g| matches!(g, Group::Select(_)));
+        for n in [
+            0usize, 1, 2, 31, 32, 33, 63, 65, 128, 129, 256, 257, 500, 512, 513, 1024, 1025, 2000, 2048, 2049,
+        ] {
+            let mut rng = Rng(n as u64 + 5);
+            let total = 3700;
+            // a step without a common factor with the number of grids scatters the candidates
+            let mut logits = vec![-4.0; total];
+            for i in 0..n {
+                // one of few values: many are equal
+                logits[i * 1531 % total] = (rng.unit() * 40.0).floor() / 8.0 - 2.0;
+            }
+            let boxes: Vec<f32> = rng
+                .normals(total * 4, 0.5)
+                .chunks(4)
+                .flat_map(|b| [b[0], b[1], b[2] + 1.2, b[3] + 1.2])
+                .collect();
+            for (level, (from, to)) in levels.iter().zip([(0, 3600), (3600, total)]) {
+                rig.set(level.cls, &logits[from..to]);
+                rig.set(level.bbox, &boxes[from * 4..to * 4]);
+            }
+            let plain = SelectParams::default();
+            let selects = [
+                plain,
+                SelectParams { max_people: Some(n / 3), ..plain },
+                SelectParams { force: Some(n), ..plain },
+            ];
+            for select in selects.into_iter().take(if n > 600 { 1 } else { 3 }) {
+                let header = frame_header(&select);
+                gpu.upload(rig.x.setups[0].input.address, bytemuck::bytes_of(&header)).unwrap();
+                rig.r.set_options(&RunOptions { select, heatmaps: false });
+                let last = plan.steps.len() - 1;
+                rig.run_device(|_| unreachable!("no convolutions")).unwrap();
+                rig.r.run_steps(last..last + 1);
+                let setup = &rig.x.setups[0];
+                let mut count = Count::default();
+                gpu.download(setup.counts.address, bytemuck::bytes_of_mut(&mut count)).unwrap();
+                let mut list = vec![Survivor::default(); count.people as usize];
+                gpu.download(setup.survivors.address, bytemuck::cast_slice_mut(&mut list)).unwrap();
+                let got: Vec<_> = list.iter().map(|s| (s.level as usize, s.cell as usize)).collect();
+                let want: Vec<_> = rig.r.people().iter().map(|p| (p.level, p.cell)).collect();
+                assert!(
+                    got == want,
+                    "{n} candidates, {select:?}: {} people, expected {}",
+                    got.len(),
+                    want.len()
+                );
+                assert!(n < 500 || select.force.is_some() || want.len() < n, "nothing was suppressed");
+            }
+        }
+    }
+}
+
 #[test]
 fn survivors_beyond_the_capacity_are_counted() {
     for gpu in gpus(&[1]) {
