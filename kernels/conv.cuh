@@ -19,7 +19,8 @@
 //                  ...                                         so no bank conflicts and no im2col copies, at any shift
 //          x x x x x x x x x x
 //
-//                `plane` is odd: the eight 16-byte writes of one pixel (8 planes) then hit eight different bank groups.
+//                `plane` is odd, so that the eight 16-byte writes of one pixel (8 planes) hit eight different bank groups, and has a slot more
+//                than the halo has.
 //                3x3 s2: even and odd halo columns are stored apart, so 8 neighbouring outputs still read 8 neighbouring slots.
 //                flat (3x3 s1): the tile is BM consecutive positions of the map padded to width ow + 2; exact on 20x20 (7
 //                tiles of 64 instead of 9). 1x1: the map is one row of h w pixels.
@@ -93,10 +94,15 @@ DEVICE int out_pixel(const ConvStep& p, int kernel, int oy0, int ox0, int m) {
   }
   return oy < p.oh && ox < p.ow ? oy * p.ow + ox : -1;
 }
-// For every halo pixel: element offset in src (-1: padding), byte offset of its slot.
-template <int THREADS> DEVICE void build_halo(const ConvStep& p, int kernel, int2* table, int oy0, int ox0, int tid) {
+// Loads of a thread under way at a time, see load_activations.
+constexpr int LOADS = 4;
+// Entries of the halo table: one a pixel, to a multiple of ROUND.
+template <int ROUND> DEVICE int halo_entries(const ConvStep& p) { return (p.halo_h * p.halo_w + ROUND - 1) / ROUND * ROUND; }
+// For every halo pixel: where it lies in src, in units of 8 channels, and the byte offset of its slot, plus 1 if it is inside the map.
+// Pixels outside lie at 0, which is a safe address; entries beyond the halo fill the last slot, which nobody reads.
+template <int ROUND> DEVICE void build_halo(const ConvStep& p, int kernel, int2* table, int oy0, int ox0, int tid, int threads) {
   const int n = p.halo_h * p.halo_w, pad = kernel >> 1;
-  for (int i = tid; i < n; i += THREADS) {
+  for (int i = tid; i < halo_entries<ROUND>(p); i += threads) {
     const int hy = fast_div(i, p.div_halo_w), hx = i - hy * p.halo_w;
     int y = oy0 * p.stride - pad + hy, x = ox0 * p.stride - pad + hx;
     bool inside;
@@ -112,50 +118,60 @@ template <int THREADS> DEVICE void build_halo(const ConvStep& p, int kernel, int
       }
       inside = (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
     }
-    table[i] = make_int2(inside ? (y * p.w + x) * p.src_pitch : -1, (kernel == 1 || p.flat ? i : halo_slot(p, hy, hx)) * 16);
+    inside = inside && i < n;
+    const int slot = i >= n ? p.plane - 1 : kernel == 1 || p.flat ? i : halo_slot(p, hy, hx);
+    table[i] = make_int2(inside ? (y * p.w + x) * (p.src_pitch >> 3) : 0, slot * 16 + inside);
   }
 }
-// Starts copying channels [c0, c0 + BK) of the halo into a chunk buffer; channels >= cin become zeros. The table reads of a
-// batch are issued together, ahead of the copies: with few warps an SM the latency of this code is what matters.
+DEVICE void load_slot(int2 entry, const half* src, int real, uint32_t planes) {
+  cp16(planes + (uint32_t)(entry.y & ~1), reinterpret_cast<const char*>(src) + (unsigned long long)(unsigned)entry.x * 16, entry.y & real ? 16 : 0);
+}
+// Starts copying a chunk of BK channels of the halo, which begins at `src` and is channel `c` of cin, into a chunk buffer; channels
+// beyond cin become zeros. With few warps an SM the latency of this code is what matters: a handful of instructions a copy, no
+// branches, and the table reads of LOADS copies together.
 template <int BK, int THREADS>
-DEVICE void load_activations(const ConvStep& p, const half* src, const int2* table, int n, int c0, uint32_t buffer, int tid) {
-  constexpr int PLANES = BK / 8, STEP = THREADS / PLANES, U = 4;
-  const int k8 = tid % PLANES, c = c0 + k8 * 8;
-  const bool real = c < p.cin;
-  const half* s = src + (real ? c : 0);
-  const uint32_t d = buffer + (uint32_t)(k8 * p.plane * 16);
-  for (int pixel = tid / PLANES; pixel < n; pixel += STEP * U) {
-    int2 e[U];
+DEVICE void load_activations(const ConvStep& p, const half* src, int c, const int2* table, uint32_t buffer, int tid) {
+  constexpr int PLANES = BK / 8, STEP = THREADS / PLANES;
+  const int k8 = tid % PLANES, real = c + k8 * 8 < p.cin, n = halo_entries<STEP * LOADS>(p);
+  src += real ? k8 * 8 : -c;
+  const uint32_t planes = buffer + (uint32_t)(k8 * p.plane * 16);
+#pragma unroll 1
+  for (int pixel = tid / PLANES; pixel < n; pixel += STEP * LOADS) {
+    int2 e[LOADS];
 #pragma unroll
-    for (int i = 0; i < U; i++) e[i] = pixel + i * STEP < n ? table[pixel + i * STEP] : make_int2(-1, -1);
+    for (int i = 0; i < LOADS; i++) e[i] = table[pixel + i * STEP];
 #pragma unroll
-    for (int i = 0; i < U; i++)
-      if (e[i].y >= 0) cp16(d + (uint32_t)e[i].y, s + max(e[i].x, 0), real && e[i].x >= 0 ? 16 : 0);
+    for (int i = 0; i < LOADS; i++) load_slot(e[i], src, real, planes);
   }
 }
-// The same for warps that do nothing else: a thread keeps its share of the table in registers, so that a chunk takes few
-// instructions; with one such warp a scheduler it is their latency that counts. Larger shares are read again and again.
+// The same for warps that do nothing else: a thread keeps its share of the table, up to MOST entries, in registers. Larger shares are read
+// again and again.
 template <int BK, int THREADS, int MOST> struct HaloPart {
   static constexpr int PLANES = BK / 8, STEP = THREADS / PLANES;
-  int2 entry[MOST];
+  static_assert(MOST % LOADS == 0, "whole rounds");
+  int2 entry[MOST ? MOST : 1];
   // A 1x1 convolution needs no table: pixel i of the tile is pixel x0 + i of the map.
-  DEVICE void read(const ConvStep& p, int kernel, const int2* table, int x0, int n, int tid) {
+  DEVICE void read(const ConvStep& p, int kernel, const int2* table, int x0, int tid) {
 #pragma unroll
     for (int i = 0; i < MOST; i++) {
       const int pixel = tid / PLANES + i * STEP;
-      if (kernel == 1) entry[i] = make_int2(x0 + pixel < p.h * p.w ? (x0 + pixel) * p.src_pitch : -1, pixel < n ? pixel * 16 : -1);
-      else entry[i] = pixel < n ? table[pixel] : make_int2(-1, -1);
-      if (entry[i].y >= 0) entry[i].y += tid % PLANES * p.plane * 16;
+      if (kernel == 1) {
+        const bool inside = x0 + pixel < p.h * p.w;
+        entry[i] = make_int2(inside ? (x0 + pixel) * (p.src_pitch >> 3) : 0, pixel * 16 + inside);
+      } else entry[i] = table[min(pixel, halo_entries<STEP * LOADS>(p) - 1)];
     }
   }
-  DEVICE void load(const ConvStep& p, const half* src, const int2* table, int n, int c0, uint32_t buffer, int tid) const {
-    if (n > STEP * MOST) return load_activations<BK, THREADS>(p, src, table, n, c0, buffer, tid);
-    const int c = c0 + tid % PLANES * 8;
-    const bool real = c < p.cin;
-    const half* s = src + (real ? c : 0);
+  DEVICE void load(const ConvStep& p, const half* src, int c, const int2* table, uint32_t buffer, int tid) const {
+    const int n = p.halo_h * p.halo_w;
+    if (MOST == 0 || n > STEP * MOST) return load_activations<BK, THREADS>(p, src, c, table, buffer, tid);
+    const int k8 = tid % PLANES, real = c + k8 * 8 < p.cin;
+    src += real ? k8 * 8 : -c;
+    const uint32_t planes = buffer + (uint32_t)(k8 * p.plane * 16);
 #pragma unroll
-    for (int i = 0; i < MOST; i++)
-      if (entry[i].y >= 0) cp16(buffer + (uint32_t)entry[i].y, s + max(entry[i].x, 0), real && entry[i].x >= 0 ? 16 : 0);
+    for (int i = 0; i < MOST; i += LOADS)
+      if (i * STEP < n)
+#pragma unroll
+        for (int j = i; j < i + LOADS; j++) load_slot(entry[j], src, real, planes);
   }
 };
 
@@ -288,10 +304,7 @@ DEVICE void epilogue(const ConvStep& p, const ConvTarget& t, float (&acc)[MT][NT
     if (!p.pre_add && !t.post) ROWS(ACT_SILU, ADD_NONE);
     else if (!p.pre_add) ROWS(ACT_SILU, ADD_POST);
     else ROWS(ACT_SILU, ADD_ANY);
-  } else if (WITH_GELU && p.act == ACT_GELU) {
-    if (!p.pre_add && !t.post) ROWS(ACT_GELU, ADD_NONE);
-    else ROWS(ACT_GELU, ADD_ANY);
-  }
+  } else if (WITH_GELU && p.act == ACT_GELU) ROWS(ACT_GELU, ADD_ANY);
   else if (!p.pre_add && !t.post) ROWS(ACT_NONE, ADD_NONE);
   else ROWS(ACT_NONE, ADD_ANY);
 #undef ROWS

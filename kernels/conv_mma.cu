@@ -16,7 +16,7 @@ template <bool SEVERAL, int BM, int BN, int BK, int STAGES, int WM, int WN, int 
   const ConvStep& p = l.step[SEVERAL ? b.step : 0];
   const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5;
   const int wm = warp % WM, wn = (warp / WM) % WN, wk = warp / (WM * WN);
-  const int taps = p.kernel * p.kernel, halo = p.halo_h * p.halo_w, n0 = b.n0, z = blockIdx.z, split = l.split;
+  const int taps = p.kernel * p.kernel, halo = halo_entries<THREADS / PLANES * LOADS>(p), n0 = b.n0, z = blockIdx.z, split = l.split;
   const int chunk0 = p.chunks * z / split, chunk1 = p.chunks * (z + 1) / split, steps = (chunk1 - chunk0) * taps;
   const int tile_y = p.kernel == 1 ? 0 : tile_row(p, b.tile);
   const int oy0 = tile_y * p.tile_h, ox0 = (b.tile - tile_y * p.tiles_x) * p.tile_w;
@@ -42,7 +42,7 @@ template <bool SEVERAL, int BM, int BN, int BK, int STAGES, int WM, int WN, int 
 #pragma unroll
   for (int s = 0; s < DEPTH; s++)
     if (s < steps) load_weights(s, s);
-  build_halo<THREADS>(p, p.kernel, table, oy0, ox0, tid);
+  build_halo<THREADS / PLANES * LOADS>(p, p.kernel, table, oy0, ox0, tid, THREADS);
   // fragment addresses of this lane: A rows are pixels (slots), B rows are output channels
   uint32_t a_offset[MT];
 #pragma unroll
@@ -68,12 +68,12 @@ template <bool SEVERAL, int BM, int BN, int BK, int STAGES, int WM, int WN, int 
   constexpr bool AHEAD = MT == 1;   // else registers would cost blocks
   Addends<NT> addends = {};
   if (AHEAD && (p.pre_add || target.post)) load_addends(addends, p, target, pixel[0][0], n0 + wn * NT * 8, lane, 0, 1);
-  const half* src = p.src + b.image * l.image;
   const int c0 = first_channel(p, n0);
+  const half* src = p.src + b.image * l.image + c0;
   int load_tap = 0, load_chunk = chunk0, load_buffer = 0;
   auto load_step = [&]() {
     if (load_tap == 0) {
-      load_activations<BK, THREADS>(p, src, table, halo, c0 + load_chunk * BK, activations + load_buffer * chunk_bytes, tid);
+      load_activations<BK, THREADS>(p, src + load_chunk * BK, c0 + load_chunk * BK, table, activations + load_buffer * chunk_bytes, tid);
       load_buffer = load_buffer + 1 == l.buffers ? 0 : load_buffer + 1;
     }
     if (++load_tap == taps) load_tap = 0, load_chunk++;

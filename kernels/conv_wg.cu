@@ -3,7 +3,7 @@
 // wgmma reads both operands straight from shared memory: the halo layout of conv.cuh is already a sequence of core matrices, at
 // any tap's shift. Warp roles, joined by full/empty pairs of mbarriers, so that consumers touch no address computation:
 //
-//   NWM x NWN consumer warpgroups (64 pixels, BN / NWN channels each) | 4 or 8 activation loader warps | 1 weight loader warp
+//   NWM x NWN consumer warpgroups (64 pixels, BN / NWN channels each) | 4 activation loader warps | 1 weight loader warp
 //
 // Split-K        a cluster of `split` blocks along z, each a range of channel chunks. Groups of 32 channels are dealt
 //                round-robin to the ranks; the others push their sums with st.async, counted by the receiver's mbarrier.
@@ -14,16 +14,16 @@
 //                chunk loop must not be unrolled (C7515).
 #include "conv.cuh"
 
-template <bool SEVERAL, int KS, int NWM, int NWN, int BN, int BK, int STAGES, int LOADERS> DEVICE void conv_wg(const ConvLaunch& l) {
+template <bool SEVERAL, int KS, int NWM, int NWN, int BN, int BK, int STAGES> DEVICE void conv_wg(const ConvLaunch& l) {
 #ifdef HAVE_WGMMA
   constexpr int NWG = NWM * NWN, NC = NWG * 128, WN = BN / NWN, KK = BK / 16, PLANES = BK / 8, STAGE_BYTES = BN * BK * 2;
-  constexpr int NT = WN / 8, G = NT / 4, TAPS = KS * KS, MAX_BUFFERS = 8, BARRIER_BYTES = 384;
+  constexpr int NT = WN / 8, G = NT / 4, TAPS = KS * KS, LOADERS = 128, MAX_BUFFERS = 8, BARRIER_BYTES = 384;
   static_assert(NT % 4 == 0 && 8 * (2 * STAGES + 2 * MAX_BUFFERS + 1) <= BARRIER_BYTES, "tile");
   SHARED_MEMORY(smem);
   const ConvBlock b = conv_block<SEVERAL, BN>(l);
   const ConvStep& p = l.step[SEVERAL ? b.step : 0];
   const int tid = threadIdx.x, lane = tid & 31, wg = __shfl_sync(~0u, tid >> 7, 0);
-  const int halo = p.halo_h * p.halo_w, n0 = b.n0, z = blockIdx.z, split = l.split;
+  const int halo = halo_entries<LOADERS / PLANES * LOADS>(p), n0 = b.n0, z = blockIdx.z, split = l.split;
   const int shift = split >> 1, chunk0 = p.chunks * z >> shift, chunks = (p.chunks * (z + 1) >> shift) - chunk0;   // split is 1, 2 or 4
   const int tile_y = KS == 1 ? 0 : tile_row(p, b.tile);
   const int oy0 = tile_y * p.tile_h, ox0 = (b.tile - tile_y * p.tiles_x) * p.tile_w;
@@ -59,7 +59,7 @@ template <bool SEVERAL, int KS, int NWM, int NWN, int BN, int BK, int STAGES, in
     cluster_arrive();
   }
 
-  if (wg == NWG + LOADERS / 128) {   // weight loader: one thread streams the packed stages, the bias with the first
+  if (wg == NWG + 1) {   // weight loader: one thread streams the packed stages, the bias with the first
     if (lane == 0) {
       const long long stage = (long long)p.cout_pad * BK * 2;
       const char* src = reinterpret_cast<const char*>(p.weight) + (long long)chunk0 * TAPS * stage + (long long)n0 * BK * 2;
@@ -83,24 +83,22 @@ template <bool SEVERAL, int KS, int NWM, int NWN, int BN, int BK, int STAGES, in
     if (split > 1) cluster_wait();
     return;
   }
-  if (wg >= NWG) {   // activation loaders
+  if (wg == NWG) {   // activation loaders
     const int t = tid - NC;
-    const half* src = p.src + b.image * l.image;
     const int c0 = first_channel(p, n0) + chunk0 * BK;
-    constexpr bool LEAN = NT <= 8;   // registers for a share of the table
-    HaloPart<BK, LOADERS, KS == 1 ? 4 : LOADERS == 128 ? 8 : 10> part;
-    if (KS == 3 || !LEAN) {
-      build_halo<LOADERS>(p, KS, table, oy0, ox0, t);
+    const half* src = p.src + b.image * l.image + c0;
+    constexpr int MOST = NT <= 8 ? (KS == 1 ? 4 : 8) : 0;   // registers for a share of the table
+    HaloPart<BK, LOADERS, MOST> part;
+    if (KS == 3 || MOST == 0) {
+      build_halo<LOADERS / PLANES * LOADS>(p, KS, table, oy0, ox0, t, LOADERS);
       bar_sync(1, LOADERS);
     }
-    if (LEAN) part.read(p, KS, table, ox0, halo, t);
+    part.read(p, KS, table, ox0, t);
     pdl_wait();
     int buffer = 0, phase = 1;
     for (int c = 0; c < chunks; c++) {
       if (c >= l.buffers) mbar_wait(empty_a + 8 * buffer, phase);
-      const int channel = c0 + c * BK;
-      if (LEAN) part.load(p, src, table, halo, channel, activations + buffer * chunk_bytes, t);
-      else load_activations<BK, LOADERS>(p, src, table, halo, channel, activations + buffer * chunk_bytes, t);
+      part.load(p, src + c * BK, c0 + c * BK, table, activations + buffer * chunk_bytes, t);
       mbar_arrive_cp(full_a + 8 * buffer);
       if (++buffer == l.buffers) buffer = 0, phase ^= 1;
     }
@@ -176,26 +174,24 @@ template <bool SEVERAL, int KS, int NWM, int NWN, int BN, int BK, int STAGES, in
       }
     }
   }
-  epilogue<KS == 1, AHEAD, 1, NT>(p, conv_target(p, l.image, b.image), acc, addends, bias + wn * WN, pixel, n0 + wn * WN, lane, z, split);
+  epilogue<false, AHEAD, 1, NT>(p, conv_target(p, l.image, b.image), acc, addends, bias + wn * WN, pixel, n0 + wn * WN, lane, z, split);
 #endif
 }
 
 // Names are conv_wg_<kernel>_<NWM>x<NWN>_<BN>x<BK>_<stages>, for launches of several steps with _several; src/backend/cuda/tiles.rs
-// lists them too. LOADERS: threads that load activations. BLOCKS: how many shall fit into the registers of an SM.
-#define CONV_WG(KS, NWM, NWN, BN, BK, STAGES, LOADERS, BLOCKS) \
-  KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES, ConvLaunch, NWM * NWN * 128 + LOADERS + 32, BLOCKS) { conv_wg<false, KS, NWM, NWN, BN, BK, STAGES, LOADERS>(p); } \
-  KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES##_several, ConvLaunch, NWM * NWN * 128 + LOADERS + 32, BLOCKS) { conv_wg<true, KS, NWM, NWN, BN, BK, STAGES, LOADERS>(p); }
-CONV_WG(1, 1, 1, 64, 64, 4, 128, 1)
-CONV_WG(1, 1, 2, 64, 64, 4, 128, 1)
-CONV_WG(1, 1, 2, 128, 64, 3, 128, 1)
-CONV_WG(1, 1, 4, 256, 64, 3, 128, 1)
-CONV_WG(3, 1, 1, 32, 32, 4, 128, 2)
-CONV_WG(3, 1, 1, 64, 32, 4, 128, 2)
-CONV_WG(3, 1, 1, 32, 64, 8, 256, 1)
-CONV_WG(3, 1, 1, 64, 64, 8, 256, 1)
-CONV_WG(3, 1, 2, 128, 64, 6, 256, 1)
-CONV_WG(3, 1, 2, 256, 64, 3, 128, 1)
-CONV_WG(3, 2, 2, 128, 64, 6, 128, 1)
-CONV_WG(3, 4, 1, 32, 32, 4, 128, 1)
-CONV_WG(3, 4, 1, 64, 32, 4, 128, 1)
-CONV_WG(3, 4, 1, 64, 64, 4, 128, 1)
+// lists them too.
+#define CONV_WG(KS, NWM, NWN, BN, BK, STAGES) \
+  KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES, ConvLaunch, NWM * NWN * 128 + 160, 1) { conv_wg<false, KS, NWM, NWN, BN, BK, STAGES>(p); } \
+  KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES##_several, ConvLaunch, NWM * NWN * 128 + 160, 1) { conv_wg<true, KS, NWM, NWN, BN, BK, STAGES>(p); }
+CONV_WG(1, 1, 1, 64, 64, 4)
+CONV_WG(1, 1, 2, 64, 64, 4)
+CONV_WG(1, 1, 2, 128, 64, 3)
+CONV_WG(1, 1, 4, 256, 64, 3)
+CONV_WG(3, 1, 1, 32, 64, 8)
+CONV_WG(3, 1, 1, 64, 64, 8)
+CONV_WG(3, 1, 2, 128, 64, 6)
+CONV_WG(3, 1, 2, 256, 64, 3)
+CONV_WG(3, 2, 2, 128, 64, 6)
+CONV_WG(3, 4, 1, 32, 32, 4)
+CONV_WG(3, 4, 1, 64, 32, 4)
+CONV_WG(3, 4, 1, 64, 64, 4)

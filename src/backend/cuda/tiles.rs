@@ -13,8 +13,8 @@ pub(super) enum Unit {
         /// Slices of K.
         slices: u32,
     },
-    /// wgmma; warpgroups over pixels and over channels and threads that load activations, for this kernel size only.
-    Wgmma { kernel: usize, across: u32, along: u32, loaders: u32 },
+    /// wgmma; warpgroups over pixels and over channels, for this kernel size only.
+    Wgmma { kernel: usize, across: u32, along: u32 },
 }
 
 /// One compiled kernel.
@@ -46,11 +46,11 @@ macro_rules! mma {
 }
 
 macro_rules! wg {
-    ($name:literal, $kernel:literal, $across:literal x $along:literal, [$bn:literal, $bk:literal], $stages:literal, $loaders:literal) => {
+    ($name:literal, $kernel:literal, $across:literal x $along:literal, [$bn:literal, $bk:literal], $stages:literal) => {
         Tile {
             name: $name,
             several: concat!($name, "_several"),
-            unit: Unit::Wgmma { kernel: $kernel, across: $across, along: $along, loaders: $loaders },
+            unit: Unit::Wgmma { kernel: $kernel, across: $across, along: $along },
             bm: $across * 64,
             bn: $bn,
             bk: $bk,
@@ -69,21 +69,24 @@ pub(super) const TILES: &[Tile] = &[
     mma!("conv_mma_32x128x64_3_1x4x1", [32, 128, 64], 3, 4, 1),
     mma!("conv_mma_64x128x64_3_2x4x1", [64, 128, 64], 3, 8, 1),
     mma!("conv_mma_128x128x64_3_2x2x1", [128, 128, 64], 3, 4, 1),
-    wg!("conv_wg_1_1x1_64x64_4", 1, 1 x 1, [64, 64], 4, 128),
-    wg!("conv_wg_1_1x2_64x64_4", 1, 1 x 2, [64, 64], 4, 128),
-    wg!("conv_wg_1_1x2_128x64_3", 1, 1 x 2, [128, 64], 3, 128),
-    wg!("conv_wg_1_1x4_256x64_3", 1, 1 x 4, [256, 64], 3, 128),
-    wg!("conv_wg_3_1x1_32x32_4", 3, 1 x 1, [32, 32], 4, 128),
-    wg!("conv_wg_3_1x1_64x32_4", 3, 1 x 1, [64, 32], 4, 128),
-    wg!("conv_wg_3_1x1_32x64_8", 3, 1 x 1, [32, 64], 8, 256),
-    wg!("conv_wg_3_1x1_64x64_8", 3, 1 x 1, [64, 64], 8, 256),
-    wg!("conv_wg_3_1x2_128x64_6", 3, 1 x 2, [128, 64], 6, 256),
-    wg!("conv_wg_3_1x2_256x64_3", 3, 1 x 2, [256, 64], 3, 128),
-    wg!("conv_wg_3_2x2_128x64_6", 3, 2 x 2, [128, 64], 6, 128),
-    wg!("conv_wg_3_4x1_32x32_4", 3, 4 x 1, [32, 32], 4, 128),
-    wg!("conv_wg_3_4x1_64x32_4", 3, 4 x 1, [64, 32], 4, 128),
-    wg!("conv_wg_3_4x1_64x64_4", 3, 4 x 1, [64, 64], 4, 128),
+    wg!("conv_wg_1_1x1_64x64_4", 1, 1 x 1, [64, 64], 4),
+    wg!("conv_wg_1_1x2_64x64_4", 1, 1 x 2, [64, 64], 4),
+    wg!("conv_wg_1_1x2_128x64_3", 1, 1 x 2, [128, 64], 3),
+    wg!("conv_wg_1_1x4_256x64_3", 1, 1 x 4, [256, 64], 3),
+    wg!("conv_wg_3_1x1_32x64_8", 3, 1 x 1, [32, 64], 8),
+    wg!("conv_wg_3_1x1_64x64_8", 3, 1 x 1, [64, 64], 8),
+    wg!("conv_wg_3_1x2_128x64_6", 3, 1 x 2, [128, 64], 6),
+    wg!("conv_wg_3_1x2_256x64_3", 3, 1 x 2, [256, 64], 3),
+    wg!("conv_wg_3_2x2_128x64_6", 3, 2 x 2, [128, 64], 6),
+    wg!("conv_wg_3_4x1_32x32_4", 3, 4 x 1, [32, 32], 4),
+    wg!("conv_wg_3_4x1_64x32_4", 3, 4 x 1, [64, 32], 4),
+    wg!("conv_wg_3_4x1_64x64_4", 3, 4 x 1, [64, 64], 4),
 ];
+
+/// Threads of a wgmma kernel that load activations.
+const LOADERS: u32 = 128;
+/// Loads of a thread under way at a time, as in `kernels/conv.cuh`.
+const LOADS: usize = 4;
 
 impl Tile {
     /// The kernel's name for a launch of this many steps.
@@ -94,7 +97,7 @@ impl Tile {
     pub fn threads(&self) -> u32 {
         match self.unit {
             Unit::Mma { warps, slices } => warps * slices * 32,
-            Unit::Wgmma { across, along, loaders, .. } => across * along * 128 + loaders + 32,
+            Unit::Wgmma { across, along, .. } => across * along * 128 + LOADERS + 32,
         }
     }
 }
@@ -166,7 +169,7 @@ pub(super) fn window(shape: &Shape, n0: usize, bn: usize) -> (usize, usize) {
 pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
     let tile = &TILES[choice.tile];
     if let Unit::Wgmma { kernel, .. } = tile.unit
-        && (kernel != shape.kernel || kernel == 3 && shape.act == Act::Gelu)
+        && (kernel != shape.kernel || shape.act == Act::Gelu)
     {
         return None;
     }
@@ -233,7 +236,7 @@ pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
     s.halo_w = halo_w as i32;
     s.halo_h = halo_h as i32;
     s.row = row as i32;
-    s.plane = ((if s.flat == 1 { halo_w } else { halo_h * row }) | 1) as i32;
+    s.plane = (((if s.flat == 1 { halo_w } else { halo_h * row }) + 1) | 1) as i32;
     s.tiles_x = tiles_x as i32;
     s.tiles = tiles as i32;
     s.div_halo_w = magic(halo_w);
@@ -287,7 +290,12 @@ pub(super) fn shared_bytes(steps: &[Geometry], choice: &Choice) -> usize {
     let of = |g: &Geometry| {
         let s = &g.step;
         let plane = s.plane as usize;
-        let halo = (s.halo_h * s.halo_w) as usize * 8;
+        let loaders = match tile.unit {
+            Unit::Mma { .. } => tile.threads(),
+            Unit::Wgmma { .. } => LOADERS,
+        };
+        let round = loaders as usize / (tile.bk / 8) * LOADS;
+        let halo = ((s.halo_h * s.halo_w) as usize).next_multiple_of(round) * 8;
         let base =
             tile.stages * tile.bn * tile.bk * 2 + choice.buffers * plane * 16 * (tile.bk / 8) + halo + 16;
         base + match tile.unit {
