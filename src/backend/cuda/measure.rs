@@ -7,12 +7,19 @@ use super::params;
 use super::tiles::{self, Choice, Shape};
 use super::tune::{self, Cache};
 use crate::error::Result;
+use crate::plan::Act;
 use half::f16;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Times every candidate for each of these launches on scratch memory, and remembers the fastest. The GPU should have
-/// nothing else to do.
+/// Launches, and what was nearly as fast as the choice that was remembered for them, with the time it took.
+pub(super) type Rivals = Vec<(Vec<Shape>, Vec<(Duration, Choice)>)>;
+
+/// Times every candidate for each of these launches on scratch memory, and remembers the fastest; returns those that came
+/// close. The GPU should have nothing else to do.
+///
+/// A candidate alternates with a launch of another kind, as in a network: after itself a kernel would find its code in the
+/// caches, and room beside it for its first loads.
 ///
 /// # Errors
 /// Failures of the device.
@@ -21,31 +28,29 @@ pub(super) fn tiles(
     cache: &mut Cache,
     unknown: &[Vec<Shape>],
     images: usize,
-) -> Result<()> {
+) -> Result<Rivals> {
+    /// How many that came close, and how close.
+    const CLOSE: (usize, f64) = (4, 1.25);
+    let mut rivals = Vec::new();
     let caps = gpu.caps();
     // In a chain, as in a run; shorter for batches, which take long enough.
     let repeats = (24 / images).clamp(4, 20);
+    let between = Between::new(gpu, &caps)?;
     for shapes in unknown {
         if cache.get(&caps, shapes, images).is_some() {
             continue;
         }
         let bench = Bench::new(gpu, shapes, images)?;
         let mut best: Option<(Duration, Choice)> = None;
+        let mut all: Vec<(Duration, Choice)> = Vec::new();
         let first = tune::built_in(&caps, shapes, images);
         let candidates = std::iter::once(first).chain(tune::ranked(&caps, shapes, images));
         for choice in candidates {
             let Some(launch) = bench.launch(shapes, &choice) else { continue };
-            let launches = vec![launch; repeats];
-            let program = gpu.compile(Sequence { launches, marks: vec![repeats], ..Sequence::default() })?;
-            program.run()?; // caches warm
-            let mut time = Duration::MAX;
-            for _ in 0..5 {
-                time = time.min(program.run_staged()?.iter().sum());
-                // no run of the winner will be that much slower than its best
-                if best.is_some_and(|b| time > b.0.mul_f64(1.25)) {
-                    break;
-                }
-            }
+            let launches = vec![[between.launch.clone(), launch]; repeats].concat();
+            let time = fastest(gpu, launches, best.map(|b| b.0 + between.time * repeats as u32))?
+                .saturating_sub(between.time * repeats as u32);
+            all.push((time, choice));
             // a challenger must be clearly faster than the built-in choice
             let margin = if best.is_some_and(|b| b.1 == first) { 0.97 } else { 1.0 };
             if best.is_none_or(|b| time.as_secs_f64() < b.0.as_secs_f64() * margin) {
@@ -54,10 +59,72 @@ pub(super) fn tiles(
         }
         if let Some((time, choice)) = best {
             cache.insert(shapes, images, choice, time / repeats as u32);
+            all.retain(|c| c.1 != choice && c.0 < time.mul_f64(CLOSE.1));
+            all.sort_by_key(|c| c.0);
+            let close = all.into_iter().take(CLOSE.0).map(|(t, c)| (t / repeats as u32, c));
+            rivals.push((shapes.clone(), close.collect()));
         }
     }
     cache.save();
-    Ok(())
+    Ok(rivals)
+}
+
+/// Time of a whole network, from its first convolution to its predictions, whatever is in its memory.
+///
+/// # Errors
+/// Failures of the device.
+pub(super) fn network(gpu: &Arc<dyn Gpu>, launches: Vec<Launch>) -> Result<Duration> {
+    let body = launches.into_iter().filter(|l| {
+        use Params::{Attention, Conv, LayerNorm, Pool, Predict};
+        matches!(l.params, Conv(_) | Attention(_) | LayerNorm(_) | Pool(_) | Predict(_))
+    });
+    let launches: Vec<Launch> = body.collect();
+    let marks = vec![launches.len()];
+    let program = gpu.compile(Sequence { launches, marks, ..Sequence::default() })?;
+    program.run()?;
+    let mut times = Vec::new();
+    for _ in 0..15 {
+        times.push(program.run_staged()?.iter().sum());
+    }
+    times.sort();
+    Ok(times[times.len() / 3])
+}
+
+/// The shortest of a few runs; fewer if they are clearly slower than the best so far.
+fn fastest(gpu: &Arc<dyn Gpu>, launches: Vec<Launch>, best: Option<Duration>) -> Result<Duration> {
+    let marks = vec![launches.len()];
+    let program = gpu.compile(Sequence { launches, marks, ..Sequence::default() })?;
+    program.run()?; // caches warm
+    let mut time = Duration::MAX;
+    for _ in 0..6 {
+        time = time.min(program.run_staged()?.iter().sum());
+        // no run of the winner will be that much slower than its best
+        if best.is_some_and(|best| time > best.mul_f64(1.2)) {
+            break;
+        }
+    }
+    Ok(time)
+}
+
+/// What runs between the candidates: a small convolution, with most of an SM's shared memory where it can have it.
+struct Between {
+    launch: Launch,
+    /// Of one such launch in a chain of its own.
+    time: Duration,
+    _memory: Bench,
+}
+
+impl Between {
+    fn new(gpu: &Arc<dyn Gpu>, caps: &Caps) -> Result<Between> {
+        let (h, w, act) = (40, 40, Act::Silu);
+        let shape = Shape { kernel: 3, stride: 1, cin: 64, cout: 128, h, w, oh: h, ow: w, group: 0, act };
+        let memory = Bench::new(gpu, &[shape], 1)?;
+        let choice = tune::built_in(caps, &[shape], 1);
+        let launch = memory.launch(&[shape], &choice).expect("the built-in choice can be launched");
+        let count = 20;
+        let time = fastest(gpu, vec![launch.clone(); count], None)? / count as u32;
+        Ok(Between { launch, time, _memory: memory })
+    }
 }
 
 /// Floating-point operations a second, two a multiply-add, that the tensor cores of a GPU do in fp16 products with sums

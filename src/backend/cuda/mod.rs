@@ -33,7 +33,8 @@ mod tests;
 use self::constants::Constants;
 use self::frames::Layout;
 use self::gpu::{Gpu, LANES};
-use self::lower::Lowering;
+use self::launch::Launch;
+use self::lower::{Lowering, Place};
 use self::schedule::{Group, Schedule, Storage};
 use self::setup::{Key, Setup};
 use self::tiles::{Choice, Shape};
@@ -167,17 +168,52 @@ impl CudaExecutor {
                 shapes.filter(|s| self.cache.get(&caps, s, images).is_none()).collect();
             if !unknown.is_empty() {
                 self.settle()?;
-                measure::tiles(&self.gpu, &mut self.cache, &unknown, images)?;
+                let rivals = measure::tiles(&self.gpu, &mut self.cache, &unknown, images)?;
+                // The first setup, which is for single images; with more of them neighbours matter less.
+                if self.setups.len() == 1 {
+                    self.refine(place, &rivals)?;
+                }
             }
         }
+        self.setups[index].launches = self.launches(place)?;
+        Ok(())
+    }
+
+    /// Puts choices that were nearly as fast alone into the whole network, one after the other, and keeps what makes it faster:
+    /// a kernel's time depends on the launches before and after it.
+    fn refine(&mut self, place: Place, rivals: &measure::Rivals) -> Result<()> {
+        let (caps, images) = (self.gpu.caps(), place.images);
+        let launches = self.launches(place)?;
+        let mut best = measure::network(&self.gpu, launches)?;
+        for (shapes, choices) in rivals {
+            for &(alone, choice) in choices {
+                let Some(kept) = self.cache.get(&caps, shapes, images) else { continue };
+                let kept_alone = self.cache.time(shapes, images);
+                self.cache.insert(shapes, images, choice, alone);
+                let launches = self.launches(place)?;
+                let time = measure::network(&self.gpu, launches)?;
+                if time.as_secs_f64() < best.as_secs_f64() * 0.998 {
+                    best = time;
+                } else {
+                    self.cache.insert(shapes, images, kept, kept_alone);
+                }
+            }
+        }
+        self.cache.save();
+        // weights packed for what was not kept
+        self.constants = Constants::new(&self.gpu);
+        Ok(())
+    }
+
+    /// Launches with what the cache or else the built-in table chooses.
+    fn launches(&mut self, place: Place) -> Result<Vec<Launch>> {
+        let (caps, images) = (self.gpu.caps(), place.images);
         let cache = &self.cache;
         let mut choose = |shapes: &[Shape]| -> Choice {
             cache.get(&caps, shapes, images).unwrap_or_else(|| tune::built_in(&caps, shapes, images))
         };
         let (plan, schedule, constants) = (&self.plan, &self.schedule, &mut self.constants);
-        let launches = Lowering { plan, schedule, constants, place, choose: &mut choose }.launches()?;
-        self.setups[index].launches = launches;
-        Ok(())
+        Lowering { plan, schedule, constants, place, choose: &mut choose }.launches()
     }
 
     /// Shapes of the convolutions of a launch that has such.

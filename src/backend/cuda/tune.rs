@@ -228,6 +228,13 @@ impl Cache {
         self.known.get(&signature(shapes, images)).map(|k| k.0).filter(|c| possible(caps, shapes, c))
     }
 
+    /// What was measured for a launch, if anything.
+    pub fn time(&self, shapes: &[Shape], images: usize) -> Duration {
+        self.known
+            .get(&signature(shapes, images))
+            .map_or(Duration::ZERO, |k| Duration::from_secs_f64(k.1 / 1e6))
+    }
+
     pub fn insert(&mut self, shapes: &[Shape], images: usize, choice: Choice, time: Duration) {
         self.known.insert(signature(shapes, images), (choice, time.as_secs_f64() * 1e6));
         self.changed = true;
