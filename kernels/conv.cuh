@@ -26,7 +26,8 @@
 //                tiles of 64 instead of 9). 1x1: the map is one row of h w pixels.
 //
 // Weights        packed once at load: [chunk][tap][cout_pad / 8][BK / 8][8 n][8 k]. A pipeline stage of any BN is one contiguous
-//                block and is already in core-matrix order. cout_pad = cout rounded up, filled with zeros.
+//                block and is already in core-matrix order. cout_pad = cout rounded up, filled with zeros. Weights and bias before a
+//                SiLU are halved, see silu_of_half: a multiplication less in the epilogue, which is what a small layer waits for.
 //
 // Groups         a grouped convolution is a banded one: the BN output channels of a block read the input channels of the groups
 //                they belong to, a window that starts at a multiple of 8 below the first of them; weights outside the band are
@@ -188,8 +189,9 @@ DEVICE void quad_transpose(uint32_t (&w)[4], int q) {
   b = __shfl_xor_sync(~0u, b, 2);
   if (q & 2) w[0] = a, w[1] = b; else w[2] = a, w[3] = b;
 }
+// Of the sums; for SiLU those of halved weights and bias, which are half the argument.
 template <int ACT> DEVICE float activate(float x) {
-  if (ACT == ACT_SILU) return silu(x);
+  if (ACT == ACT_SILU) return silu_of_half(x);
   if (ACT == ACT_GELU) return gelu(x);
   return x;
 }
@@ -260,7 +262,8 @@ DEVICE void epilogue_row(const ConvStep& p, const ConvTarget& t, float (&acc)[NT
       }
       if (pre_add) {
         const float2 a = unpack2(pre[j]);
-        x += a.x, y += a.y;
+        if (ACT == ACT_SILU) x = fmaf(0.5f, a.x, x), y = fmaf(0.5f, a.y, y);
+        else x += a.x, y += a.y;
       }
       w[j] = pack2(activate<ACT>(x), activate<ACT>(y));
     }

@@ -226,10 +226,8 @@ DEVICE float2 unpack2(uint32_t v) { return __half22float2(*reinterpret_cast<__ha
 #endif  // RTMO_EMULATOR
 
 // SiLU(x) = x sigmoid(x) = h tanh(h) + h with h = x / 2.
-DEVICE float silu(float x) {
-  const float h = 0.5f * x;
-  return fmaf(h, tanh_fast(h), h);
-}
+DEVICE float silu_of_half(float h) { return fmaf(h, tanh_fast(h), h); }
+DEVICE float silu(float x) { return silu_of_half(0.5f * x); }
 // GELU(x) = x Phi(x) with the exact Gaussian distribution function, to 2e-7 |x|: erf(z) = 1 - (a1 t + .. + a5 t^5) exp(-z^2), t = 1 / (1 + p z)
 // for z >= 0 (Abramowitz and Stegun, 7.1.26, error 1.5e-7), in a third of the instructions of erff.
 DEVICE float gelu(float x) {

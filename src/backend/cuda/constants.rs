@@ -4,7 +4,7 @@ use super::gpu::{Gpu, Memory, Purpose};
 use super::pack;
 use super::tiles::Shape;
 use crate::error::Result;
-use crate::plan::{Plan, TensorId};
+use crate::plan::{Act, Conv, Plan, TensorId};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -15,6 +15,8 @@ pub(super) enum Packing {
     Conv(Shape, usize, usize),
     Halves,
     Floats(usize),
+    /// Bias of a convolution, scaled for its activation.
+    Bias(usize, Act),
     Fragments,
     Transposed,
     /// Not a tensor of the plan: encoding frequencies, by the temperature's bits.
@@ -60,6 +62,15 @@ impl Constants {
 
     pub fn floats(&mut self, plan: &Plan, t: TensorId, len: usize) -> Result<u64> {
         self.put(t.0, Packing::Floats(len), || pack::floats(&plan.tensors[t.0].data, len))
+    }
+
+    /// Bias of a convolution, padded to `len`; see [`pack::conv_scale`].
+    pub fn bias(&mut self, plan: &Plan, c: &Conv, len: usize) -> Result<u64> {
+        self.put(c.bias.0, Packing::Bias(len, c.act), || {
+            let scale = pack::conv_scale(c.act);
+            let scaled: Vec<f32> = plan.tensors[c.bias.0].data.iter().map(|v| v * scale).collect();
+            pack::floats(&scaled, len)
+        })
     }
 
     pub fn halves(&mut self, plan: &Plan, t: TensorId) -> Result<u64> {

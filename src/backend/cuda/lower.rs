@@ -190,7 +190,7 @@ impl Lowering<'_> {
             *slot = ConvStep {
                 src: self.address(c.src),
                 weight,
-                bias: self.constants.floats(plan, c.bias, g.step.cout_pad as usize)?,
+                bias: self.constants.bias(plan, c, g.step.cout_pad as usize)?,
                 pre,
                 post: c.post_add.map_or(0, |v| self.address(v)),
                 dst: self.address(c.dst),

@@ -1,6 +1,7 @@
 //! Constants in the order in which kernels read them.
 
 use super::tiles::{Shape, Tile, window};
+use crate::plan::Act;
 use half::f16;
 
 fn bytes(values: impl Iterator<Item = f32>) -> Vec<u8> {
@@ -18,12 +19,19 @@ pub(super) fn floats(values: &[f32], len: usize) -> Vec<u8> {
     values.iter().copied().chain(padding).flat_map(f32::to_le_bytes).collect()
 }
 
+/// What weights and bias before an activation are multiplied by, see `silu_of_half` in `kernels/ptx.cuh`.
+pub(super) fn conv_scale(act: Act) -> f32 {
+    if act == Act::Silu { 0.5 } else { 1.0 }
+}
+
 /// A convolution's weights `[cout, k, k, cin / groups]` as `kernels/conv.cuh` wants them:
-/// `[chunk][tap][cout_pad / 8][BK / 8][8 n][8 k]`; chunks count from each channel tile's window.
+/// `[chunk][tap][cout_pad / 8][BK / 8][8 n][8 k]`; chunks count from each channel tile's window. Before a SiLU they are halved, which
+/// in fp16 is exact for all but the tiniest.
 pub(super) fn conv(weight: &[f32], shape: &Shape, tile: &Tile, chunks: usize) -> Vec<u8> {
     let taps = shape.kernel * shape.kernel;
     let per_group = if shape.group == 0 { shape.cin } else { shape.group };
     let cout_pad = shape.cout.next_multiple_of(tile.bn);
+    let scale = conv_scale(shape.act);
     let mut packed = vec![f16::ZERO; chunks * taps * cout_pad * tile.bk];
     for n in 0..shape.cout {
         let (first, _) = window(shape, n / tile.bn * tile.bn, tile.bn);
@@ -34,7 +42,7 @@ pub(super) fn conv(weight: &[f32], shape: &Shape, tile: &Tile, chunks: usize) ->
                 let (chunk, c) = (at / tile.bk, at % tile.bk);
                 let block = ((chunk * taps + tap) * (cout_pad / 8) + n / 8) * (tile.bk / 8) + c / 8;
                 packed[block * 64 + n % 8 * 8 + c % 8] =
-                    f16::from_f32(weight[(n * taps + tap) * per_group + k]);
+                    f16::from_f32(scale * weight[(n * taps + tap) * per_group + k]);
             }
         }
     }
