@@ -19,8 +19,7 @@
 //                  ...                                         so no bank conflicts and no im2col copies, at any shift
 //          x x x x x x x x x x
 //
-//                `plane` is odd, so that the eight 16-byte writes of one pixel (8 planes) hit eight different bank groups, and has a slot more
-//                than the halo has.
+//                `plane` is odd: the eight 16-byte writes of one pixel (8 planes) then hit eight different bank groups.
 //                3x3 s2: even and odd halo columns are stored apart, so 8 neighbouring outputs still read 8 neighbouring slots.
 //                flat (3x3 s1): the tile is BM consecutive positions of the map padded to width ow + 2; exact on 20x20 (7
 //                tiles of 64 instead of 9). 1x1: the map is one row of h w pixels.
@@ -100,7 +99,7 @@ constexpr int LOADS = 4;
 // Entries of the halo table: one a pixel, to a multiple of ROUND.
 template <int ROUND> DEVICE int halo_entries(const ConvStep& p) { return (p.halo_h * p.halo_w + ROUND - 1) / ROUND * ROUND; }
 // For every halo pixel: where it lies in src, in units of 8 channels, and the byte offset of its slot, plus 1 if it is inside the map.
-// Pixels outside lie at 0, which is a safe address; entries beyond the halo fill the last slot, which nobody reads.
+// Pixels outside lie at 0, which is a safe address; entries beyond the halo have no slot, which is -1.
 template <int ROUND> DEVICE void build_halo(const ConvStep& p, int kernel, int2* table, int oy0, int ox0, int tid, int threads) {
   const int n = p.halo_h * p.halo_w, pad = kernel >> 1;
   for (int i = tid; i < halo_entries<ROUND>(p); i += threads) {
@@ -120,16 +119,16 @@ template <int ROUND> DEVICE void build_halo(const ConvStep& p, int kernel, int2*
       inside = (unsigned)y < (unsigned)p.h && (unsigned)x < (unsigned)p.w;
     }
     inside = inside && i < n;
-    const int slot = i >= n ? p.plane - 1 : kernel == 1 || p.flat ? i : halo_slot(p, hy, hx);
-    table[i] = make_int2(inside ? (y * p.w + x) * (p.src_pitch >> 3) : 0, slot * 16 + inside);
+    const int slot = kernel == 1 || p.flat ? i : halo_slot(p, hy, hx);
+    table[i] = make_int2(inside ? (y * p.w + x) * (p.src_pitch >> 3) : 0, i < n ? slot * 16 + inside : -1);
   }
 }
 DEVICE void load_slot(int2 entry, const half* src, int real, uint32_t planes) {
-  cp16(planes + (uint32_t)(entry.y & ~1), reinterpret_cast<const char*>(src) + (unsigned long long)(unsigned)entry.x * 16, entry.y & real ? 16 : 0);
+  if (entry.y >= 0) cp16(planes + (uint32_t)(entry.y & ~1), reinterpret_cast<const char*>(src) + (unsigned long long)(unsigned)entry.x * 16, entry.y & real ? 16 : 0);
 }
 // Starts copying a chunk of BK channels of the halo, which begins at `src` and is channel `c` of cin, into a chunk buffer; channels
-// beyond cin become zeros. With few warps an SM the latency of this code is what matters: a handful of instructions a copy, no
-// branches, and the table reads of LOADS copies together.
+// beyond cin become zeros. With few warps an SM the latency of this code is what matters: a handful of instructions a copy, and
+// the table reads of LOADS copies together.
 template <int BK, int THREADS>
 DEVICE void load_activations(const ConvStep& p, const half* src, int c, const int2* table, uint32_t buffer, int tid) {
   constexpr int PLANES = BK / 8, STEP = THREADS / PLANES;
@@ -159,7 +158,7 @@ template <int BK, int THREADS, int MOST> struct HaloPart {
       if (kernel == 1) {
         const bool inside = x0 + pixel < p.h * p.w;
         entry[i] = make_int2(inside ? (x0 + pixel) * (p.src_pitch >> 3) : 0, pixel * 16 + inside);
-      } else entry[i] = table[min(pixel, halo_entries<STEP * LOADS>(p) - 1)];
+      } else entry[i] = pixel < halo_entries<STEP * LOADS>(p) ? table[pixel] : make_int2(0, -1);
     }
   }
   DEVICE void load(const ConvStep& p, const half* src, int c, const int2* table, uint32_t buffer, int tid) const {

@@ -236,7 +236,7 @@ pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
     s.halo_w = halo_w as i32;
     s.halo_h = halo_h as i32;
     s.row = row as i32;
-    s.plane = (((if s.flat == 1 { halo_w } else { halo_h * row }) + 1) | 1) as i32;
+    s.plane = ((if s.flat == 1 { halo_w } else { halo_h * row }) | 1) as i32;
     s.tiles_x = tiles_x as i32;
     s.tiles = tiles as i32;
     s.div_halo_w = magic(halo_w);
