@@ -218,7 +218,7 @@ DEVICE ConvTarget conv_target(const ConvStep& p, long long image_pitch, int imag
 template <int NT> struct Addends { uint32_t v[NT / 4][4]; };
 // Which addends an epilogue is compiled for; ANY looks at the step. Branches inside it would cost time: its code runs once and is
 // fetched from afar.
-enum Add { ADD_NONE, ADD_PRE, ADD_POST, ADD_ANY };
+enum Add { ADD_NONE, ADD_POST, ADD_ANY };
 
 // The addends of pixel `px`: those after the activation if there are such, else those before it. Groups of four tiles are
 // dealt round-robin to `parts` (a power of two) split-K ranks.
@@ -237,7 +237,7 @@ template <int ACT, int ADD, int NT>
 DEVICE void epilogue_row(const ConvStep& p, const ConvTarget& t, float (&acc)[NT][4], int h, const Addends<NT>& addends, const float* bias, int px, int n0, int lane, int part, int parts, int from = 0, int to = NT / 4) {
   static_assert(NT % 4 == 0, "a lane stores 8 channels of four n8 tiles");
   const int q = lane & 3;
-  const bool pre_add = ADD == ADD_PRE || (ADD == ADD_ANY && p.pre_add), post_add = ADD == ADD_POST || (ADD == ADD_ANY && t.post);
+  const bool pre_add = ADD == ADD_ANY && p.pre_add, post_add = ADD == ADD_POST || (ADD == ADD_ANY && t.post);
   half* dst = t.dst + (long long)px * p.dst_pitch + n0 + q * 8;
 #pragma unroll
   for (int g = from; g < to; g++) {

@@ -152,8 +152,7 @@ template <bool SEVERAL, int BM, int BN, int BK, int STAGES, int WM, int WN, int 
 }
 
 // Names are conv_mma_<BM>x<BN>x<BK>_<stages>_<WM>x<WN>x<WK>, for launches of several steps with _several;
-// src/backend/cuda/tiles.rs lists them too. BLOCKS: how many shall
-// fit into the registers of an SM.
+// src/backend/cuda/tiles.rs lists them too. BLOCKS: how many shall fit into the registers of an SM.
 #define CONV_MMA(BM, BN, BK, STAGES, WM, WN, WK, BLOCKS) \
   KERNEL(conv_mma_##BM##x##BN##x##BK##_##STAGES##_##WM##x##WN##x##WK, ConvLaunch, WM * WN * WK * 32, BLOCKS) { conv_mma<false, BM, BN, BK, STAGES, WM, WN, WK>(p); } \
   KERNEL(conv_mma_##BM##x##BN##x##BK##_##STAGES##_##WM##x##WN##x##WK##_several, ConvLaunch, WM * WN * WK * 32, BLOCKS) { conv_mma<true, BM, BN, BK, STAGES, WM, WN, WK>(p); }
