@@ -1,5 +1,5 @@
-//! Precision bf16, by the emulation that every machine has: the kernels of AVX512-BF16 on plain arrays, and on the
-//! instructions themselves where the CPU has them.
+//! Precision bf16, by the emulation that every machine has: the kernels of AVX512-BF16 and of AMX on plain arrays, and on
+//! the instructions themselves where the CPU has them.
 
 mod common;
 
@@ -12,9 +12,9 @@ use rtmo_engine::parity::{Dump, Tolerance};
 use rtmo_engine::plan::{Act, Conv, Op, Plan, PreAdd};
 use std::collections::BTreeSet;
 
-/// Instruction sets with bf16, the emulation among them.
+/// Instruction sets with bf16, the emulations among them.
 fn isas() -> Vec<Isa> {
-    let isas: Vec<Isa> = common::isas().into_iter().filter(|isa| isa.bf16()).collect();
+    let isas = common::isas_bf16();
     assert!(!isas.is_empty(), "RTMO_ISA names an instruction set without bf16");
     isas
 }
@@ -92,6 +92,9 @@ fn what_bf16_holds_comes_out_as_in_f32() {
             }
         }
     }
+    // So many weights that threads share the output channels.
+    layers.push(Layer { margin: 1, ..Layer::new((7, 9), (256, 300), (3, 1)) });
+    layers.push(Layer::new((5, 40), (512, 1090), (1, 1)));
     let mut report = Report::default();
     let mut rng = Rng::new(1);
     let mut kernels = BTreeSet::new();
@@ -100,13 +103,18 @@ fn what_bf16_holds_comes_out_as_in_f32() {
         // four. Eight bits hold both.
         let (mut inputs, mut weights) = (Rng::new(rng.bits()), Rng::new(rng.bits()));
         let case = layer.case(|| inputs.below(17) as f32 - 8.0, || 4.0 * (weights.below(7) as f32 - 3.0));
-        kernels.extend(case.prepare(isas()[0], 1).kernels(0));
+        for isa in isas() {
+            kernels.extend(case.prepare(isa, 1).kernels(0));
+        }
         // All integers, below 2^24 in every partial sum: exact.
         case.check_all(&isas(), &[1, 3], f64::MIN_POSITIVE, &mut report);
     }
     report.finish();
-    for kernel in ["1x1 bf16", "direct bf16", "grouped bf16", "winograd 2 bf16", "winograd 2 s2 bf16"] {
-        assert!(kernels.contains(kernel), "no layer took {kernel}: {kernels:?}");
+    let vectors = ["1x1 bf16", "direct bf16", "grouped bf16", "winograd 2 bf16", "winograd 2 s2 bf16"];
+    let tiles = ["1x1 amx bf16", "direct amx bf16", "grouped amx bf16"];
+    for kernel in [&vectors[..], &tiles[..]].concat() {
+        let tested = isas().iter().any(|isa| isa.tile_unit().is_some() == tiles.contains(&kernel));
+        assert!(!tested || kernels.contains(kernel), "no layer took {kernel}: {kernels:?}");
     }
 }
 
@@ -156,10 +164,11 @@ fn rounding_errors_are_those_of_the_factors() {
 }
 
 /// Generated weights amplify rounding as trained ones do not: from 1e-3 of a layer to 3e-2 of the last maps, and random
-/// pixels' worth of it for people a hundred wide. Plain bf16 factors in PyTorch do no better.
+/// pixels' worth of it for people a hundred wide. The authors' PyTorch, itself in bf16, is twice as far off: 6.1e-2 at p5
+/// of rtmo-t, where tiles have 3.1e-2 and vectors, which leave some layers in f32, 2.8e-2.
 const GENERATED: Tolerance = Tolerance {
     overlap: 0.0,
-    keypoint_mean: 1.5,
+    keypoint_mean: 2.0,
     keypoint_99: 20.0,
     bbox: 4.0,
     heatmap: 0.3,

@@ -366,7 +366,7 @@ fn check_compares_step_by_step() {
 
     // No arithmetic in fp32 is that close to one in 64 bit.
     let (out, err) = check(1, &["--device", "cpu", "--map-error", "1e-9"]);
-    assert!(err.contains("beyond the bounds: c3 differs by") && err.contains("allowed 1e-9"), "{err}");
+    assert!(err.contains("beyond the bounds: c3 differs by") && err.contains("allowed 1.0e-9"), "{err}");
     assert!(!out.contains("within"), "{out}");
     for nonsense in ["0", "-1", "NaN", "x"] {
         check(2, &["--map-error", nonsense]);

@@ -108,8 +108,7 @@ fn bf16_keeps_its_promise_on_trained_weights() {
         let plan = model::build(&checkpoint, Architecture::of(&checkpoint).input_size).unwrap();
         CpuExecutor::new(plan, CpuOptions { threads: 2, isa, precision, keep_maps: true }).unwrap()
     };
-    let mut isas = common::isas();
-    isas.retain(|isa| isa.bf16());
+    let isas = common::isas_bf16();
     if isas.is_empty() {
         println!("not run: RTMO_ISA names an instruction set without bf16");
     }

@@ -15,7 +15,7 @@ macro_rules! on_every_isa {
         for isa in isas() {
             match isa {
                 Isa::Portable => $test(isa.name(), Portable::<4>),
-                Isa::Portable16 => $test(isa.name(), Portable::<16>),
+                Isa::Portable16 | Isa::Portable16Amx => $test(isa.name(), Portable::<16>),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => {
                     $test(isa.name(), rtmo_engine::backend::cpu::simd::avx2::Avx2::new().expect("available"))
@@ -26,7 +26,7 @@ macro_rules! on_every_isa {
                     rtmo_engine::backend::cpu::simd::avx512::Avx512::new().expect("available"),
                 ),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512Bf16 => $test(
+                Isa::Avx512Bf16 | Isa::Amx => $test(
                     isa.name(),
                     rtmo_engine::backend::cpu::simd::avx512::Avx512Bf16::new().expect("available"),
                 ),

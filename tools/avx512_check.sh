@@ -9,6 +9,12 @@
 #
 #   BOCHS=/path/to/bochs BOCHS_CPU=sapphire_rapids RTMO_ISA=avx512bf16 tools/avx512_check.sh
 #
+# AMX wants one configured with --enable-amx, and with XFD, without which Linux lets no process use tiles and which no
+# Bochs has yet: CPUID leaf 0xd.1 EAX[4] and 0xd.18 ECX[2], MSRs 0x1c4 and 0x1c5, #NM from ldtilecfg while bit 18 of the
+# first is set (and then also of the second); and xsave of all 16 rows of a tile, not 8.
+#
+#   BOCHS=/path/to/bochs BOCHS_CPU=sapphire_rapids RTMO_ISA=amx tools/avx512_check.sh
+#
 # TIMEOUT=SECONDS limits the emulation, of some tens of millions of instructions a second on one core.
 #
 # Installs what it needs (as root, Debian): the emulator and its BIOS, a boot loader, a static shell, and a kernel,
@@ -26,7 +32,8 @@ if [ ${#tests[@]} -eq 0 ]; then
     avx512) tests=(simd lib:factor lib:winograd lib:pool ops:edge ops:strides ops:groups ops:epilogue ops:slices
       ops:stem ops:pool ops:norms ops:attention ops:survivor ops:bins parity:every_instruction_set) ;;
     avx512bf16) tests=(simd lib:factor lib:winograd bf16:what_bf16_holds bf16:rounding_errors ops:strides) ;;
-    *) echo "RTMO_ISA=$isa: expected avx512 or avx512bf16" >&2; exit 2 ;;
+    amx) tests=(lib:amx bf16:what_bf16_holds bf16:rounding_errors bf16:networks) ;;
+    *) echo "RTMO_ISA=$isa: expected avx512, avx512bf16 or amx" >&2; exit 2 ;;
   esac
 fi
 
@@ -91,7 +98,10 @@ chmod +x "$root/init"
 # turns AVX off.
 cp "$work"/kernel/boot/vmlinuz-* "$work/iso/vmlinuz"
 cp /usr/lib/ISOLINUX/isolinux.bin /usr/lib/syslinux/modules/bios/ldlinux.c32 "$work/iso/isolinux/"
-options='nokaslr mitigations=off lpj=1000000 random.trust_cpu=on lsm= clearcpuid=fsrm,xsavec,xsaves quiet panic=1'
+# AMX cannot be had without XSAVES.
+clear=fsrm,xsavec,xsaves
+[ "$isa" != amx ] || clear=fsrm
+options="nokaslr mitigations=off lpj=1000000 random.trust_cpu=on lsm= clearcpuid=$clear quiet panic=1"
 cat >"$work/iso/isolinux/isolinux.cfg" <<BOOT
 default linux
 label linux

@@ -226,7 +226,7 @@ impl Report {
         let mut beyond = Vec::new();
         let mut limit = |what: &str, value: f64, limit: f64| {
             if value.is_nan() || value > limit {
-                beyond.push(format!("{what} differs by {value:.2e}, allowed {limit:.0e}"));
+                beyond.push(format!("{what} differs by {value:.2e}, allowed {limit:.1e}"));
             }
         };
         for map in &self.maps {

@@ -43,8 +43,22 @@ impl Rng {
     }
 }
 
-/// Instruction sets to test, best first: all that this CPU has, or the one that `RTMO_ISA` names.
+/// Instruction sets to test in fp32, best first: all that this CPU has, or the one that `RTMO_ISA` names. Those with tiles
+/// do nothing else than the same without, so they are left out where they are not asked for.
 pub fn isas() -> Vec<Isa> {
+    let mut isas = all_isas();
+    if isas.len() > 1 {
+        isas.retain(|isa| isa.tile_unit().is_none());
+    }
+    isas
+}
+
+/// Instruction sets to test in bf16, in the same way; none if `RTMO_ISA` names one without.
+pub fn isas_bf16() -> Vec<Isa> {
+    all_isas().into_iter().filter(|isa| isa.bf16()).collect()
+}
+
+fn all_isas() -> Vec<Isa> {
     match std::env::var_os("RTMO_ISA").filter(|name| !name.is_empty()) {
         Some(_) => vec![Isa::choose().expect("RTMO_ISA names an instruction set of this CPU")],
         None => Isa::all().collect(),

@@ -26,6 +26,17 @@ pub struct Shape {
     pub groups: usize,
 }
 
+impl Shape {
+    /// The name of a 1x1, another dense, or a grouped layer.
+    pub fn pick(&self, names: [&'static str; 3]) -> &'static str {
+        match (self.kernel, self.groups) {
+            (1, _) => names[0],
+            (_, 1) => names[1],
+            _ => names[2],
+        }
+    }
+}
+
 /// How the work is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
@@ -319,21 +330,6 @@ impl<T: Factor> Kernel for Convert<T> {
     }
 }
 
-struct Finish<'a> {
-    epilogue: &'a Epilogue,
-    base: *mut f32,
-    region: Region,
-}
-
-impl Kernel for Finish<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn call<S: Simd>(self, s: S) {
-        // SAFETY: made only by `Direct::run`, whose contract covers the arena; the tile was just written.
-        unsafe { self.epilogue.apply(s, self.base, self.region) };
-    }
-}
-
 impl<S: Simd, T: Factor> Direct<S, T> {
     /// Sums of the largest tile.
     const TILE: usize = MAX_ROWS * 8 * S::LANES;
@@ -391,7 +387,8 @@ impl<S: Simd, T: Factor> Work for Direct<S, T> {
                     tile,
                     pitch: vectors * S::LANES,
                 };
-                self.simd.vectorize(Finish { epilogue: &self.epilogue, base: context.base, region });
+                // SAFETY: contract of `run`; the tile was just written.
+                unsafe { self.epilogue.finish(self.simd, context.base, region) };
                 // SAFETY: stays within the pointers written above.
                 rows = unsafe { rows.add(height * self.segments.len()) };
             });

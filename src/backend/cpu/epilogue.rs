@@ -3,7 +3,7 @@
 
 use super::math;
 use super::memory::{Block, Map};
-use super::simd::Simd;
+use super::simd::{Kernel, Simd};
 use crate::plan::Act;
 
 /// An activation as a type, so that loops are compiled for each.
@@ -78,6 +78,15 @@ impl Epilogue {
                 Act::Gelu => self.addends::<S, Gelu>(s, base, region),
             }
         }
+    }
+
+    /// As [`Epilogue::apply`], from code that is not compiled for the instruction set.
+    ///
+    /// # Safety
+    /// As [`Epilogue::apply`].
+    #[inline(always)]
+    pub unsafe fn finish<S: Simd>(&self, simd: S, base: *mut f32, region: Region) {
+        simd.vectorize(Finish { epilogue: self, base, region });
     }
 
     /// Compiles the common cases, without one or both addends, on their own.
@@ -159,6 +168,21 @@ impl Epilogue {
                 }
             }
         }
+    }
+}
+
+struct Finish<'a> {
+    epilogue: &'a Epilogue,
+    base: *mut f32,
+    region: Region,
+}
+
+impl Kernel for Finish<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        // SAFETY: made only by `Epilogue::finish`, with the same contract.
+        unsafe { self.epilogue.apply(s, self.base, self.region) };
     }
 }
 

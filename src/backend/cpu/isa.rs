@@ -1,5 +1,8 @@
 //! Which instruction set runs: detected once, or forced by `RTMO_ISA`.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx::unit::Amx;
+use super::amx::unit::Unit;
 use crate::error::{Error, Result};
 
 /// An instruction set that kernels are compiled for.
@@ -15,12 +18,25 @@ pub enum Isa {
     Avx512,
     /// AVX-512 with BF16 dot products.
     Avx512Bf16,
+    /// AVX-512 with BF16 dot products, and AMX's tile registers for convolutions in bf16.
+    Amx,
+    /// Plain Rust on the tiles of the AVX-512 and AMX kernels; for tests.
+    Portable16Amx,
     /// AArch64 NEON.
     Neon,
 }
 
 /// All, best first.
-const ALL: [Isa; 6] = [Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable, Isa::Portable16];
+const ALL: [Isa; 8] = [
+    Isa::Amx,
+    Isa::Avx512Bf16,
+    Isa::Avx512,
+    Isa::Avx2,
+    Isa::Neon,
+    Isa::Portable,
+    Isa::Portable16,
+    Isa::Portable16Amx,
+];
 
 impl Isa {
     /// Name as `RTMO_ISA` takes it.
@@ -31,6 +47,8 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
             Isa::Avx512Bf16 => "avx512bf16",
+            Isa::Amx => "amx",
+            Isa::Portable16Amx => "scalar16amx",
             Isa::Neon => "neon",
         }
     }
@@ -38,7 +56,9 @@ impl Isa {
     /// Whether this CPU (and this build) has it.
     pub fn available(self) -> bool {
         match self {
-            Isa::Portable | Isa::Portable16 => true,
+            Isa::Portable | Isa::Portable16 | Isa::Portable16Amx => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Amx::new().is_some(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => super::simd::avx2::Avx2::new().is_some(),
             #[cfg(target_arch = "x86_64")]
@@ -48,15 +68,25 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => super::simd::neon::Neon::new().is_some(),
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => false,
+            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => false,
             #[cfg(not(target_arch = "aarch64"))]
             Isa::Neon => false,
         }
     }
 
-    /// Whether networks may run in bf16: with AVX512-BF16, or with what stands in for it in tests.
+    /// Whether networks may run in bf16: with AVX512-BF16 or AMX, or with what stands in for them in tests.
     pub fn bf16(self) -> bool {
-        matches!(self, Isa::Avx512Bf16 | Isa::Portable16)
+        matches!(self, Isa::Avx512Bf16 | Isa::Amx | Isa::Portable16 | Isa::Portable16Amx)
+    }
+
+    /// What computes convolutions in bf16, if not vectors. All else is done as by AVX512-BF16.
+    pub fn tile_unit(self) -> Option<Unit> {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Amx::new().map(Unit::Amx),
+            Isa::Portable16Amx => Some(Unit::Portable),
+            _ => None,
+        }
     }
 
     /// Every instruction set that runs here, best first.
@@ -90,7 +120,7 @@ macro_rules! with_isa {
                 let $simd = $crate::backend::cpu::simd::portable::Portable::<4>;
                 $body
             }
-            $crate::backend::cpu::isa::Isa::Portable16 => {
+            $crate::backend::cpu::isa::Isa::Portable16 | $crate::backend::cpu::isa::Isa::Portable16Amx => {
                 let $simd = $crate::backend::cpu::simd::portable::Portable::<16>;
                 $body
             }
@@ -107,7 +137,7 @@ macro_rules! with_isa {
                 $body
             }
             #[cfg(target_arch = "x86_64")]
-            $crate::backend::cpu::isa::Isa::Avx512Bf16 => {
+            $crate::backend::cpu::isa::Isa::Avx512Bf16 | $crate::backend::cpu::isa::Isa::Amx => {
                 let $simd = $crate::backend::cpu::simd::avx512::Avx512Bf16::new()
                     .expect("an available instruction set");
                 $body

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! plan -> prepare, choice (choose kernels, pack weights) -> phases of items -> run: one parallel region, a barrier a phase
-//!   direct, winograd, attention, survivors, gau, bins      operations
+//!   direct, winograd, amx, attention, survivors, gau, bins      operations
 //!     micro, factor, matrix, pack, epilogue, math          what they are made of
 //!       simd                                               what a vector is, per instruction set
 //! ```
 
+pub mod amx;
 pub mod attention;
 pub mod bins;
 pub mod choice;
@@ -128,7 +129,7 @@ impl CpuExecutor {
         let threads = options.threads.max(1);
         let arena = plan.arena(16, GUARD, options.keep_maps);
         let Prepared { phases, arena_len, input } =
-            with_isa!(options.isa, simd => prepare(simd, &mut plan, &arena, threads, options.precision));
+            with_isa!(options.isa, simd => prepare(simd, &mut plan, &arena, &options));
         let maps = (0..plan.buffers.len())
             .map(|i| {
                 let (buffer, offset) = (&plan.buffers[i], arena.offsets[i]?);
@@ -247,8 +248,11 @@ impl CpuExecutor {
 /// Why bf16 cannot be had with an instruction set.
 fn no_bf16(isa: Isa) -> Error {
     Error::Device(match Isa::Avx512Bf16.available() {
-        true => format!("bf16 needs AVX512-BF16, but RTMO_ISA asks for {}", isa.name()),
-        false => "this CPU has no AVX512-BF16, which bf16 needs; fp32 runs on every CPU".into(),
+        true => format!("bf16 needs AVX512-BF16 or AMX, but RTMO_ISA asks for {}", isa.name()),
+        false => {
+            "this CPU has neither AVX512-BF16 nor AMX, and bf16 needs one of them; fp32 runs on every CPU"
+                .into()
+        }
     })
 }
 

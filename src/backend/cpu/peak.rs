@@ -65,9 +65,13 @@ pub fn fma_peak(isa: Isa, threads: usize) -> f64 {
     peak(threads, || with_isa!(isa, simd => simd.vectorize(Chains)))
 }
 
-/// As [`fma_peak`], of dot products of bf16 pairs (four operations a pair). Slow where an instruction set emulates them.
+/// As [`fma_peak`], of dot products of bf16 pairs (four operations a pair), or of tiles where the instruction set has such.
+/// Slow where it emulates them.
 pub fn bf16_peak(isa: Isa, threads: usize) -> f64 {
-    peak(threads, || with_isa!(isa, simd => simd.vectorize(Pairs)))
+    match isa.tile_unit() {
+        Some(unit) => peak(threads, || unit.exercise()),
+        None => peak(threads, || with_isa!(isa, simd => simd.vectorize(Pairs))),
+    }
 }
 
 /// `work` returns how many operations it did.

@@ -1,5 +1,8 @@
 //! From a plan to phases of work: kernels chosen, weights packed, maps resolved.
 
+use super::CpuOptions;
+use super::amx::conv::TileConv;
+use super::amx::unit::Unit;
 use super::attention;
 use super::bins::{self, BinDecode, block};
 use super::choice::{Algorithm, Layer};
@@ -45,18 +48,14 @@ pub struct Prepared {
 pub const GUARD: usize = 16;
 
 /// Chooses and packs kernels for every step. Weights are dropped from the plan as they are packed.
-pub fn prepare<S: Simd>(
-    simd: S,
-    plan: &mut Plan,
-    arena: &Arena,
-    threads: usize,
-    precision: Precision,
-) -> Prepared {
+pub fn prepare<S: Simd>(simd: S, plan: &mut Plan, arena: &Arena, options: &CpuOptions) -> Prepared {
+    let threads = options.threads.max(1);
     let mut builder = Builder {
         simd,
         arena,
         threads,
-        bf16: precision == Precision::Bf16,
+        bf16: options.precision == Precision::Bf16,
+        unit: options.isa.tile_unit(),
         arena_len: arena.len,
         input: None,
         uses: uses(plan),
@@ -117,6 +116,8 @@ struct Builder<'a, S> {
     arena: &'a Arena,
     threads: usize,
     bf16: bool,
+    /// For convolutions in bf16.
+    unit: Option<Unit>,
     arena_len: usize,
     input: Option<(View, Map, usize)>,
     uses: Vec<usize>,
@@ -274,12 +275,12 @@ impl<S: Simd> Builder<'_, S> {
         };
         let layer = Layer { src: &src, dst: &dst, shape, lanes: S::LANES };
         // Scores and boxes decide who is found, at next to no cost: they stay in f32, as all that follows selection.
-        let algorithm = match self.bf16 && !self.selected.contains(&conv.dst.buffer) {
-            true => layer.bf16(),
-            false => None,
-        };
+        let rounded = self.bf16 && !self.selected.contains(&conv.dst.buffer);
+        let unit = self.unit.filter(|_| rounded);
+        let algorithm = if rounded && unit.is_none() { layer.bf16() } else { None };
         let in_f32 = layer.f32();
-        if algorithm.is_some() && self.input.is_some_and(|(input, ..)| input.buffer == conv.src.buffer) {
+        let to_bf16 = unit.is_some() || algorithm.is_some();
+        if to_bf16 && self.input.is_some_and(|(input, ..)| input.buffer == conv.src.buffer) {
             for filter in weight.chunks_exact_mut(shape.kernel * shape.kernel * src.c) {
                 for channel in 0..src.c {
                     round_keeping_sum(
@@ -291,6 +292,9 @@ impl<S: Simd> Builder<'_, S> {
         let layer = Unpacked { step, src, shape, weight, bias, epilogue };
         // A constant, so that no bf16 kernel is compiled for the other instruction sets.
         if S::BF16 {
+            if let Some(unit) = unit {
+                return self.tiles(layer, unit);
+            }
             match algorithm {
                 Some(Algorithm::F23) => return self.winograd::<F23, bf16>(layer, "winograd 2 bf16"),
                 Some(Algorithm::F23Stride2) => {
@@ -314,14 +318,18 @@ impl<S: Simd> Builder<'_, S> {
         self.push_later(step, name, make);
     }
 
+    fn tiles(&mut self, layer: Unpacked, unit: Unit) {
+        let name = layer.shape.pick(["1x1 amx bf16", "direct amx bf16", "grouped amx bf16"]);
+        let Unpacked { step, src, shape, weight, bias, epilogue } = layer;
+        let (simd, threads) = (self.simd, self.threads);
+        let make = move || TileConv::new((simd, unit), src, shape, &weight, &bias, epilogue, threads);
+        self.push_later(step, name, make);
+    }
+
     /// `names` of 1x1, other, and grouped layers.
     fn direct<T: Factor>(&mut self, layer: Unpacked, names: [&'static str; 3]) {
+        let name = layer.shape.pick(names);
         let Unpacked { step, src, shape, weight, bias, epilogue } = layer;
-        let name = match (shape.kernel, shape.groups) {
-            (1, _) => names[0],
-            (_, 1) => names[1],
-            _ => names[2],
-        };
         let (simd, cut) = (self.simd, self.direct_cut(&epilogue.dst, weight.len() * size_of::<T>()));
         let make = move || Direct::<S, T>::new(simd, src, shape, &weight, &bias, epilogue, cut);
         self.push_later(step, name, make);

@@ -1,0 +1,335 @@
+//! Convolution on a tile unit: implicit GEMM over flattened rows.
+//!
+//! The input of a block of output rows is converted to bf16 first, with its padding. Of stride `s`, rows go to `s` planes
+//! in turn, so that the next output row reads the next row of each plane:
+//!
+//! ```text
+//! rows of stride 2     plane 0: 0 2 4 6 ..   plane 1: 1 3 5 7 ..       a row: padding, pixels, padding; width a multiple of s
+//! output (y, x)        flattened q = y * across + x, across = width / s
+//! tap (ky, kx)         reads at  q * s * pixel + ((ky mod s) plane + ky / s * width + kx) pixel
+//! ```
+//!
+//! So any 16 outputs in a row of `q` are one tile of pixels at a fixed distance, over the ends of rows too; the few that
+//! stand for padding are computed and dropped. A 1x1 layer is a column of pixels. Values behind a pixel's last channel meet
+//! weights of zero; they are zeros themselves, or the next pixel's.
+
+use super::unit::{BLOCK, DEPTH, Product, ROWS, TILE, Unit, place};
+use crate::backend::cpu::direct::Shape;
+use crate::backend::cpu::epilogue::{Epilogue, Region};
+use crate::backend::cpu::memory::{Block, Map};
+use crate::backend::cpu::simd::{Kernel, Simd};
+use crate::backend::cpu::work::{Context, Scratch, ScratchSize, Work};
+use half::bf16;
+use std::ops::Range;
+
+/// Bytes of converted input that an item may take: a part of the second-level cache, 2 MiB on every CPU with AMX, that
+/// leaves room for weights and results.
+const CONVERTED: usize = 512 << 10;
+
+/// Rows that an item should have at least: neighbours convert the rows between them twice.
+const ROWS_AN_ITEM: usize = 8;
+
+/// Items a thread, if there are rows enough: threads that fall behind leave items to the others.
+const ITEMS: usize = 3;
+
+/// Bytes of weights from which threads share the output channels instead of reading all weights each.
+const HEAVY: usize = 1 << 20;
+
+/// Channels of a block in one group.
+struct Column {
+    /// First output channel, and how many.
+    c0: usize,
+    c: usize,
+    /// First input channel of the group.
+    shift: usize,
+    weights: usize,
+    bias: usize,
+}
+
+impl Column {
+    /// Tiles of channels.
+    fn wide(&self) -> usize {
+        self.c.div_ceil(ROWS)
+    }
+}
+
+/// A convolution packed for a tile unit; `S` does the rest.
+pub struct TileConv<S> {
+    simd: S,
+    unit: Unit,
+    src: Map,
+    shape: Shape,
+    epilogue: Epilogue,
+    /// Output rows and columns.
+    rows: usize,
+    columns: usize,
+    /// Values of a converted pixel, and pixels of a converted row.
+    pixel: usize,
+    width: usize,
+    /// Rows of a plane.
+    plane: usize,
+    /// Where each segment of taps begins, in values from the output's first tap.
+    segments: Vec<isize>,
+    chunks: usize,
+    panels: Vec<Column>,
+    weights: Block,
+    bias: Block,
+    blocks: usize,
+    ranges: usize,
+}
+
+impl<S: Simd> TileConv<S> {
+    /// Packs `weight`, `[cout][kernel][kernel][cin / groups]`, and `bias`, `[cout]`, for `threads` threads.
+    pub fn new(
+        (simd, unit): (S, Unit),
+        mut src: Map,
+        shape: Shape,
+        weight: &[f32],
+        bias: &[f32],
+        epilogue: Epilogue,
+        threads: usize,
+    ) -> TileConv<S> {
+        let Shape { kernel, stride, pad, groups } = shape;
+        let (cin, cout) = (src.c / groups, bias.len() / groups);
+        let total = kernel * kernel * cin;
+        assert_eq!(weight.len(), bias.len() * total, "weights of a {shape:?} convolution");
+        let (mut rows, mut columns) = (epilogue.dst.h, epilogue.dst.w);
+        if (kernel, stride, pad) == (1, 1, 0) {
+            (rows, columns) = (src.pixels(), 1);
+            src = Map { h: src.pixels(), w: 1, ..src };
+        }
+        // Taps of a row are one segment where they are contiguous, as in the stem's three-channel input.
+        let joined = groups == 1 && kernel > 1 && src.c < DEPTH / 2;
+        let (across, depth) = if joined { (1, kernel * cin) } else { (kernel, cin) };
+        let chunks = depth.div_ceil(DEPTH);
+        let pixel = if joined { cin } else { src.c.next_multiple_of(DEPTH) };
+        // What the last output's last segment of a row reads lies in that row.
+        let reach = (src.c - cin + chunks * DEPTH).div_ceil(pixel);
+        let width = ((columns - 1) * stride + across - 1 + reach).max(pad + src.w).next_multiple_of(stride);
+
+        let packed_bytes = 2 * kernel * across * chunks * DEPTH * groups * cout.next_multiple_of(ROWS);
+        let ranges = if packed_bytes > HEAVY { threads.min(bias.len() / BLOCK).max(1) } else { 1 };
+        let most_rows = (CONVERTED / (2 * width * pixel) / stride).max(1);
+        let enough = if columns == 1 { ROWS_AN_ITEM * BLOCK } else { ROWS_AN_ITEM };
+        let shares = threads.div_ceil(ranges);
+        let blocks = rows.div_ceil(most_rows).max((ITEMS * shares).min(rows / enough)).max(1);
+        let blocks = blocks.next_multiple_of(shares).min(rows);
+        let plane = ((rows.div_ceil(blocks) - 1) * stride + kernel).div_ceil(stride);
+        let segment =
+            |ky: usize, kx: usize| (((ky % stride * plane + ky / stride) * width + kx) * pixel) as isize;
+        let segments: Vec<isize> =
+            (0..kernel).flat_map(|ky| (0..across).map(move |kx| segment(ky, kx))).collect();
+
+        let mut panels = Vec::new();
+        let (mut weights, mut biases) = (0, 0);
+        for (group, c0) in (0..groups).flat_map(|g| (0..cout).step_by(BLOCK).map(move |c| (g, c))) {
+            let c = (cout - c0).min(BLOCK);
+            let column = Column { c0: group * cout + c0, c, shift: group * cin, weights, bias: biases };
+            weights += segments.len() * chunks * column.wide() * TILE;
+            biases += column.wide() * ROWS;
+            panels.push(column);
+        }
+        let mut packed = Block::zeroed_of::<bf16>(weights);
+        let mut packed_bias = Block::zeroed(biases);
+        for p in &panels {
+            packed_bias[p.bias..p.bias + p.c].copy_from_slice(&bias[p.c0..p.c0 + p.c]);
+            let to = &mut packed.cast_mut::<bf16>()[p.weights..];
+            for (j, weight) in weight[p.c0 * total..(p.c0 + p.c) * total].chunks_exact(total).enumerate() {
+                for (t, weight) in weight.chunks_exact(depth).enumerate() {
+                    for (k, &w) in weight.iter().enumerate() {
+                        let tile = (t * chunks + k / DEPTH) * p.wide() + j / ROWS;
+                        to[tile * TILE + place(k % DEPTH, j % ROWS)] = bf16::from_f32(w);
+                    }
+                }
+            }
+        }
+        TileConv {
+            simd,
+            unit,
+            src,
+            shape,
+            epilogue,
+            rows,
+            columns,
+            pixel,
+            width,
+            plane,
+            segments,
+            chunks,
+            panels,
+            weights: packed,
+            bias: packed_bias,
+            blocks,
+            ranges,
+        }
+    }
+
+    /// Flattened outputs a row.
+    fn across(&self) -> usize {
+        self.width / self.shape.stride
+    }
+
+    /// Output rows of a block.
+    fn block(&self, index: usize) -> Range<usize> {
+        self.rows * index / self.blocks..self.rows * (index + 1) / self.blocks
+    }
+
+    /// Values of the largest block's converted input, and what tiles read behind it: nothing that is used.
+    fn converted(&self) -> usize {
+        let planes = self.shape.stride * self.plane * self.width;
+        (planes + BLOCK * self.shape.stride) * self.pixel + DEPTH
+    }
+}
+
+/// The input of a block of output rows, as [`TileConv`] lays it out.
+struct Convert<'a, S> {
+    conv: &'a TileConv<S>,
+    base: *const f32,
+    /// Output rows.
+    rows: Range<usize>,
+    out: *mut bf16,
+}
+
+impl<T: Simd> Kernel for Convert<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        let Convert { conv: TileConv { src, shape, pixel, width, plane, .. }, base, rows, out } = self;
+        let (pixel, row) = (*pixel, width * pixel);
+        let first = rows.start * shape.stride;
+        // SAFETY: made only by `TileConv::run`: `base` is the arena of `src`, whose pixels are read within the map, and
+        // `out` has room for the planes of the largest block.
+        unsafe {
+            if (shape.kernel, src.w, row) == (1, 1, pixel) {
+                return pixels(s, base.add(src.offset + first * src.pitch), src, rows.len(), out, pixel);
+            }
+            for j in 0..(rows.len() - 1) * shape.stride + shape.kernel {
+                let to = out.add((j % shape.stride * plane + j / shape.stride) * row);
+                let Some(y) = (first + j).checked_sub(shape.pad).filter(|&y| y < src.h) else {
+                    clear(to, row);
+                    continue;
+                };
+                let (before, inner) = (shape.pad * pixel, src.w * pixel);
+                clear(to, before);
+                pixels(s, base.add(src.offset + y * src.w * src.pitch), src, src.w, to.add(before), pixel);
+                clear(to.add(before + inner), row - before - inner);
+            }
+        }
+    }
+}
+
+/// Rounds `n` neighbouring pixels of a map to pixels of `pixel` values each; behind their channels they get zeros.
+///
+/// # Safety
+/// The pixels must be readable, as many writable.
+#[inline(always)]
+unsafe fn pixels<S: Simd>(s: S, from: *const f32, map: &Map, n: usize, to: *mut bf16, pixel: usize) {
+    // SAFETY: contract of this function.
+    unsafe {
+        if (map.pitch, pixel) == (map.c, map.c) {
+            return convert(s, from, n * map.c, to);
+        }
+        for x in 0..n {
+            let to = to.add(x * pixel);
+            convert(s, from.add(x * map.pitch), map.c, to);
+            clear(to.add(map.c), pixel - map.c);
+        }
+    }
+}
+
+/// Zeros.
+///
+/// # Safety
+/// `n` values must be writable.
+#[inline(always)]
+unsafe fn clear(to: *mut bf16, n: usize) {
+    // SAFETY: contract of this function; the bits of zero are zeros.
+    unsafe { std::ptr::write_bytes(to, 0, n) }
+}
+
+/// Rounds `n` values.
+///
+/// # Safety
+/// They must be readable and writable.
+#[inline(always)]
+unsafe fn convert<S: Simd>(s: S, from: *const f32, n: usize, to: *mut bf16) {
+    let whole = n / S::LANES * S::LANES;
+    // SAFETY: contract of this function; a bf16 is its 16 bits.
+    unsafe {
+        for k in (0..whole).step_by(S::LANES) {
+            s.store_bf16(to.add(k).cast(), s.load(from.add(k)), S::LANES);
+        }
+        if whole < n {
+            let v = s.load_first(from.add(whole), n - whole);
+            s.store_bf16(to.add(whole).cast(), v, n - whole);
+        }
+    }
+}
+
+impl<S: Simd> Work for TileConv<S> {
+    fn items(&self, _: &Context<'_>) -> usize {
+        self.blocks * self.ranges
+    }
+
+    fn scratch(&self) -> ScratchSize {
+        ScratchSize { values: BLOCK * BLOCK + self.converted().div_ceil(2), rows: 0 }
+    }
+
+    unsafe fn run(&self, item: usize, context: &Context<'_>, scratch: &mut Scratch) {
+        let (block, range) = (item / self.ranges, item % self.ranges);
+        let (rows, across) = (self.block(block), self.across());
+        let panels = self.panels.len() * range / self.ranges..self.panels.len() * (range + 1) / self.ranges;
+        let sums = scratch.values.as_mut_ptr();
+        // SAFETY: the scratch holds a block of sums, then the converted input.
+        let input: *mut bf16 = unsafe { sums.add(BLOCK * BLOCK) }.cast();
+        self.simd.vectorize(Convert { conv: self, base: context.base, rows: rows.clone(), out: input });
+        let end = (rows.len() - 1) * across + self.columns;
+        self.unit.with_tiles(|| {
+            for panel in &self.panels[panels] {
+                for q in (0..end).step_by(BLOCK) {
+                    let pixels = (end - q).min(BLOCK);
+                    // SAFETY: what the product reads lies in the converted input and its margin, or in packed blocks,
+                    // which hold every panel; its sums have room.
+                    unsafe {
+                        self.unit.multiply(&Product {
+                            a: input.add(q * self.shape.stride * self.pixel + panel.shift),
+                            pixel: self.shape.stride * self.pixel,
+                            segments: &self.segments,
+                            chunks: self.chunks,
+                            b: self.weights.as_ptr().cast::<bf16>().add(panel.weights),
+                            init: self.bias.as_ptr().add(panel.bias),
+                            out: sums,
+                            tall: pixels.div_ceil(ROWS),
+                            wide: panel.wide(),
+                        });
+                    }
+                    let mut at = q;
+                    while at < q + pixels {
+                        // A run of outputs up to the end of the row, or all where rows have no padding.
+                        let (y, x) = (at / across, at % across);
+                        let left = if across == self.columns {
+                            q + pixels - at
+                        } else {
+                            self.columns.saturating_sub(x)
+                        };
+                        let run = left.min(q + pixels - at);
+                        if run > 0 {
+                            let region = Region {
+                                first: (rows.start + y) * self.columns + x,
+                                rows: run,
+                                c: panel.c0,
+                                n: panel.c,
+                                // SAFETY: within the sums.
+                                tile: unsafe { sums.add((at - q) * BLOCK) },
+                                pitch: BLOCK,
+                            };
+                            // SAFETY: contract of `run`; the sums were just written.
+                            unsafe { self.epilogue.finish(self.simd, context.base, region) };
+                        }
+                        at = if across == self.columns { at + run } else { (y + 1) * across };
+                    }
+                }
+            }
+        });
+    }
+}
