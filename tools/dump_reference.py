@@ -3,12 +3,13 @@
 
     dump_reference.py cases [NAME ...]                      writes tests/data/parity/NAME.safetensors
     dump_reference.py photo --arch s --weights F --image P --out D.safetensors [--size WxH]
+    dump_reference.py rounding --arch l --dtype float16     prints how far PyTorch itself is off in fp16 or bf16
 
 `cases` takes generated weights and a generated picture, both the same bits as `rtmo_engine::model::random` and
 `rtmo_engine::model::noise_image` make them, so that neither needs to be stored; of large maps it keeps samples.
 `photo` takes a checkpoint (the published .pth, or .safetensors with the same names) and a photo, and keeps everything.
 
-Both run mmpose in double precision: a dump holds no rounding of its own, and what a test finds is the engine's.
+Those run mmpose in double precision: a dump holds no rounding of its own, and what a test finds is the engine's.
 
 Needs Python 3.8 to 3.11 with torch, mmengine, mmcv (or mmcv-lite), mmpose 1.3.2, safetensors, numpy and OpenCV. The
 compiled operators of mmcv and the package mmdet are not needed.
@@ -262,6 +263,20 @@ def people_margin(model, dense, strides, test_cfg):
     return margin, gap
 
 
+def stage_maps(model, x):
+    """The stages' maps of an input [1, 3, h, w], [h, w, c] by name; and the neck's own."""
+    nhwc = lambda maps: [t[0].permute(1, 2, 0) for t in maps]
+    with torch.no_grad():
+        c = model.backbone(x)
+        p = model.neck(c)
+        cls, bbox, *_ = model.head.head_module(p)
+    maps = dict(zip(('c3', 'c4', 'c5'), nhwc(c)))
+    maps.update(zip(('p3', 'p4', 'p5')[-len(p):], nhwc(p)))
+    for name, levels in dict(cls=nhwc(cls), bbox=nhwc(bbox)).items():
+        maps.update({f'{name}.{i}': t for i, t in enumerate(levels)})
+    return maps, p
+
+
 def run(model, config, strides, bgr):
     """Stage maps, dense outputs and people of a network input, uint8 [h, w, 3]."""
     model.double()
@@ -281,17 +296,10 @@ def run(model, config, strides, bgr):
     model.head.dcc._apply_softmax, model.head.dcc.forward_test = keep_heatmaps, keep_priors
     test_cfg = dict(config.model.test_cfg)
     sample = types.SimpleNamespace(metainfo=dict(input_size=(width, height)))
-    nhwc = lambda maps: [t[0].permute(1, 2, 0) for t in maps]
+    maps, p = stage_maps(model, x)
+    dense = {name: [t for key, t in maps.items() if key.startswith(f'{name}.')] for name in ('cls', 'bbox')}
     with torch.no_grad():
-        c = model.backbone(x)
-        p = model.neck(c)
-        cls, bbox, *_ = model.head.head_module(p)
-        dense = dict(cls=nhwc(cls), bbox=nhwc(bbox))
         people = model.head.predict(p, [sample], test_cfg)[0]
-    maps = dict(zip(('c3', 'c4', 'c5'), nhwc(c)))
-    maps.update(zip(('p3', 'p4', 'p5')[-len(p):], nhwc(p)))
-    for name, levels in dense.items():
-        maps.update({f'{name}.{i}': t for i, t in enumerate(levels)})
     result = dict(scores=people.scores, boxes=people.bboxes, keypoints=people.keypoints,
                   visibility=people.keypoint_scores, priors=seen['priors'].numpy())
     heatmaps = {k: seen[k].numpy()[:HEATMAPS] for k in ('heatmap_x', 'heatmap_y')}
@@ -356,11 +364,36 @@ def dump_photo(a):
     save(a.out, tensors)
 
 
+def print_rounding(a):
+    model, config = build(a.arch, 17, 2)
+    generate(model, a.seed)
+    width, height = config.model.test_cfg.input_size
+    x = torch.from_numpy(noise_image(width, height, 1)).permute(2, 0, 1)[None]
+    exact, _ = stage_maps(model.double(), x.double())
+    dtype = getattr(torch, a.dtype)
+
+    def narrow(module, inputs, named):
+        """Position encodings come in float32, and what is added to them follows."""
+        move = lambda v: v.to(dtype) if torch.is_tensor(v) and v.is_floating_point() else v
+        return tuple(map(move, inputs)), {k: move(v) for k, v in named.items()}
+
+    for module in model.to(dtype).modules():
+        if isinstance(module, (nn.MultiheadAttention, nn.Linear, nn.Conv2d, nn.LayerNorm)):
+            module.register_forward_pre_hook(narrow, with_kwargs=True)
+    for name, found in stage_maps(model, x.to(dtype))[0].items():
+        error = (found.double() - exact[name]).norm() / exact[name].norm()
+        print(f'rtmo-{a.arch} {a.dtype} {name:7} relative error {error:.2e}')
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sub = ap.add_subparsers(dest='command', required=True)
     cases = sub.add_parser('cases')
     cases.add_argument('names', nargs='*', metavar='NAME', help=f'default: all of {", ".join(CASES)}')
+    rounding = sub.add_parser('rounding')
+    rounding.add_argument('--arch', choices='tsml', required=True)
+    rounding.add_argument('--dtype', choices=('float16', 'bfloat16'), required=True)
+    rounding.add_argument('--seed', type=int, default=0, help='of the weights')
     photo = sub.add_parser('photo')
     photo.add_argument('--arch', choices='tsml', required=True)
     photo.add_argument('--weights', required=True)
@@ -370,6 +403,8 @@ def main():
     a = ap.parse_args()
     if a.command == 'photo':
         return dump_photo(a)
+    if a.command == 'rounding':
+        return print_rounding(a)
     for name in a.names or CASES:
         dump_case(name)
 

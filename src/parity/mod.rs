@@ -184,10 +184,13 @@ impl Tolerance {
         }
     }
 
-    /// The same for maps, and none for people.
-    pub fn maps_only(self) -> Tolerance {
+    /// For generated weights below fp32. Their people mean nothing, and are held to nothing. They amplify rounding more than
+    /// trained ones: the authors' PyTorch, itself in fp16 on generated weights, is off by 1.1e-2 at p5 of rtmo-l and 7.8e-3 of
+    /// rtmo-s (`tools/dump_reference.py rounding`). Less than that is asked for.
+    pub fn generated(self) -> Tolerance {
         let any = f64::INFINITY;
         Tolerance {
+            map: self.map.max(7e-3),
             score: any,
             undecided: any,
             keypoint_mean: any,
