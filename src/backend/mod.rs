@@ -182,6 +182,12 @@ pub trait Executor: Send {
         None
     }
 
+    /// Bytes of a device's own memory that it holds, with all constants, maps and photos; without the driver's context and the
+    /// kernels' code. None on a CPU.
+    fn device_memory(&self) -> Option<usize> {
+        None
+    }
+
     /// Values of a map view after the last run, `[h, w, c]`, of image `image` of the batch. Only sensible for
     /// executors prepared with all buffers kept.
     ///

@@ -166,6 +166,9 @@ impl Bench {
         if let Some(launches) = engine.executor().launches() {
             terminal.say(format!("launches {launches} a run"))?;
         }
+        if let Some(bytes) = engine.executor().device_memory() {
+            terminal.say(format!("memory   {:.0} MB on the device", bytes as f64 / 1e6))?;
+        }
         terminal.say(format!(
             "runs     {} after {} to warm up, batch {}\n",
             self.iters, self.warmup, self.batch
@@ -194,6 +197,9 @@ impl Bench {
         }
         if let Some(launches) = engine.executor().launches() {
             all["launches"] = launches.into();
+        }
+        if let Some(bytes) = engine.executor().device_memory() {
+            all["device_memory"] = bytes.into();
         }
         let title = format!("{} at {w}x{h}", engine.name());
         let subtitle = format!("{}; {}", cpu::name(), engine.describe());

@@ -60,6 +60,11 @@ impl Constants {
         Ok(address)
     }
 
+    /// Bytes allocated.
+    pub fn held(&self) -> usize {
+        self.slabs.iter().map(|slab| slab.bytes).sum()
+    }
+
     pub fn floats(&mut self, plan: &Plan, t: TensorId, len: usize) -> Result<u64> {
         self.put(t.0, Packing::Floats(len), || pack::floats(&plan.tensors[t.0].data, len))
     }

@@ -398,6 +398,10 @@ impl Executor for CudaExecutor {
         self.setups.first().map(|setup| setup.launches.len())
     }
 
+    fn device_memory(&self) -> Option<usize> {
+        Some(self.constants.held() + self.setups.iter().map(Setup::held).sum::<usize>())
+    }
+
     fn run_timed(&mut self, frame: Frame<'_>, options: &RunOptions) -> Result<(Survivors, Vec<StepTime>)> {
         self.idle()?;
         let (index, key) = self.prepare(0, &[frame], options)?;

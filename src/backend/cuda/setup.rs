@@ -86,6 +86,13 @@ impl Setup {
         })
     }
 
+    /// Bytes of device memory allocated.
+    pub fn held(&self) -> usize {
+        let Setup { arena, rows, survivors, counts, boxes, keys, heat, input, .. } = self;
+        let fixed = [arena, rows, survivors, counts, boxes, keys, input];
+        fixed.into_iter().chain(heat.iter().flatten()).map(|memory| memory.bytes).sum()
+    }
+
     /// Makes room for `bytes` of frames; whether addresses have changed.
     pub fn make_room(&mut self, gpu: &Arc<dyn Gpu>, bytes: usize) -> Result<bool> {
         if bytes <= self.input.bytes {

@@ -250,3 +250,20 @@ fn trained_weights_keep_the_promise() {
         assert!(report.people.expected > 2 && keypoints[keypoints.len() / 2] < 0.05, "{report}");
     }
 }
+
+/// RTMO-l is the largest.
+#[test]
+fn one_engine_takes_less_than_300_mb() {
+    for gpu in gpus(&[1]) {
+        let plan = model::build(&model::random(model::Variant::L, 17, 2, 0), (640, 640)).unwrap();
+        let mut x = CudaExecutor::on(gpu, plan, Options { keep_all: false, ..OPTIONS }).unwrap();
+        let prepared = x.device_memory().unwrap();
+        assert!(prepared > 80 << 20, "less than the weights take: {prepared} bytes");
+        // a large photo
+        x.setups[0].make_room(&x.gpu, 4000 * 3000 * 3).unwrap();
+        let bytes = x.device_memory().unwrap();
+        assert!(bytes >= prepared + 30_000_000, "the photo is not counted: {bytes} after {prepared}");
+        println!("{prepared} bytes, {bytes} with a photo of 12 megapixels");
+        assert!(bytes < 300_000_000, "{bytes} bytes");
+    }
+}
