@@ -218,23 +218,62 @@ impl<T: Simd> Kernel for Convert<'_, T> {
     }
 }
 
-/// Rounds `n` neighbouring pixels of a map to pixels of `pixel` values each; behind their channels they get zeros.
+/// Rounds `n` neighbouring pixels of a map to pixels of `pixel` values each, as many as there are channels or the next
+/// multiple of [`DEPTH`]; behind their channels they get zeros.
 ///
 /// # Safety
 /// The pixels must be readable, as many writable.
 #[inline(always)]
 unsafe fn pixels<S: Simd>(s: S, from: *const f32, map: &Map, n: usize, to: *mut bf16, pixel: usize) {
-    // SAFETY: contract of this function.
+    // SAFETY: contract of this function; a bf16 is its 16 bits.
     unsafe {
         if (map.pitch, pixel) == (map.c, map.c) {
             return convert(s, from, n * map.c, to);
         }
         for x in 0..n {
-            let to = to.add(x * pixel);
-            convert(s, from.add(x * map.pitch), map.c, to);
-            clear(to.add(map.c), pixel - map.c);
+            let (from, to) = (from.add(x * map.pitch), to.add(x * pixel));
+            let whole = convert_whole(s, from, map.c, to);
+            // Zeros by vectors: a call to fill a few bytes of every pixel would take longer than all else.
+            if whole < map.c {
+                let (last, room) =
+                    (s.load_first(from.add(whole), map.c - whole), (pixel - whole).min(S::LANES));
+                s.store_bf16(to.add(whole).cast(), last, room);
+            }
+            for k in (map.c.next_multiple_of(S::LANES)..pixel).step_by(S::LANES) {
+                s.store_bf16(to.add(k).cast(), s.splat(0.0), S::LANES);
+            }
         }
     }
+}
+
+/// Rounds `n` values.
+///
+/// # Safety
+/// They must be readable and writable.
+#[inline(always)]
+unsafe fn convert<S: Simd>(s: S, from: *const f32, n: usize, to: *mut bf16) {
+    // SAFETY: contract of this function; a bf16 is its 16 bits.
+    unsafe {
+        let whole = convert_whole(s, from, n, to);
+        if whole < n {
+            let v = s.load_first(from.add(whole), n - whole);
+            s.store_bf16(to.add(whole).cast(), v, n - whole);
+        }
+    }
+}
+
+/// Rounds as many of `n` values as fill whole vectors, and says how many.
+///
+/// # Safety
+/// As [`convert`].
+#[inline(always)]
+unsafe fn convert_whole<S: Simd>(s: S, from: *const f32, n: usize, to: *mut bf16) -> usize {
+    let whole = n / S::LANES * S::LANES;
+    for k in (0..whole).step_by(S::LANES) {
+        // SAFETY: k + LANES <= n.
+        unsafe { s.store_bf16(to.add(k).cast(), s.load(from.add(k)), S::LANES) };
+    }
+    whole
 }
 
 /// Zeros.
@@ -245,25 +284,6 @@ unsafe fn pixels<S: Simd>(s: S, from: *const f32, map: &Map, n: usize, to: *mut 
 unsafe fn clear(to: *mut bf16, n: usize) {
     // SAFETY: contract of this function; the bits of zero are zeros.
     unsafe { std::ptr::write_bytes(to, 0, n) }
-}
-
-/// Rounds `n` values.
-///
-/// # Safety
-/// They must be readable and writable.
-#[inline(always)]
-unsafe fn convert<S: Simd>(s: S, from: *const f32, n: usize, to: *mut bf16) {
-    let whole = n / S::LANES * S::LANES;
-    // SAFETY: contract of this function; a bf16 is its 16 bits.
-    unsafe {
-        for k in (0..whole).step_by(S::LANES) {
-            s.store_bf16(to.add(k).cast(), s.load(from.add(k)), S::LANES);
-        }
-        if whole < n {
-            let v = s.load_first(from.add(whole), n - whole);
-            s.store_bf16(to.add(whole).cast(), v, n - whole);
-        }
-    }
 }
 
 impl<S: Simd> Work for TileConv<S> {
