@@ -174,6 +174,38 @@ impl<S: Simd> TileConv<S> {
         self.rows * index / self.blocks..self.rows * (index + 1) / self.blocks
     }
 
+    /// Finishes a block's sums: those of each row are neighbouring pixels of the output, what is between them is dropped.
+    ///
+    /// # Safety
+    /// `base` must be the arena, `sums` those of the flattened outputs `q` from row `first` on, which nobody else may write.
+    #[inline(always)]
+    unsafe fn finish(&self, base: *mut f32, first: usize, q: Range<usize>, panel: &Column, sums: *const f32) {
+        // Without padding all rows are one.
+        let (across, columns) = match self.across() == self.columns {
+            true => (usize::MAX, usize::MAX),
+            false => (self.across(), self.columns),
+        };
+        let mut at = q.start;
+        while at < q.end {
+            let (y, x) = (at / across, at % across);
+            let run = columns.saturating_sub(x).min(q.end - at);
+            if run > 0 {
+                let region = Region {
+                    first: (first + y) * self.columns + x,
+                    rows: run,
+                    c: panel.c0,
+                    n: panel.c,
+                    // SAFETY: within the sums.
+                    tile: unsafe { sums.add((at - q.start) * BLOCK) },
+                    pitch: BLOCK,
+                };
+                // SAFETY: contract of this function.
+                unsafe { self.epilogue.finish(self.simd, base, region) };
+            }
+            at = (y + 1).saturating_mul(across);
+        }
+    }
+
     /// Values of the largest block's converted input, and what tiles read behind it: nothing that is used.
     fn converted(&self) -> usize {
         let planes = self.shape.stride * self.plane * self.width;
@@ -323,31 +355,8 @@ impl<S: Simd> Work for TileConv<S> {
                             wide: panel.wide(),
                         });
                     }
-                    let mut at = q;
-                    while at < q + pixels {
-                        // A run of outputs up to the end of the row, or all where rows have no padding.
-                        let (y, x) = (at / across, at % across);
-                        let left = if across == self.columns {
-                            q + pixels - at
-                        } else {
-                            self.columns.saturating_sub(x)
-                        };
-                        let run = left.min(q + pixels - at);
-                        if run > 0 {
-                            let region = Region {
-                                first: (rows.start + y) * self.columns + x,
-                                rows: run,
-                                c: panel.c0,
-                                n: panel.c,
-                                // SAFETY: within the sums.
-                                tile: unsafe { sums.add((at - q) * BLOCK) },
-                                pitch: BLOCK,
-                            };
-                            // SAFETY: contract of `run`; the sums were just written.
-                            unsafe { self.epilogue.finish(self.simd, context.base, region) };
-                        }
-                        at = if across == self.columns { at + run } else { (y + 1) * across };
-                    }
+                    // SAFETY: contract of `run`; the sums were just written.
+                    unsafe { self.finish(context.base, rows.start, q..q + pixels, panel, sums) };
                 }
             }
         });
