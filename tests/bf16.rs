@@ -1,5 +1,5 @@
 //! Precision bf16, by the emulation that every machine has: the kernels of AVX512-BF16 and of AMX on plain arrays, and on
-//! the instructions themselves where the CPU has them.
+//! the instructions themselves where the CPU has them. And bf16x3, which AMX has.
 
 mod common;
 
@@ -118,6 +118,37 @@ fn what_bf16_holds_comes_out_as_in_f32() {
     }
 }
 
+/// Of factors that are sums of two bf16 numbers, three products count: those with the smaller part of one factor are seen
+/// where the other factor has none.
+#[test]
+fn both_parts_of_a_factor_count() {
+    let mut layers = Vec::new();
+    for (cin, cout) in [(3, 40), (15, 33), (32, 64), (40, 17), (96, 70)] {
+        for (kernel, stride) in [(1, 1), (3, 1), (3, 2), (6, 2)] {
+            layers.push(Layer { margin: 3, ..Layer::new((9, 22), (cin, cout), (kernel, stride)) });
+        }
+    }
+    layers.push(Layer { groups: 8, ..Layer::new((6, 7), (144, 144), (3, 1)) });
+    layers.push(Layer { margin: 1, ..Layer::new((7, 9), (256, 300), (3, 1)) });
+    let isas: Vec<Isa> = isas().into_iter().filter(|isa| isa.tile_unit().is_some()).collect();
+    if isas.is_empty() {
+        println!("not run: RTMO_ISA names an instruction set without tiles");
+        return;
+    }
+    let mut report = Report::default();
+    let mut rng = Rng::new(3);
+    // Ten bits, of which bf16 holds eight; sums of 2304 products with such of two bits stay below 2^24.
+    for (layer, (inputs, weights)) in layers.iter().flat_map(|l| [(l, (1023, 3)), (l, (3, 1023))]) {
+        let (mut x, mut w) = (Rng::new(rng.bits()), Rng::new(rng.bits()));
+        let around_zero = |rng: &mut Rng, n: usize| rng.below(2 * n + 1) as f32 - n as f32;
+        let mut case = layer.case(|| around_zero(&mut x, inputs), || around_zero(&mut w, weights));
+        case.precision = Precision::Bf16x3;
+        assert!(case.prepare(isas[0], 1).kernels(0)[0].ends_with("bf16x3"), "{}", case.name);
+        case.check_all(&isas, &[1, 3], f64::MIN_POSITIVE, &mut report);
+    }
+    report.finish();
+}
+
 /// A factor of 8 bits, evenly distributed in [-1, 1], errs by up to 2^-9 in the upper binade, half of that in the next,
 /// and so on: a root mean square of `2^-9 sqrt((1/2 + 1/16 + 1/128 + ...) / 3)`, or 1.48e-3 of the factor's own. The
 /// errors of both factors are independent in every product, so a sum has sqrt(2) of that.
@@ -195,6 +226,24 @@ fn networks_stay_close_to_pytorch() {
 }
 
 #[test]
+fn bf16x3_is_close_to_fp32() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity");
+    for name in ["t", "l", "m14-three-levels"] {
+        let dump = Dump::open(folder.join(format!("{name}.safetensors"))).expect("a dump");
+        let plan = dump.plan(&dump.weights()).expect("generated weights");
+        for isa in isas().into_iter().filter(|isa| isa.tile_unit().is_some()) {
+            let options = CpuOptions { threads: 2, isa, precision: Precision::Bf16x3, keep_maps: true };
+            let mut cpu = CpuExecutor::new(plan.clone(), options).expect("bf16x3");
+            let report = dump.compare(&mut cpu).expect("a run");
+            println!("{name}, {}\n{report}", isa.name());
+            if let Err(beyond) = report.check(&Tolerance::BF16X3) {
+                panic!("{name}, {}:\n{beyond}", isa.name());
+            }
+        }
+    }
+}
+
+#[test]
 fn without_the_instructions_there_is_an_error() {
     let checkpoint = model::random(Variant::T, 17, 2, 0);
     let plan = model::build(&checkpoint, (64, 64)).expect("generated weights");
@@ -202,6 +251,11 @@ fn without_the_instructions_there_is_an_error() {
         let options = CpuOptions { threads: 1, isa, precision: Precision::Bf16, keep_maps: false };
         let error = CpuExecutor::new(plan.clone(), options).err().expect("no bf16").to_string();
         assert!(error.contains("bf16") && error.contains("AVX512-BF16"), "{}: {error}", isa.name());
+    }
+    for isa in Isa::all().filter(|isa| isa.tile_unit().is_none()) {
+        let options = CpuOptions { threads: 1, isa, precision: Precision::Bf16x3, keep_maps: false };
+        let error = CpuExecutor::new(plan.clone(), options).err().expect("no bf16x3").to_string();
+        assert!(error.contains("bf16x3 needs AMX"), "{}: {error}", isa.name());
     }
     let placement = Placement { device: Device::Cpu, precision: Some(Precision::Fp16), threads: Some(1) };
     let error = placement.prepare(plan).err().expect("no fp16").to_string();

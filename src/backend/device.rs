@@ -55,16 +55,19 @@ pub enum Precision {
     Fp32,
     /// The upper half of a binary32, accumulated in f32.
     Bf16,
+    /// Factors as sums of two bf16 numbers, three products for one, accumulated in f32: close to fp32, on AMX.
+    Bf16x3,
     /// IEEE 754 binary16, accumulated in f32.
     Fp16,
 }
 
 impl Precision {
-    /// `fp32`, `bf16` or `fp16`.
+    /// `fp32`, `bf16`, `bf16x3` or `fp16`.
     pub fn name(self) -> &'static str {
         match self {
             Precision::Fp32 => "fp32",
             Precision::Bf16 => "bf16",
+            Precision::Bf16x3 => "bf16x3",
             Precision::Fp16 => "fp16",
         }
     }
@@ -78,8 +81,9 @@ impl FromStr for Precision {
         match text {
             "fp32" | "f32" => Ok(Precision::Fp32),
             "bf16" => Ok(Precision::Bf16),
+            "bf16x3" => Ok(Precision::Bf16x3),
             "fp16" | "f16" | "half" => Ok(Precision::Fp16),
-            _ => Err(Error::Usage(format!("precision '{text}': expected fp32, bf16 or fp16"))),
+            _ => Err(Error::Usage(format!("precision '{text}': expected fp32, bf16, bf16x3 or fp16"))),
         }
     }
 }
@@ -125,9 +129,9 @@ impl Placement {
         match self.device {
             Device::Cpu => self.cpu(plan, keep),
             Device::Cuda(ordinal) => self.cuda(plan, ordinal, keep),
-            // fp32 and bf16 are for CPUs, fp16 is for GPUs.
+            // fp32 and both kinds of bf16 are for CPUs, fp16 is for GPUs.
             Device::Auto => match self.precision {
-                Some(Precision::Fp32 | Precision::Bf16) => self.cpu(plan, keep),
+                Some(Precision::Fp32 | Precision::Bf16 | Precision::Bf16x3) => self.cpu(plan, keep),
                 Some(Precision::Fp16) => self.cuda(plan, 0, keep),
                 None => match usable_gpu() {
                     Ok(gpu) => self.cuda(plan, gpu.ordinal, keep),

@@ -246,6 +246,10 @@ fn peak(engine: &Engine) -> Result<Option<(f64, &'static str)>> {
     Ok(match (placement.device, placement.precision, placement.threads, Isa::choose()) {
         (Device::Cpu, Some(Precision::Fp32), Some(n), Ok(isa)) => Some((fma_peak(isa, n), "FMA peak")),
         (Device::Cpu, Some(Precision::Bf16), Some(n), Ok(isa)) => Some((bf16_peak(isa, n), "bf16 peak")),
+        // three products for one
+        (Device::Cpu, Some(Precision::Bf16x3), Some(n), Ok(isa)) => {
+            Some((bf16_peak(isa, n) / 3.0, "bf16x3 peak"))
+        }
         (Device::Cuda(ordinal), ..) => Some((cuda::tensor_peak(ordinal)?, "tensor peak")),
         _ => None,
     })

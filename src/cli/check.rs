@@ -21,7 +21,7 @@ Without --device and --precision a GPU is checked, and where there is none the C
 root mean square of its difference over that of the map; 'worst' is the largest difference over the same, found at row, \
 column and channel 'at'. The stages' maps (c3 to p5, and the head's cls and bbox) and the people are held to what the \
 engine promises for the precision; the exit status is 1 if anything is beyond it. Weights are generated where the model's \
-are not here: then their people mean nothing, and below fp32 only the maps are held to anything, in fp16 to 7e-3: generated \
+are not here: then their people mean nothing, and in bf16 and fp16 only the maps are held to anything, in fp16 to 7e-3: generated \
 weights amplify rounding.
 
 64-bit arithmetic takes a minute for rtmo-s at 640x640, and some for rtmo-l.
@@ -58,7 +58,7 @@ impl Check {
         let precision = taken.precision.unwrap_or_default();
         let (mut expected, right): (Box<dyn Executor>, String) = match precision {
             Precision::Fp32 => (Box::new(Reference::new(plan)), "64-bit arithmetic".into()),
-            Precision::Bf16 | Precision::Fp16 => {
+            Precision::Bf16 | Precision::Bf16x3 | Precision::Fp16 => {
                 let (device, precision) = (Device::Cpu, Some(Precision::Fp32));
                 let (cpu, _) = Placement { device, precision, ..asked }.prepare_to_read(plan)?;
                 let name = cpu.describe();
@@ -66,7 +66,7 @@ impl Check {
             }
         };
         let mut tolerance = Tolerance::of(precision);
-        if generated && precision != Precision::Fp32 {
+        if generated && matches!(precision, Precision::Bf16 | Precision::Fp16) {
             tolerance = tolerance.generated();
         }
         if let Some(x) = self.map_error {

@@ -24,7 +24,10 @@ impl Info {
             "FMA peak",
             format!("{:.0} GFLOP/s in fp32, measured on all threads", fma_peak(isa, threads) / 1e9),
         )?;
-        row("precision", "fp32 on every CPU, bf16 on one with AVX512-BF16 or AMX, fp16 on a GPU".into())?;
+        row(
+            "precision",
+            "fp32 on every CPU, bf16 on one with AVX512-BF16 or AMX, bf16x3 with AMX, fp16 on a GPU".into(),
+        )?;
         row("CUDA", device::cuda().unwrap_or_else(|why| why.to_string()))?;
         let search = Search::from_environment();
         let mut places: Vec<String> =

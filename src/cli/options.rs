@@ -23,7 +23,7 @@ pub struct Network {
     /// auto, cpu, cuda or cuda:N
     #[arg(short, long, default_value = "auto")]
     pub device: Device,
-    /// Arithmetic: fp32, bf16 or fp16 [default: fp32 on a CPU, fp16 on a GPU]
+    /// Arithmetic: fp32, bf16, bf16x3 (nearly fp32, by AMX) or fp16 [default: fp32 on a CPU, fp16 on a GPU]
     #[arg(short, long)]
     pub precision: Option<Precision>,
     /// The same as --precision fp16

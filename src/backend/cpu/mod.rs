@@ -54,7 +54,7 @@ pub struct CpuOptions {
     pub threads: usize,
     /// Instruction set.
     pub isa: Isa,
-    /// Arithmetic: fp32, or bf16 with an [`Isa`] that has it.
+    /// Arithmetic: fp32, or bf16 and bf16x3 with an [`Isa`] that has them.
     pub precision: Precision,
     /// Keep every map intact until the end of a run, so that [`Executor::read`] may look at it.
     pub keep_maps: bool,
@@ -122,6 +122,14 @@ impl CpuExecutor {
             Precision::Fp32 => {}
             Precision::Bf16 if options.isa.bf16() => {}
             Precision::Bf16 => return Err(no_bf16(options.isa)),
+            Precision::Bf16x3 if options.isa.tile_unit().is_some() => {}
+            Precision::Bf16x3 => {
+                let why = match Isa::Amx.available() {
+                    true => format!("RTMO_ISA asks for {}", options.isa.name()),
+                    false => "this CPU, or its system, has none; fp32 runs on every CPU".into(),
+                };
+                return Err(Error::Device(format!("bf16x3 needs AMX, but {why}")));
+            }
             Precision::Fp16 => {
                 return Err(Error::Device("the CPU computes in fp32 or bf16, not in fp16".into()));
             }

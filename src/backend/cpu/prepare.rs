@@ -54,7 +54,7 @@ pub fn prepare<S: Simd>(simd: S, plan: &mut Plan, arena: &Arena, options: &CpuOp
         simd,
         arena,
         threads,
-        bf16: options.precision == Precision::Bf16,
+        precision: options.precision,
         unit: options.isa.tile_unit(),
         arena_len: arena.len,
         input: None,
@@ -115,8 +115,8 @@ struct Builder<'a, S> {
     simd: S,
     arena: &'a Arena,
     threads: usize,
-    bf16: bool,
-    /// For convolutions in bf16.
+    precision: Precision,
+    /// For convolutions below fp32.
     unit: Option<Unit>,
     arena_len: usize,
     input: Option<(View, Map, usize)>,
@@ -275,11 +275,11 @@ impl<S: Simd> Builder<'_, S> {
         };
         let layer = Layer { src: &src, dst: &dst, shape, lanes: S::LANES };
         // Scores and boxes decide who is found, at next to no cost: they stay in f32, as all that follows selection.
-        let rounded = self.bf16 && !self.selected.contains(&conv.dst.buffer);
+        let rounded = self.precision != Precision::Fp32 && !self.selected.contains(&conv.dst.buffer);
         let unit = self.unit.filter(|_| rounded);
         let algorithm = if rounded && unit.is_none() { layer.bf16() } else { None };
         let in_f32 = layer.f32();
-        let to_bf16 = unit.is_some() || algorithm.is_some();
+        let to_bf16 = self.precision == Precision::Bf16 && (unit.is_some() || algorithm.is_some());
         if to_bf16 && self.input.is_some_and(|(input, ..)| input.buffer == conv.src.buffer) {
             for filter in weight.chunks_exact_mut(shape.kernel * shape.kernel * src.c) {
                 for channel in 0..src.c {
@@ -319,10 +319,14 @@ impl<S: Simd> Builder<'_, S> {
     }
 
     fn tiles(&mut self, layer: Unpacked, unit: Unit) {
-        let name = layer.shape.pick(["1x1 amx bf16", "direct amx bf16", "grouped amx bf16"]);
+        let (names, parts) = match self.precision {
+            Precision::Bf16x3 => (["1x1 amx bf16x3", "direct amx bf16x3", "grouped amx bf16x3"], 2),
+            _ => (["1x1 amx bf16", "direct amx bf16", "grouped amx bf16"], 1),
+        };
+        let name = layer.shape.pick(names);
         let Unpacked { step, src, shape, weight, bias, epilogue } = layer;
         let (simd, threads) = (self.simd, self.threads);
-        let make = move || TileConv::new((simd, unit), src, shape, &weight, &bias, epilogue, threads);
+        let make = move || TileConv::new((simd, unit, parts), src, shape, &weight, &bias, epilogue, threads);
         self.push_later(step, name, make);
     }
 

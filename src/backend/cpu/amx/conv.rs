@@ -12,8 +12,16 @@
 //! So any 16 outputs in a row of `q` are one tile of pixels at a fixed distance, over the ends of rows too; the few that
 //! stand for padding are computed and dropped. A 1x1 layer is a column of pixels. Values behind a pixel's last channel meet
 //! weights of zero; they are zeros themselves, or the next pixel's.
+//!
+//! For more than 8 bits a factor is the sum of two, `x = x_0 + x_1` with `x_0 = bf16(x)` and `x_1 = bf16(x - x_0)`. Of their
+//! products three matter, which are more segments of the same sum:
+//!
+//! ```text
+//! x w = x_0 w_0 + x_0 w_1 + x_1 w_0 + O(2^-17) x w
+//! ```
 
-use super::unit::{BLOCK, DEPTH, Product, ROWS, TILE, Unit, place};
+use super::round::Target;
+use super::unit::{BLOCK, DEPTH, Product, ROWS, Segment, TILE, Unit, place};
 use crate::backend::cpu::direct::Shape;
 use crate::backend::cpu::epilogue::{Epilogue, Region};
 use crate::backend::cpu::memory::{Block, Map};
@@ -68,20 +76,22 @@ pub struct TileConv<S> {
     width: usize,
     /// Rows of a plane.
     plane: usize,
-    /// Where each segment of taps begins, in values from the output's first tap.
-    segments: Vec<isize>,
+    /// Taps, in values from the output's first one, and their weights; for each product of the factors' parts.
+    segments: Vec<Segment>,
     chunks: usize,
     panels: Vec<Column>,
     weights: Block,
     bias: Block,
     blocks: usize,
     ranges: usize,
+    /// Numbers that a factor is the sum of.
+    parts: usize,
 }
 
 impl<S: Simd> TileConv<S> {
-    /// Packs `weight`, `[cout][kernel][kernel][cin / groups]`, and `bias`, `[cout]`, for `threads` threads.
+    /// Packs `weight`, `[cout][kernel][kernel][cin / groups]`, and `bias`, `[cout]`, for `threads` threads; `parts` is 1 or 2.
     pub fn new(
-        (simd, unit): (S, Unit),
+        (simd, unit, parts): (S, Unit, usize),
         mut src: Map,
         shape: Shape,
         weight: &[f32],
@@ -107,25 +117,34 @@ impl<S: Simd> TileConv<S> {
         let reach = (src.c - cin + chunks * DEPTH).div_ceil(pixel);
         let width = ((columns - 1) * stride + across - 1 + reach).max(pad + src.w).next_multiple_of(stride);
 
-        let packed_bytes = 2 * kernel * across * chunks * DEPTH * groups * cout.next_multiple_of(ROWS);
+        let packed_bytes =
+            parts * 2 * kernel * across * chunks * DEPTH * groups * cout.next_multiple_of(ROWS);
         let ranges = if packed_bytes > HEAVY { threads.min(bias.len() / BLOCK).max(1) } else { 1 };
-        let most_rows = (CONVERTED / (2 * width * pixel) / stride).max(1);
+        let most_rows = (CONVERTED / (parts * 2 * width * pixel) / stride).max(1);
         let enough = if columns == 1 { ROWS_AN_ITEM * BLOCK } else { ROWS_AN_ITEM };
         let shares = threads.div_ceil(ranges);
         let blocks = rows.div_ceil(most_rows).max((ITEMS * shares).min(rows / enough)).max(1);
         let blocks = blocks.next_multiple_of(shares).min(rows);
         let plane = ((rows.div_ceil(blocks) - 1) * stride + kernel).div_ceil(stride);
-        let segment =
-            |ky: usize, kx: usize| (((ky % stride * plane + ky / stride) * width + kx) * pixel) as isize;
-        let segments: Vec<isize> =
-            (0..kernel).flat_map(|ky| (0..across).map(move |kx| segment(ky, kx))).collect();
+        let tap = |ky: usize, kx: usize| ((ky % stride * plane + ky / stride) * width + kx) * pixel;
+        let taps: Vec<usize> = (0..kernel).flat_map(|ky| (0..across).map(move |kx| tap(ky, kx))).collect();
+        let part = part_len(stride, plane, width, pixel);
+        let mut segments = Vec::new();
+        for (x, w) in [(0, 0), (0, 1), (1, 0)].into_iter().filter(|(x, w)| x + w < parts) {
+            segments.extend(
+                taps.iter().enumerate().map(|(t, tap)| Segment {
+                    a: (x * part + tap) as isize,
+                    b: (w * taps.len() + t) * chunks,
+                }),
+            );
+        }
 
         let mut panels = Vec::new();
         let (mut weights, mut biases) = (0, 0);
         for (group, c0) in (0..groups).flat_map(|g| (0..cout).step_by(BLOCK).map(move |c| (g, c))) {
             let c = (cout - c0).min(BLOCK);
             let column = Column { c0: group * cout + c0, c, shift: group * cin, weights, bias: biases };
-            weights += segments.len() * chunks * column.wide() * TILE;
+            weights += parts * taps.len() * chunks * column.wide() * TILE;
             biases += column.wide() * ROWS;
             panels.push(column);
         }
@@ -137,8 +156,13 @@ impl<S: Simd> TileConv<S> {
             for (j, weight) in weight[p.c0 * total..(p.c0 + p.c) * total].chunks_exact(total).enumerate() {
                 for (t, weight) in weight.chunks_exact(depth).enumerate() {
                     for (k, &w) in weight.iter().enumerate() {
-                        let tile = (t * chunks + k / DEPTH) * p.wide() + j / ROWS;
-                        to[tile * TILE + place(k % DEPTH, j % ROWS)] = bf16::from_f32(w);
+                        let mut rest = w;
+                        for part in 0..parts {
+                            let tile = ((part * taps.len() + t) * chunks + k / DEPTH) * p.wide() + j / ROWS;
+                            let rounded = bf16::from_f32(rest);
+                            to[tile * TILE + place(k % DEPTH, j % ROWS)] = rounded;
+                            rest -= rounded.to_f32();
+                        }
                     }
                 }
             }
@@ -161,6 +185,7 @@ impl<S: Simd> TileConv<S> {
             bias: packed_bias,
             blocks,
             ranges,
+            parts,
         }
     }
 
@@ -206,11 +231,15 @@ impl<S: Simd> TileConv<S> {
         }
     }
 
-    /// Values of the largest block's converted input, and what tiles read behind it: nothing that is used.
-    fn converted(&self) -> usize {
-        let planes = self.shape.stride * self.plane * self.width;
-        (planes + BLOCK * self.shape.stride) * self.pixel + DEPTH
+    /// Values of one part of the converted input.
+    fn part(&self) -> usize {
+        part_len(self.shape.stride, self.plane, self.width, self.pixel)
     }
+}
+
+/// Values of the largest block's converted input, and what tiles read behind it: nothing that is used.
+fn part_len(stride: usize, plane: usize, width: usize, pixel: usize) -> usize {
+    ((stride * plane * width + BLOCK * stride) * pixel + DEPTH).next_multiple_of(DEPTH)
 }
 
 /// The input of a block of output rows, as [`TileConv`] lays it out.
@@ -219,7 +248,7 @@ struct Convert<'a, S> {
     base: *const f32,
     /// Output rows.
     rows: Range<usize>,
-    out: *mut bf16,
+    out: Target,
 }
 
 impl<T: Simd> Kernel for Convert<'_, T> {
@@ -229,93 +258,24 @@ impl<T: Simd> Kernel for Convert<'_, T> {
         let Convert { conv: TileConv { src, shape, pixel, width, plane, .. }, base, rows, out } = self;
         let (pixel, row) = (*pixel, width * pixel);
         let first = rows.start * shape.stride;
-        // SAFETY: made only by `TileConv::run`: `base` is the arena of `src`, whose pixels are read within the map, and
-        // `out` has room for the planes of the largest block.
+        // SAFETY: made only by `TileConv::run`: `base` is the arena of `src`, whose pixels are read within the map.
         unsafe {
             if (shape.kernel, src.w, row) == (1, 1, pixel) {
-                return pixels(s, base.add(src.offset + first * src.pitch), src, rows.len(), out, pixel);
+                return out.pixels(s, base.add(src.offset + first * src.pitch), src, rows.len(), pixel);
             }
             for j in 0..(rows.len() - 1) * shape.stride + shape.kernel {
-                let to = out.add((j % shape.stride * plane + j / shape.stride) * row);
+                let to = out.at((j % shape.stride * plane + j / shape.stride) * row);
                 let Some(y) = (first + j).checked_sub(shape.pad).filter(|&y| y < src.h) else {
-                    clear(to, row);
+                    to.clear(row);
                     continue;
                 };
                 let (before, inner) = (shape.pad * pixel, src.w * pixel);
-                clear(to, before);
-                pixels(s, base.add(src.offset + y * src.w * src.pitch), src, src.w, to.add(before), pixel);
-                clear(to.add(before + inner), row - before - inner);
+                to.clear(before);
+                to.at(before).pixels(s, base.add(src.offset + y * src.w * src.pitch), src, src.w, pixel);
+                to.at(before + inner).clear(row - before - inner);
             }
         }
     }
-}
-
-/// Rounds `n` neighbouring pixels of a map to pixels of `pixel` values each, as many as there are channels or the next
-/// multiple of [`DEPTH`]; behind their channels they get zeros.
-///
-/// # Safety
-/// The pixels must be readable, as many writable.
-#[inline(always)]
-unsafe fn pixels<S: Simd>(s: S, from: *const f32, map: &Map, n: usize, to: *mut bf16, pixel: usize) {
-    // SAFETY: contract of this function; a bf16 is its 16 bits.
-    unsafe {
-        if (map.pitch, pixel) == (map.c, map.c) {
-            return convert(s, from, n * map.c, to);
-        }
-        for x in 0..n {
-            let (from, to) = (from.add(x * map.pitch), to.add(x * pixel));
-            let whole = convert_whole(s, from, map.c, to);
-            // Zeros by vectors: a call to fill a few bytes of every pixel would take longer than all else.
-            if whole < map.c {
-                let (last, room) =
-                    (s.load_first(from.add(whole), map.c - whole), (pixel - whole).min(S::LANES));
-                s.store_bf16(to.add(whole).cast(), last, room);
-            }
-            for k in (map.c.next_multiple_of(S::LANES)..pixel).step_by(S::LANES) {
-                s.store_bf16(to.add(k).cast(), s.splat(0.0), S::LANES);
-            }
-        }
-    }
-}
-
-/// Rounds `n` values.
-///
-/// # Safety
-/// They must be readable and writable.
-#[inline(always)]
-unsafe fn convert<S: Simd>(s: S, from: *const f32, n: usize, to: *mut bf16) {
-    // SAFETY: contract of this function; a bf16 is its 16 bits.
-    unsafe {
-        let whole = convert_whole(s, from, n, to);
-        if whole < n {
-            let v = s.load_first(from.add(whole), n - whole);
-            s.store_bf16(to.add(whole).cast(), v, n - whole);
-        }
-    }
-}
-
-/// Rounds as many of `n` values as fill whole vectors, and says how many.
-///
-/// # Safety
-/// As [`convert`].
-#[inline(always)]
-unsafe fn convert_whole<S: Simd>(s: S, from: *const f32, n: usize, to: *mut bf16) -> usize {
-    let whole = n / S::LANES * S::LANES;
-    for k in (0..whole).step_by(S::LANES) {
-        // SAFETY: k + LANES <= n.
-        unsafe { s.store_bf16(to.add(k).cast(), s.load(from.add(k)), S::LANES) };
-    }
-    whole
-}
-
-/// Zeros.
-///
-/// # Safety
-/// `n` values must be writable.
-#[inline(always)]
-unsafe fn clear(to: *mut bf16, n: usize) {
-    // SAFETY: contract of this function; the bits of zero are zeros.
-    unsafe { std::ptr::write_bytes(to, 0, n) }
 }
 
 impl<S: Simd> Work for TileConv<S> {
@@ -324,7 +284,7 @@ impl<S: Simd> Work for TileConv<S> {
     }
 
     fn scratch(&self) -> ScratchSize {
-        ScratchSize { values: BLOCK * BLOCK + self.converted().div_ceil(2), rows: 0 }
+        ScratchSize { values: BLOCK * BLOCK + (self.parts * self.part()).div_ceil(2), rows: 0 }
     }
 
     unsafe fn run(&self, item: usize, context: &Context<'_>, scratch: &mut Scratch) {
@@ -332,9 +292,12 @@ impl<S: Simd> Work for TileConv<S> {
         let (rows, across) = (self.block(block), self.across());
         let panels = self.panels.len() * range / self.ranges..self.panels.len() * (range + 1) / self.ranges;
         let sums = scratch.values.as_mut_ptr();
-        // SAFETY: the scratch holds a block of sums, then the converted input.
+        // SAFETY: the scratch holds a block of sums, then the parts of the converted input.
         let input: *mut bf16 = unsafe { sums.add(BLOCK * BLOCK) }.cast();
-        self.simd.vectorize(Convert { conv: self, base: context.base, rows: rows.clone(), out: input });
+        let rest = if self.parts == 2 { self.part() } else { 0 };
+        // SAFETY: a part holds the planes of the largest block.
+        let out = unsafe { Target::new(input, rest) };
+        self.simd.vectorize(Convert { conv: self, base: context.base, rows: rows.clone(), out });
         let end = (rows.len() - 1) * across + self.columns;
         self.unit.with_tiles(|| {
             for panel in &self.panels[panels] {

@@ -33,6 +33,16 @@ pub enum Unit {
     Portable,
 }
 
+/// Part of a block's sum: some neighbouring values of every pixel, and their weights.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// First value of the first pixel, from [`Product::a`] on.
+    pub a: isize,
+    /// Tiles of weights before its own in [`Product::b`], a tile of channels each.
+    pub b: usize,
+}
+
 /// Operands of a block: `out[p][j] = init[j] + sum over segments t, values k of a[t][p][k] b[t][k][j]`.
 #[derive(Clone, Copy)]
 pub struct Product<'a> {
@@ -40,11 +50,11 @@ pub struct Product<'a> {
     pub a: *const bf16,
     /// Values from a pixel to the next.
     pub pixel: usize,
-    /// Where each segment begins, in values from `a`.
-    pub segments: &'a [isize],
+    /// What is added up.
+    pub segments: &'a [Segment],
     /// [`DEPTH`]s of values a segment.
     pub chunks: usize,
-    /// `[segments][chunks][tiles of channels][TILE]`, see [`place`].
+    /// `[tiles of a segment, chunks][tiles of channels][TILE]`, see [`place`].
     pub b: *const bf16,
     /// Initial values of every pixel's sums, [`ROWS`] for each tile of channels.
     pub init: *const f32,
@@ -101,7 +111,7 @@ impl Unit {
                 let product = Product {
                     a: a.as_ptr(),
                     pixel: DEPTH,
-                    segments: &[0],
+                    segments: &[Segment { a: 0, b: 0 }],
                     chunks: 1,
                     b: b.as_ptr(),
                     init: init.as_ptr(),
@@ -130,16 +140,16 @@ unsafe fn portable(p: &Product) {
         for sums in &mut sums[..rows] {
             std::ptr::copy_nonoverlapping(p.init, sums.as_mut_ptr(), width);
         }
-        for (t, &segment) in p.segments.iter().enumerate() {
+        for segment in p.segments {
             for chunk in 0..p.chunks {
-                let tiles = p.b.add((t * p.chunks + chunk) * p.wide * TILE);
+                let tiles = p.b.add((segment.b + chunk) * p.wide * TILE);
                 let mut b = [[0f32; BLOCK]; DEPTH];
                 for (k, b) in b.iter_mut().enumerate() {
                     for (j, b) in b[..width].iter_mut().enumerate() {
                         *b = (*tiles.add(j / ROWS * TILE + place(k, j % ROWS))).to_f32();
                     }
                 }
-                let a = p.a.offset(segment).add(chunk * DEPTH);
+                let a = p.a.offset(segment.a).add(chunk * DEPTH);
                 for (row, sums) in sums[..rows].iter_mut().enumerate() {
                     for (k, b) in b.iter().enumerate() {
                         let a = (*a.add(row * p.pixel + k)).to_f32();
@@ -254,13 +264,17 @@ mod hardware {
             // tmm0 to tmm3 are the sums, tmm4 and tmm5 tiles of pixels, tmm6 and tmm7 tiles of channels. First `a` points
             // to the initial values, whose rows are one: `n` is their distance of 0 bytes.
             macro_rules! block {
-                ([$($init:literal)*] [$($step:literal)*] [$($store:literal)*]) => {
+                ([$($init:literal)*] [$($step:literal)*] [$($store:literal)*] $to_bytes:literal) => {
                     asm!(
                         $($init,)*
                         "2:",
                         "mov {a}, [{segment}]",
                         "lea {a}, [{base} + 2*{a}]",
-                        "lea {below}, [{a} + {under}]",
+                        "lea {below}, [{a} + 8*{pitch}]",
+                        "lea {below}, [{below} + 8*{pitch}]",
+                        "mov {b}, [{segment} + 8]",
+                        $to_bytes,
+                        "add {b}, {weights}",
                         "mov {n}, {chunks}",
                         "3:",
                         $($step,)*
@@ -268,7 +282,7 @@ mod hardware {
                         "add {below}, 64",
                         "dec {n}",
                         "jnz 3b",
-                        "add {segment}, 8",
+                        "add {segment}, 16",
                         "cmp {segment}, {end}",
                         "jne 2b",
                         $($store,)*
@@ -276,10 +290,10 @@ mod hardware {
                         n = inout(reg) 0usize => _,
                         below = out(reg) _,
                         segment = inout(reg) ends.start => _,
-                        b = inout(reg) p.b => _,
+                        b = out(reg) _,
+                        weights = in(reg) p.b,
                         end = in(reg) ends.end,
                         base = in(reg) p.a,
-                        under = in(reg) 2 * ROWS * p.pixel,
                         pitch = in(reg) 2 * p.pixel,
                         chunks = in(reg) p.chunks,
                         line = in(reg) 64usize,
@@ -301,6 +315,7 @@ mod hardware {
                          "tdpbf16ps tmm0, tmm4, tmm6"
                          "add {b}, 1024"]
                         ["tilestored [{out} + {line}*2], tmm0"]
+                        "shl {b}, 10"
                     ),
                     (1, 2) => block!(
                         ["tileloadd tmm0, [{a} + {n}*1]"
@@ -313,6 +328,7 @@ mod hardware {
                          "add {b}, 2048"]
                         ["tilestored [{out} + {line}*2], tmm0"
                          "tilestored [{out} + {line}*2 + 64], tmm1"]
+                        "shl {b}, 11"
                     ),
                     (2, 1) => block!(
                         ["tileloadd tmm0, [{a} + {n}*1]"
@@ -325,6 +341,7 @@ mod hardware {
                          "add {b}, 1024"]
                         ["tilestored [{out} + {line}*2], tmm0"
                          "tilestored [{out} + {line}*2 + 2048], tmm2"]
+                        "shl {b}, 10"
                     ),
                     (2, 2) => block!(
                         ["tileloadd tmm0, [{a} + {n}*1]"
@@ -344,6 +361,7 @@ mod hardware {
                          "tilestored [{out} + {line}*2 + 64], tmm1"
                          "tilestored [{out} + {line}*2 + 2048], tmm2"
                          "tilestored [{out} + {line}*2 + 2112], tmm3"]
+                        "shl {b}, 11"
                     ),
                     (tall, wide) => unreachable!("a block of {tall} by {wide} tiles"),
                 }
@@ -398,6 +416,10 @@ mod tests {
         {
             for (chunks, segments, pixel) in [(1, vec![0], 32), (3, vec![0, 5], 40), (2, vec![64, 0, 7], 33)]
             {
+                // weights in another order than values
+                let order = |t: usize| (segments.len() - 1 - t) * chunks;
+                let segments: Vec<Segment> =
+                    segments.iter().enumerate().map(|(t, &a)| Segment { a, b: order(t) }).collect();
                 let len = (tall * ROWS - 1) * pixel + 64 + chunks * DEPTH;
                 let a: Vec<bf16> = (0..len).map(|i| bf16::from_f32(number(i, 3))).collect();
                 let b: Vec<bf16> = (0..segments.len() * chunks * wide * TILE)
@@ -429,11 +451,11 @@ mod tests {
                             continue;
                         }
                         let mut sum = init[j];
-                        for (t, &segment) in segments.iter().enumerate() {
+                        for segment in &segments {
                             for k in 0..chunks * DEPTH {
-                                let tile = (t * chunks + k / DEPTH) * wide + j / ROWS;
+                                let tile = (segment.b + k / DEPTH) * wide + j / ROWS;
                                 let w = b[tile * TILE + place(k % DEPTH, j % ROWS)];
-                                sum += a[segment as usize + p * pixel + k].to_f32() * w.to_f32();
+                                sum += a[segment.a as usize + p * pixel + k].to_f32() * w.to_f32();
                             }
                         }
                         // Integers: every order of additions gives the same.
