@@ -155,8 +155,19 @@ sanitizer() {
 }
 # The same machine's CPU may have instructions that no other had.
 cpu() {
+  local precision precisions=fp32
+  case $("$engine" info | sed -n 's/^ISA//p') in
+    *amx*) precisions='fp32 bf16 bf16x3' ;;
+    *avx512bf16*) precisions='fp32 bf16' ;;
+  esac
   run 120 "rtmo-t on the CPU against 64-bit arithmetic" "$engine" check "$image" --model rtmo-t --size 192 --device cpu --stages
-  for m in $models; do run 120 "rtmo-$m on the CPU" "$engine" bench --model "rtmo-$m" --device cpu --iters 20 --layers; done
+  for m in $models; do
+    for precision in $precisions; do
+      [ "$precision" = fp32 ] || run 60 "rtmo-$m in $precision against fp32" "$engine" check "$image" --model "rtmo-$m" --device cpu --precision "$precision" --stages
+      run 60 "rtmo-$m on two threads in $precision" "$engine" bench --model "rtmo-$m" --device cpu --precision "$precision" --threads 2 --network-only
+      run 60 "rtmo-$m in $precision by layer" "$engine" bench --model "rtmo-$m" --device cpu --precision "$precision" --threads 2 --iters 20 --layers
+    done
+  done
 }
 sweep() {
   run 560 "sweep" "$engine" bench --sweep --device cuda --json "$base-sweep.json" --plot "$base-sweep.svg"
