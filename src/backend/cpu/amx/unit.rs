@@ -9,7 +9,6 @@
 //! channels make four products of four loads.
 
 use half::bf16;
-use std::sync::OnceLock;
 
 /// Rows of a tile: pixels of A and C, pairs of values of B.
 pub const ROWS: usize = 16;
@@ -175,6 +174,7 @@ pub struct Amx(());
 mod hardware {
     use super::*;
     use std::arch::asm;
+    use std::sync::OnceLock;
 
     /// What `ldtilecfg` reads.
     #[repr(C, align(64))]
