@@ -11,7 +11,9 @@
 #
 # AMX wants one configured with --enable-amx, and with XFD, without which Linux lets no process use tiles and which no
 # Bochs has yet: CPUID leaf 0xd.1 EAX[4] and 0xd.18 ECX[2], MSRs 0x1c4 and 0x1c5, #NM from ldtilecfg while bit 18 of the
-# first is set (and then also of the second); and xsave of all 16 rows of a tile, not 8.
+# first is set (and then also of the second). Its xsave.cc must save all 16 rows of a tile (not 8), a tile's rows and bytes
+# in their places (not exchanged: else the next tile instruction after another process's turn is illegal), and tiles that
+# are in use (not those that are not).
 #
 #   BOCHS=/path/to/bochs BOCHS_CPU=sapphire_rapids RTMO_ISA=amx tools/avx512_check.sh
 #
