@@ -69,6 +69,16 @@ DEVICE int tile_row(const ConvStep& p, int tile) { return p.tiles_x == 1 ? tile 
 // First input channel of the block's window; 0 unless grouped.
 DEVICE int first_channel(const ConvStep& p, int n0) { return p.group ? (n0 / p.group * p.group) & ~7 : 0; }
 
+#ifdef HAVE_WGMMA
+// This block's share of the next launch's weights into L2; one thread calls it.
+DEVICE void prefetch_next(const ConvLaunch& l) {
+  if (!l.prefetch_bytes) return;
+  const int blocks = gridDim.x * gridDim.y * gridDim.z, me = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+  const int share = ((l.prefetch_bytes + blocks - 1) / blocks + 127) & ~127, at = me * share;
+  if (at < l.prefetch_bytes) prefetch_l2(reinterpret_cast<const char*>(l.prefetch) + at, min(share, l.prefetch_bytes - at));
+}
+#endif
+
 // Slot (pixel index inside a plane) of halo pixel (hy, hx).
 DEVICE int halo_slot(const ConvStep& p, int hy, int hx) {
   return p.stride == 1 ? hy * p.row + hx : hy * p.row + (hx & 1) * (p.tile_w + 1) + (hx >> 1);
@@ -100,7 +110,8 @@ constexpr int LOADS = 4;
 template <int ROUND> DEVICE int halo_entries(const ConvStep& p) { return (p.halo_h * p.halo_w + ROUND - 1) / ROUND * ROUND; }
 // For every halo pixel: where it lies in src, in units of 8 channels, and the byte offset of its slot, plus 1 if it is inside the map.
 // Pixels outside lie at 0, which is a safe address; entries beyond the halo have no slot, which is -1.
-template <int ROUND> DEVICE void build_halo(const ConvStep& p, int kernel, int2* table, int oy0, int ox0, int tid, int threads) {
+// `image` is where the image begins, in the same units.
+template <int ROUND> DEVICE void build_halo(const ConvStep& p, int kernel, int2* table, int oy0, int ox0, int tid, int threads, int image = 0) {
   const int n = p.halo_h * p.halo_w, pad = kernel >> 1;
   for (int i = tid; i < halo_entries<ROUND>(p); i += threads) {
     const int hy = fast_div(i, p.div_halo_w), hx = i - hy * p.halo_w;
@@ -120,7 +131,7 @@ template <int ROUND> DEVICE void build_halo(const ConvStep& p, int kernel, int2*
     }
     inside = inside && i < n;
     const int slot = kernel == 1 || p.flat ? i : halo_slot(p, hy, hx);
-    table[i] = make_int2(inside ? (y * p.w + x) * (p.src_pitch >> 3) : 0, i < n ? slot * 16 + inside : -1);
+    table[i] = make_int2(inside ? image + (y * p.w + x) * (p.src_pitch >> 3) : 0, i < n ? slot * 16 + inside : -1);
   }
 }
 DEVICE void load_slot(int2 entry, const half* src, int real, uint32_t planes) {

@@ -1,0 +1,283 @@
+// Convolution on Hopper's warpgroup tensor cores (sm_90a) for maps of many tiles. See conv.cuh for the maths, the layout and the tile.
+//
+// conv_wg.cu starts a block for each tile. Before its first products (barriers, halo table, first loads) and in its epilogue a block leaves the
+// tensor cores idle, for as long as the products of a layer with few channels take. Here a block stays until the map is done, and its
+// warpgroups play ping-pong: while one finishes a tile, the products of the others keep the tensor cores busy, and the loaders fetch what
+// comes next.
+//
+//   NWG consumer warpgroups (each a tile of its own: 64 pixels, all BN channels) | 3 activation loader warps | 1 weight loader warp
+//
+// Rounds         a block has one channel tile and a run of pixel tiles, over the images. In a round warpgroup w takes the tile `first + w`; there are
+//                as few rounds as can be, and their sizes are within one of each other, the larger ones first. So a warpgroup that has a tile
+//                had one in every round before, and all rings of activations stand at the same place.
+// Weights        one ring of stages for all warpgroups: bytes decide this. A step (a tap of a chunk of 64 channels) of a tile of 64 x BN is 2 BN
+//                cycles of products on 128 BN bytes of weights: 64 bytes a cycle if each tile loaded its own, which is more than L2 gives (42-57
+//                a cycle and SM). Four warpgroups that share them need 16, and the activations of a 3x3 at BN = 128 5.6 (12.9 KB a chunk of
+//                2304 cycles); of a 1x1 32 (8 KB a chunk of 256 cycles), at BN = 256 16. The ring is also the slack between the warpgroups: one may
+//                be as many stages ahead of another, and that is how they come to finish their tiles one after the other. If all
+//                steps of a tile fit into it, the weights stay: each stage is loaded once, and nobody waits for an empty one.
+// Activations    a ring of `buffers` chunks for each warpgroup. The loaders serve chunk c of all tiles of a round before chunk c + 1. Halo tables
+//                are rebuilt between rounds, by the loaders alone, who are a ring ahead by then.
+// Barriers       full_w[stage]: the weight loader and its bytes. empty_w[stage]: one arrival a warpgroup, also of those that have no tile in the last
+//                rounds. full_a[w][buffer]: the loaders' threads. empty_a[w][buffer]: warpgroup w. A step's buffers are released when the step
+//                after it has been issued and it is complete itself, a tile's last ones before its epilogue.
+// Dependence     as in conv_wg.cu: loaders and consumers wait for earlier kernels once, before the first load and the first result.
+// Pitfalls       those of conv_wg.cu; the accumulators must be undefined at the start of each round, or the epilogue could not reuse
+//                their registers.
+#include "conv.cuh"
+
+#ifdef HAVE_WGMMA
+constexpr int PP_STAGES = 24, PP_BUFFERS = 16;   // at most; the buffers of all warpgroups together
+
+// The tiles of a block: those of this round are first .. first + count() - 1.
+struct Rounds {
+  int first, left, each, larger;   // rounds left; tiles of each, and how many of them have one more
+  DEVICE int count() const { return each + (larger > 0 ? 1 : 0); }
+  DEVICE void next() { first += count(), left--, larger--; }
+};
+template <int NWG> DEVICE Rounds rounds_of_block(const ConvLaunch& l) {
+  const int tiles = l.step[0].tiles * l.images, blocks = (int)gridDim.x, b = (int)blockIdx.x;
+  const int share = tiles / blocks, rest = tiles - share * blocks, n = share + (b < rest ? 1 : 0);
+  Rounds r;
+  r.first = b * share + min(b, rest);
+  r.left = (n + NWG - 1) / NWG;
+  r.each = n / r.left;
+  r.larger = n - r.each * r.left;
+  return r;
+}
+struct TilePlace {
+  int image, oy0, ox0;
+};
+template <int KS> DEVICE TilePlace tile_place(const ConvLaunch& l, int tile) {
+  const ConvStep& p = l.step[0];
+  TilePlace t;
+  t.image = l.images == 1 ? 0 : tile / p.tiles;
+  tile -= t.image * p.tiles;
+  const int y = KS == 1 ? 0 : tile_row(p, tile);
+  t.oy0 = y * p.tile_h, t.ox0 = (tile - y * p.tiles_x) * p.tile_w;
+  return t;
+}
+
+// What a lane of a loader warp copies of a 1x1 tile: 8 channels of the pixels lane / PLANES + i STEP. No table, and few instructions: a chunk of
+// 64 channels is 256 cycles of products at BN = 128.
+template <int BK> struct PixelPart {
+  static constexpr int PLANES = BK / 8, STEP = 32 / PLANES;
+  const char* src;
+  int pixels;   // of the map, from the first one on
+  DEVICE void aim(const ConvLaunch& l, const TilePlace& at, int c0, int lane) {
+    const ConvStep& p = l.step[0];
+    const int x = at.ox0 + lane / PLANES;
+    src = reinterpret_cast<const char*>(p.src + at.image * l.image + (long long)x * p.src_pitch + c0 + lane % PLANES * 8);
+    pixels = p.h * p.w - x;
+  }
+  // Channels from `c` of the window on, of those `left` are real.
+  DEVICE void load(const ConvStep& p, int c, int left, uint32_t buffer, int lane) const {
+    const char* from = src + c * 2;
+    const int real = lane % PLANES * 8 < left ? pixels : 0;
+    const uint32_t to = buffer + (uint32_t)((lane % PLANES * p.plane + lane / PLANES) * 16);
+#pragma unroll
+    for (int i = 0; i < 64 / STEP; i++) {
+      cp16(to + i * STEP * 16, from, i * STEP < real ? 16 : 0);
+      from += STEP * p.src_pitch * 2;
+    }
+  }
+};
+
+// Finishes a tile: 2 rows of groups of 32 channels. Each group that is finished frees the registers of its sums, which is room for
+// the addends of two more.
+template <int ACT, int ADD, int NT>
+DEVICE void finish_rows(const ConvStep& p, const ConvTarget& t, float (&acc)[NT][4], const float* bias, const int (&pixel)[2], int n0, int lane) {
+  constexpr int G = NT / 4;
+  Addends<NT> addends[2];
+  auto load = [&](int i) {
+    if (ADD != ADD_NONE && i < 2 * G) load_addends(addends[i / G], p, t, pixel[i / G], n0, lane, 0, 1, i % G, i % G + 1);
+  };
+  if (ADD == ADD_POST) load(0), load(1);
+#pragma unroll
+  for (int i = 0; i < 2 * G; i++) {
+    if (ADD == ADD_ANY) load(i);
+    epilogue_row<ACT, ADD, NT>(p, t, acc, i / G, addends[i / G], bias, pixel[i / G], n0, lane, 0, 1, i % G, i % G + 1);
+    if (ADD == ADD_POST) load(i + 2);
+  }
+}
+template <int NT>
+DEVICE void finish(const ConvStep& p, const ConvTarget& t, float (&acc)[NT][4], const float* bias, const int (&pixel)[2], int n0, int lane) {
+#define ROWS(ACT, ADD) finish_rows<ACT, ADD, NT>(p, t, acc, bias, pixel, n0, lane)
+  if (p.act == ACT_SILU) {
+    if (!p.pre_add && !t.post) ROWS(ACT_SILU, ADD_NONE);
+    else if (!p.pre_add) ROWS(ACT_SILU, ADD_POST);
+    else ROWS(ACT_SILU, ADD_ANY);
+  } else if (!p.pre_add && !t.post) ROWS(ACT_NONE, ADD_NONE);
+  else ROWS(ACT_NONE, ADD_ANY);
+#undef ROWS
+}
+#endif
+
+template <int KS, int NWG, int BN, int BK> DEVICE void conv_pp(const ConvLaunch& l) {
+#ifdef HAVE_WGMMA
+  constexpr int NC = NWG * 128, NT = BN / 8, KK = BK / 16, PLANES = BK / 8, STAGE_BYTES = BN * BK * 2, TAPS = KS * KS;
+  constexpr int LOADERS = 96, ROUND = 32 / PLANES * LOADS, BARRIER_BYTES = 16 * (PP_STAGES + PP_BUFFERS);
+  SHARED_MEMORY(smem);
+  const ConvStep& p = l.step[0];
+  const int tid = threadIdx.x, lane = tid & 31, wg = __shfl_sync(~0u, tid >> 7, 0);
+  const int n0 = (int)blockIdx.y * BN, chunks = p.chunks, steps = chunks * TAPS, stages = l.stages, buffers = l.buffers;
+  const bool stay = steps <= stages;   // the weights, see above
+  const uint32_t chunk_bytes = p.plane * 16 * PLANES;
+  // shared memory: [barriers][weight stages][activation buffers of each warpgroup][bias][halo table of each warpgroup]
+  const uint32_t bar = smem_u32(smem), full_w = bar, empty_w = full_w + 8 * PP_STAGES, full_a = empty_w + 8 * PP_STAGES, empty_a = full_a + 8 * PP_BUFFERS;
+  const uint32_t weights = bar + BARRIER_BYTES, activations = weights + stages * STAGE_BYTES;
+  const uint32_t bias_at = activations + NWG * buffers * chunk_bytes - bar;
+
+  // every barrier by a thread of its own
+  if (tid < stages) {
+    mbar_init(full_w + 8 * tid, 1);
+    mbar_init(empty_w + 8 * tid, NWG);
+    mbar_fence_init();
+  } else if (tid >= 32 && tid < 32 + NWG * buffers) {
+    mbar_init(full_a + 8 * (tid - 32), 32);
+    mbar_init(empty_a + 8 * (tid - 32), 1);
+    mbar_fence_init();
+  }
+  if (l.trigger == TRIGGER_EARLY) pdl_launch();
+  __syncthreads();
+
+  if (wg == NWG) {
+    registers_less<56>();
+    if (tid >= NC + LOADERS) {   // weight loader: one thread, the bias with the first stage
+      if (lane == 0) {
+        const long long stage = (long long)p.cout_pad * BK * 2;
+        const char* start = reinterpret_cast<const char*>(p.weight) + (long long)n0 * BK * 2;
+        const int loads = stay ? steps : steps * rounds_of_block<NWG>(l).left;
+        int slot = 0, phase = 1, step = 0;
+        for (int j = 0; j < loads; j++) {
+          if (j >= stages) mbar_wait(empty_w + 8 * slot, phase);
+          mbar_expect(full_w + 8 * slot, STAGE_BYTES + (j == 0 ? BN * 4 : 0));
+          if (j == 0) bulk_copy(bar + bias_at, p.bias + n0, BN * 4, full_w);
+          bulk_copy(weights + slot * STAGE_BYTES, start + step * stage, STAGE_BYTES, full_w + 8 * slot);
+          if (++step == steps) step = 0;
+          if (++slot == stages) slot = 0, phase ^= 1;
+        }
+        prefetch_next(l);
+      }
+      return;
+    }
+    const int t = tid - NC, c0 = first_channel(p, n0), entries = halo_entries<ROUND>(p);   // activation loaders
+    int2* tables = reinterpret_cast<int2*>(smem + bias_at + BN * 4);
+    PixelPart<BK> part[NWG];
+    int buffer = 0, phase = 1, loaded = 0, turn = __shfl_sync(~0u, t >> 5, 0);
+#pragma unroll 1
+    for (Rounds r = rounds_of_block<NWG>(l); r.left > 0; r.next()) {
+      const int count = r.count();
+      if (KS == 1) {
+#pragma unroll
+        for (int w = 0; w < NWG; w++)
+          if (w < count) part[w].aim(l, tile_place<KS>(l, r.first + w), c0, lane);
+      } else {
+        if (loaded > 0) bar_sync(1, LOADERS);   // nobody reads the tables any more
+        for (int w = 0; w < count; w++) {
+          const TilePlace at = tile_place<KS>(l, r.first + w);
+          build_halo<ROUND>(p, KS, tables + w * entries, at.oy0, at.ox0, t, LOADERS, at.image * (int)(l.image >> 3));
+        }
+        bar_sync(1, LOADERS);
+      }
+      if (loaded == 0) pdl_wait();
+#pragma unroll 1
+      for (int c = 0; c < chunks; c++) {
+        auto serve = [&](int w) {
+          const int place = w * buffers + buffer;
+          if (loaded >= buffers) mbar_wait(empty_a + 8 * place, phase);   // all warps see every phase go by
+          if (turn-- != 0) return;                                        // the warps load one chunk after the other
+          turn = LOADERS / 32 - 1;
+          const uint32_t to = activations + place * chunk_bytes;
+          if (KS == 1) part[w].load(p, c * BK, p.cin - c0 - c * BK, to, lane);
+          else load_activations<BK, 32>(p, p.src + c0 + c * BK, c0 + c * BK, tables + w * entries, to, lane);
+          mbar_arrive_cp(full_a + 8 * place);
+        };
+        if (KS == 1) {
+#pragma unroll
+          for (int w = 0; w < NWG; w++)
+            if (w < count) serve(w);
+        } else {
+#pragma unroll 1
+          for (int w = 0; w < count; w++) serve(w);
+        }
+        loaded++;
+        if (++buffer == buffers) buffer = 0, phase ^= 1;
+      }
+    }
+    if (l.trigger == TRIGGER_MID) pdl_launch();
+    cp_wait<0>();
+    return;
+  }
+  // consumers
+  registers_more<NWG == 4 ? 104 : 224>();   // what the loaders give back is enough for that
+  pdl_wait();
+  const uint32_t k_step = 2 * p.plane, my_full = full_a + 8 * wg * buffers, my_empty = empty_a + 8 * wg * buffers;
+  const uint64_t a_tile = wgmma_operand(activations + wg * buffers * chunk_bytes, p.plane, (KS == 1 || p.flat) ? 8 : p.stride * p.row);
+  const uint64_t b_tile = wgmma_operand(weights, 8, PLANES * 8);
+  const bool leader = (tid & 127) == 0;
+  int slot = 0, phase = 0, buffer = 0, a_phase = 0;
+  // Not all at once: each warpgroup starts a stage (of 64 channels) after the one before it, while the first weights are still coming.
+  mbar_wait(full_w + 8 * min(wg * (64 / BK), min(stages, steps) - 1), 0);
+#pragma unroll 1
+  for (Rounds r = rounds_of_block<NWG>(l); r.left > 0; r.next()) {
+    if (wg >= r.count()) {   // no tile: let the weights pass
+      if (stay) break;
+#pragma unroll 1
+      for (int j = 0; j < steps; j++) {
+        mbar_wait(full_w + 8 * slot, phase);
+        if (leader) mbar_arrive(empty_w + 8 * slot);
+        if (++slot == stages) slot = 0, phase ^= 1;
+      }
+      continue;
+    }
+    float acc[NT][4];
+    int last_slot = 0, last_buffer = 0, c = 0;
+#pragma unroll 1
+    do {   // chunks >= 1
+      mbar_wait(my_full + 8 * buffer, a_phase);
+      fence_async_proxy();   // cp.async data -> wgmma
+      const uint64_t a_chunk = a_tile + ((buffer * chunk_bytes) >> 4);
+#pragma unroll
+      for (int t = 0; t < TAPS; t++) {
+        const uint64_t a = a_chunk + (KS == 1 ? 0 : p.tap[t]), w = b_tile + ((slot * STAGE_BYTES) >> 4);
+        mbar_wait(full_w + 8 * slot, phase);
+        wgmma_fence();
+#pragma unroll
+        for (int kk = 0; kk < KK; kk++) wgmma<BN>(acc, a + kk * k_step, w + kk * 16, (t > 0 || kk > 0 || c > 0) ? 1 : 0);
+        wgmma_commit();
+        wgmma_wait<1>();
+        if (leader) {   // the previous step is complete: release its buffers
+          if (t > 0 || c > 0) mbar_arrive(empty_w + 8 * last_slot);
+          if (t == 0 && c > 0) mbar_arrive(my_empty + 8 * last_buffer);
+        }
+        last_slot = slot;
+        if (++slot == stages) slot = 0, phase ^= stay ? 0 : 1;
+      }
+      last_buffer = buffer;
+      if (++buffer == buffers) buffer = 0, a_phase ^= 1;
+    } while (++c < chunks);
+    const TilePlace at = tile_place<KS>(l, r.first + wg);
+    const int m0 = ((tid >> 5) & 3) * 16 + (lane >> 2);
+    const int pixel[2] = {out_pixel(p, KS, at.oy0, at.ox0, m0), out_pixel(p, KS, at.oy0, at.ox0, m0 + 8)};
+    wgmma_wait<0>();
+    if (leader) {
+      mbar_arrive(empty_w + 8 * last_slot);
+      mbar_arrive(my_empty + 8 * last_buffer);
+    }
+    if (l.trigger != TRIGGER_EARLY && r.left == 1) pdl_launch();   // no effect if already triggered
+    const float* bias = reinterpret_cast<const float*>(smem + bias_at);
+    finish<NT>(p, conv_target(p, l.image, at.image), acc, bias, pixel, n0, lane);
+  }
+#endif
+}
+
+// Names are conv_pp_<kernel>_<NWG>_<BN>x<BK>; src/backend/cuda/tiles.rs lists them too.
+#define CONV_PP(KS, NWG, BN, BK) \
+  KERNEL(conv_pp_##KS##_##NWG##_##BN##x##BK, ConvLaunch, NWG * 128 + 128, 1) { conv_pp<KS, NWG, BN, BK>(p); }
+CONV_PP(1, 4, 128, 64)
+CONV_PP(1, 2, 256, 64)
+CONV_PP(3, 4, 64, 16)
+CONV_PP(3, 4, 64, 64)
+CONV_PP(3, 4, 128, 32)
+CONV_PP(3, 4, 128, 64)
