@@ -1,4 +1,4 @@
-// What conv_mma.cu and conv_wg.cu share: the geometry of a tile, the loading of activations, the epilogue.
+// What conv_mma.cu, conv_wg.cu and conv_pp.cu share: the geometry of a tile, the loading of activations, the epilogue.
 //
 //   dst[y, x, n] = act( bias[n] + sum_{r, s, c} src[y S + r - P, x S + s - P, c] w[n, r, s, c] + pre[y, x, n] ) + post[y, x, n]
 //
@@ -110,8 +110,7 @@ constexpr int LOADS = 4;
 template <int ROUND> DEVICE int halo_entries(const ConvStep& p) { return (p.halo_h * p.halo_w + ROUND - 1) / ROUND * ROUND; }
 // For every halo pixel: where it lies in src, in units of 8 channels, and the byte offset of its slot, plus 1 if it is inside the map.
 // Pixels outside lie at 0, which is a safe address; entries beyond the halo have no slot, which is -1.
-// `image` is where the image begins, in the same units.
-template <int ROUND> DEVICE void build_halo(const ConvStep& p, int kernel, int2* table, int oy0, int ox0, int tid, int threads, int image = 0) {
+template <int ROUND> DEVICE void build_halo(const ConvStep& p, int kernel, int2* table, int oy0, int ox0, int tid, int threads) {
   const int n = p.halo_h * p.halo_w, pad = kernel >> 1;
   for (int i = tid; i < halo_entries<ROUND>(p); i += threads) {
     const int hy = fast_div(i, p.div_halo_w), hx = i - hy * p.halo_w;
@@ -131,7 +130,7 @@ template <int ROUND> DEVICE void build_halo(const ConvStep& p, int kernel, int2*
     }
     inside = inside && i < n;
     const int slot = kernel == 1 || p.flat ? i : halo_slot(p, hy, hx);
-    table[i] = make_int2(inside ? image + (y * p.w + x) * (p.src_pitch >> 3) : 0, i < n ? slot * 16 + inside : -1);
+    table[i] = make_int2(inside ? (y * p.w + x) * (p.src_pitch >> 3) : 0, i < n ? slot * 16 + inside : -1);
   }
 }
 DEVICE void load_slot(int2 entry, const half* src, int real, uint32_t planes) {

@@ -5,21 +5,26 @@
 // warpgroups play ping-pong: while one finishes a tile, the products of the others keep the tensor cores busy, and the loaders fetch what
 // comes next.
 //
-//   NWG consumer warpgroups (each a tile of its own: 64 pixels, all BN channels) | 3 activation loader warps | 1 weight loader warp
+//   NWG consumer warpgroups (each a tile of its own: 64 pixels, all BN channels) | NWG activation loader warps .. 1 weight loader warp
+//
+// NWG is 3 at most: the loaders are a warpgroup then, and 16 warps of 128 registers are what an SM has. At BN = 256 there are 2, for which the
+// loaders give registers away.
 //
 // Rounds         a block has one channel tile and a run of pixel tiles, over the images. In a round warpgroup w takes the tile `first + w`; there are
-//                as few rounds as can be, and their sizes are within one of each other, the larger ones first. So a warpgroup that has a tile
-//                had one in every round before, and all rings of activations stand at the same place.
-// Weights        one ring of stages for all warpgroups: bytes decide this. A step (a tap of a chunk of 64 channels) of a tile of 64 x BN is 2 BN
-//                cycles of products on 128 BN bytes of weights: 64 bytes a cycle if each tile loaded its own, which is more than L2 gives (42-57
-//                a cycle and SM). Four warpgroups that share them need 16, and the activations of a 3x3 at BN = 128 5.6 (12.9 KB a chunk of
-//                2304 cycles); of a 1x1 32 (8 KB a chunk of 256 cycles), at BN = 256 16. The ring is also the slack between the warpgroups: one may
-//                be as many stages ahead of another, and that is how they come to finish their tiles one after the other. If all
-//                steps of a tile fit into it, the weights stay: each stage is loaded once, and nobody waits for an empty one.
-// Activations    a ring of `buffers` chunks for each warpgroup. The loaders serve chunk c of all tiles of a round before chunk c + 1. Halo tables
-//                are rebuilt between rounds, by the loaders alone, who are a ring ahead by then.
+//                as few rounds as can be, and their sizes are within one of each other, the larger ones first. So a warpgroup that has no
+//                tile in a round has none in later ones.
+// Weights        one ring of stages for all warpgroups; bytes decide this. A step (a tap of a chunk of 64 channels) of a tile of 64 x BN is 2 BN
+//                cycles of products on 128 BN bytes of weights: 64 bytes a cycle if each tile loaded its own, and L2 gives an SM 42-57. Three
+//                warpgroups that share them need 21, two 32. Activations come to that: of a 3x3 at BN = 128 5.6 bytes a cycle (12.9 KB a
+//                chunk of 2304 cycles), of a 1x1 32 (8 KB a chunk of 256 cycles), at BN = 256 16. wgmma itself reads 96 bytes of shared memory a
+//                cycle at BN = 128, 80 at 256, and at 64 all 128 that there are.
+//                The ring is also the slack between the warpgroups: one may be as many stages ahead of another, and that is how they
+//                come to finish their tiles one after the other. If all steps of a tile fit into it, the weights stay: each stage is
+//                loaded once, and nobody waits for an empty one.
+// Activations    a ring of `buffers` chunks and a loader warp for each warpgroup. Where a pixel lies is computed anew for each chunk, in about
+//                as many instructions as looking it up would take.
 // Barriers       full_w[stage]: the weight loader and its bytes. empty_w[stage]: one arrival a warpgroup, also of those that have no tile in the last
-//                rounds. full_a[w][buffer]: the loaders' threads. empty_a[w][buffer]: warpgroup w. A step's buffers are released when the step
+//                rounds. full_a[w][buffer]: 32 lanes. empty_a[w][buffer]: warpgroup w. A step's buffers are released when the step
 //                after it has been issued and it is complete itself, a tile's last ones before its epilogue.
 // Dependence     as in conv_wg.cu: loaders and consumers wait for earlier kernels once, before the first load and the first result.
 // Pitfalls       those of conv_wg.cu; the accumulators must be undefined at the start of each round, or the epilogue could not reuse
@@ -58,30 +63,49 @@ template <int KS> DEVICE TilePlace tile_place(const ConvLaunch& l, int tile) {
   return t;
 }
 
-// What a lane of a loader warp copies of a 1x1 tile: 8 channels of the pixels lane / PLANES + i STEP. No table, and few instructions: a chunk of
-// 64 channels is 256 cycles of products at BN = 128.
-template <int BK> struct PixelPart {
-  static constexpr int PLANES = BK / 8, STEP = 32 / PLANES;
-  const char* src;
-  int pixels;   // of the map, from the first one on
-  DEVICE void aim(const ConvLaunch& l, const TilePlace& at, int c0, int lane) {
-    const ConvStep& p = l.step[0];
-    const int x = at.ox0 + lane / PLANES;
-    src = reinterpret_cast<const char*>(p.src + at.image * l.image + (long long)x * p.src_pitch + c0 + lane % PLANES * 8);
-    pixels = p.h * p.w - x;
-  }
-  // Channels from `c` of the window on, of those `left` are real.
-  DEVICE void load(const ConvStep& p, int c, int left, uint32_t buffer, int lane) const {
-    const char* from = src + c * 2;
-    const int real = lane % PLANES * 8 < left ? pixels : 0;
-    const uint32_t to = buffer + (uint32_t)((lane % PLANES * p.plane + lane / PLANES) * 16);
+// Starts copying a chunk of BK channels of a tile's halo, of which `left` are real, from `src` on, where the image's pixel 0 has the first
+// of them. One warp: a lane copies 8 channels of every STEP-th pixel. Source addresses outside the map are not read.
+template <int BK, int STRIDE> DEVICE void load_halo(const ConvStep& p, const TilePlace& at, const half* src, int left, uint32_t buffer, int lane) {
+  constexpr int PLANES = BK / 8, STEP = 32 / PLANES;
+  const bool flat = STRIDE == 1 && p.flat;
+  // Pixel i of the halo is pixel `begin + i` of rows of `width` from (y0, x0) on.
+  const int y0 = flat ? -1 : at.oy0 * STRIDE - 1, x0 = flat ? -1 : at.ox0 * STRIDE - 1;
+  const unsigned begin = flat ? at.ox0 : 0, width = flat ? p.ow + 2 : p.halo_w, div = flat ? p.div_flat_w : p.div_halo_w;
+  const int k8 = lane % PLANES, n = p.halo_h * p.halo_w, w = p.w, pitch = p.src_pitch * 2;
+  const unsigned rows = k8 * 8 < left ? p.h : 0;
+  const char* corner = reinterpret_cast<const char*>(src + (long long)(y0 * w + x0) * p.src_pitch + k8 * 8);
+  const uint32_t plane = buffer + (uint32_t)(k8 * p.plane * 16);
+#pragma unroll 1
+  for (int first = lane / PLANES; first < n; first += STEP * LOADS) {
+    uint32_t to[LOADS];
+    unsigned offset[LOADS];
+    bool inside[LOADS];
 #pragma unroll
-    for (int i = 0; i < 64 / STEP; i++) {
-      cp16(to + i * STEP * 16, from, i * STEP < real ? 16 : 0);
-      from += STEP * p.src_pitch * 2;
+    for (int j = 0; j < LOADS; j++) {
+      const int i = first + j * STEP;
+      const unsigned hy = __umulhi(begin + i, div), hx = begin + i - hy * width;
+      to[j] = plane + (STRIDE == 1 ? i : halo_slot(p, hy, hx)) * 16;
+      offset[j] = hy * w + hx;
+      inside[j] = (unsigned)(y0 + hy) < rows && (unsigned)(x0 + hx) < (unsigned)w;
     }
+#pragma unroll
+    for (int j = 0; j < LOADS; j++)
+      if (first + j * STEP < n) cp16(to[j], corner + (unsigned long long)offset[j] * (unsigned)pitch, inside[j] ? 16 : 0);
   }
-};
+}
+// The same of a 1x1 tile, in fewer instructions: a chunk of 64 channels is 256 cycles of products at BN = 128.
+template <int BK> DEVICE void load_pixels(const ConvStep& p, const TilePlace& at, const half* src, int left, uint32_t buffer, int lane) {
+  constexpr int PLANES = BK / 8, STEP = 32 / PLANES;
+  const int k8 = lane % PLANES, x = at.ox0 + lane / PLANES;
+  const int pixels = k8 * 8 < left ? p.h * p.w - x : 0;   // that lie in the map, from the first one on
+  const char* from = reinterpret_cast<const char*>(src + (long long)x * p.src_pitch + k8 * 8);
+  const uint32_t to = buffer + (uint32_t)((k8 * p.plane + lane / PLANES) * 16);
+#pragma unroll
+  for (int i = 0; i < 64; i += STEP) {
+    cp16(to + i * 16, from, i < pixels ? 16 : 0);
+    from += STEP * p.src_pitch * 2;
+  }
+}
 
 // Finishes a tile: 2 rows of groups of 32 channels. Each group that is finished frees the registers of its sums, which is room for
 // the addends of two more.
@@ -92,12 +116,12 @@ DEVICE void finish_rows(const ConvStep& p, const ConvTarget& t, float (&acc)[NT]
   auto load = [&](int i) {
     if (ADD != ADD_NONE && i < 2 * G) load_addends(addends[i / G], p, t, pixel[i / G], n0, lane, 0, 1, i % G, i % G + 1);
   };
-  if (ADD == ADD_POST) load(0), load(1);
+  if (ADD == ADD_POST) load(0), load(1), load(2);
 #pragma unroll
   for (int i = 0; i < 2 * G; i++) {
     if (ADD == ADD_ANY) load(i);
     epilogue_row<ACT, ADD, NT>(p, t, acc, i / G, addends[i / G], bias, pixel[i / G], n0, lane, 0, 1, i % G, i % G + 1);
-    if (ADD == ADD_POST) load(i + 2);
+    if (ADD == ADD_POST) load(i + 3);
   }
 }
 template <int NT>
@@ -116,14 +140,15 @@ DEVICE void finish(const ConvStep& p, const ConvTarget& t, float (&acc)[NT][4], 
 template <int KS, int NWG, int BN, int BK> DEVICE void conv_pp(const ConvLaunch& l) {
 #ifdef HAVE_WGMMA
   constexpr int NC = NWG * 128, NT = BN / 8, KK = BK / 16, PLANES = BK / 8, STAGE_BYTES = BN * BK * 2, TAPS = KS * KS;
-  constexpr int LOADERS = 96, ROUND = 32 / PLANES * LOADS, BARRIER_BYTES = 16 * (PP_STAGES + PP_BUFFERS);
+  constexpr int BARRIER_BYTES = 16 * (PP_STAGES + PP_BUFFERS);
+  static_assert(NWG <= 3, "a loader warp each, and one for the weights");
   SHARED_MEMORY(smem);
   const ConvStep& p = l.step[0];
   const int tid = threadIdx.x, lane = tid & 31, wg = __shfl_sync(~0u, tid >> 7, 0);
   const int n0 = (int)blockIdx.y * BN, chunks = p.chunks, steps = chunks * TAPS, stages = l.stages, buffers = l.buffers;
   const bool stay = steps <= stages;   // the weights, see above
   const uint32_t chunk_bytes = p.plane * 16 * PLANES;
-  // shared memory: [barriers][weight stages][activation buffers of each warpgroup][bias][halo table of each warpgroup]
+  // shared memory: [barriers][weight stages][activation buffers of each warpgroup][bias]
   const uint32_t bar = smem_u32(smem), full_w = bar, empty_w = full_w + 8 * PP_STAGES, full_a = empty_w + 8 * PP_STAGES, empty_a = full_a + 8 * PP_BUFFERS;
   const uint32_t weights = bar + BARRIER_BYTES, activations = weights + stages * STAGE_BYTES;
   const uint32_t bias_at = activations + NWG * buffers * chunk_bytes - bar;
@@ -142,8 +167,9 @@ template <int KS, int NWG, int BN, int BK> DEVICE void conv_pp(const ConvLaunch&
   __syncthreads();
 
   if (wg == NWG) {
-    registers_less<56>();
-    if (tid >= NC + LOADERS) {   // weight loader: one thread, the bias with the first stage
+    if (BN == 256) registers_less<56>();
+    const int w = __shfl_sync(~0u, (tid - NC) >> 5, 0);
+    if (w == 3) {   // weight loader: one thread, the bias with the first stage
       if (lane == 0) {
         const long long stage = (long long)p.cout_pad * BK * 2;
         const char* start = reinterpret_cast<const char*>(p.weight) + (long long)n0 * BK * 2;
@@ -159,58 +185,33 @@ template <int KS, int NWG, int BN, int BK> DEVICE void conv_pp(const ConvLaunch&
         }
         prefetch_next(l);
       }
-      return;
-    }
-    const int t = tid - NC, c0 = first_channel(p, n0), entries = halo_entries<ROUND>(p);   // activation loaders
-    int2* tables = reinterpret_cast<int2*>(smem + bias_at + BN * 4);
-    PixelPart<BK> part[NWG];
-    int buffer = 0, phase = 1, loaded = 0, turn = __shfl_sync(~0u, t >> 5, 0);
+    } else if (w < NWG) {   // activation loader of warpgroup w
+      const int c0 = first_channel(p, n0);
+      int place = w * buffers, phase = 1, loaded = 0;
+      pdl_wait();
 #pragma unroll 1
-    for (Rounds r = rounds_of_block<NWG>(l); r.left > 0; r.next()) {
-      const int count = r.count();
-      if (KS == 1) {
-#pragma unroll
-        for (int w = 0; w < NWG; w++)
-          if (w < count) part[w].aim(l, tile_place<KS>(l, r.first + w), c0, lane);
-      } else {
-        if (loaded > 0) bar_sync(1, LOADERS);   // nobody reads the tables any more
-        for (int w = 0; w < count; w++) {
-          const TilePlace at = tile_place<KS>(l, r.first + w);
-          build_halo<ROUND>(p, KS, tables + w * entries, at.oy0, at.ox0, t, LOADERS, at.image * (int)(l.image >> 3));
-        }
-        bar_sync(1, LOADERS);
-      }
-      if (loaded == 0) pdl_wait();
+      for (Rounds r = rounds_of_block<NWG>(l); r.left > 0 && w < r.count(); r.next()) {
+        const TilePlace at = tile_place<KS>(l, r.first + w);
+        const half* src = p.src + at.image * l.image + c0;
 #pragma unroll 1
-      for (int c = 0; c < chunks; c++) {
-        auto serve = [&](int w) {
-          const int place = w * buffers + buffer;
-          if (loaded >= buffers) mbar_wait(empty_a + 8 * place, phase);   // all warps see every phase go by
-          if (turn-- != 0) return;                                        // the warps load one chunk after the other
-          turn = LOADERS / 32 - 1;
-          const uint32_t to = activations + place * chunk_bytes;
-          if (KS == 1) part[w].load(p, c * BK, p.cin - c0 - c * BK, to, lane);
-          else load_activations<BK, 32>(p, p.src + c0 + c * BK, c0 + c * BK, tables + w * entries, to, lane);
+        for (int c = 0; c < chunks; c++, src += BK) {
+          const uint32_t buffer = activations + place * chunk_bytes;
+          const int left = p.cin - c0 - c * BK;
+          if (loaded++ >= buffers) mbar_wait(empty_a + 8 * place, phase);
+          if (KS == 1) load_pixels<BK>(p, at, src, left, buffer, lane);
+          else if (p.stride == 1) load_halo<BK, 1>(p, at, src, left, buffer, lane);
+          else load_halo<BK, 2>(p, at, src, left, buffer, lane);
           mbar_arrive_cp(full_a + 8 * place);
-        };
-        if (KS == 1) {
-#pragma unroll
-          for (int w = 0; w < NWG; w++)
-            if (w < count) serve(w);
-        } else {
-#pragma unroll 1
-          for (int w = 0; w < count; w++) serve(w);
+          if (++place == (w + 1) * buffers) place = w * buffers, phase ^= 1;
         }
-        loaded++;
-        if (++buffer == buffers) buffer = 0, phase ^= 1;
       }
+      if (l.trigger == TRIGGER_MID) pdl_launch();
+      cp_wait<0>();
     }
-    if (l.trigger == TRIGGER_MID) pdl_launch();
-    cp_wait<0>();
     return;
   }
   // consumers
-  registers_more<NWG == 4 ? 104 : 224>();   // what the loaders give back is enough for that
+  if (BN == 256) registers_more<224>();   // what the loaders give back is enough for that
   pdl_wait();
   const uint32_t k_step = 2 * p.plane, my_full = full_a + 8 * wg * buffers, my_empty = empty_a + 8 * wg * buffers;
   const uint64_t a_tile = wgmma_operand(activations + wg * buffers * chunk_bytes, p.plane, (KS == 1 || p.flat) ? 8 : p.stride * p.row);
@@ -275,9 +276,10 @@ template <int KS, int NWG, int BN, int BK> DEVICE void conv_pp(const ConvLaunch&
 // Names are conv_pp_<kernel>_<NWG>_<BN>x<BK>; src/backend/cuda/tiles.rs lists them too.
 #define CONV_PP(KS, NWG, BN, BK) \
   KERNEL(conv_pp_##KS##_##NWG##_##BN##x##BK, ConvLaunch, NWG * 128 + 128, 1) { conv_pp<KS, NWG, BN, BK>(p); }
-CONV_PP(1, 4, 128, 64)
+CONV_PP(1, 3, 128, 64)
 CONV_PP(1, 2, 256, 64)
-CONV_PP(3, 4, 64, 16)
-CONV_PP(3, 4, 64, 64)
-CONV_PP(3, 4, 128, 32)
-CONV_PP(3, 4, 128, 64)
+CONV_PP(3, 3, 64, 16)
+CONV_PP(3, 3, 64, 64)
+CONV_PP(3, 3, 128, 32)
+CONV_PP(3, 3, 128, 64)
+CONV_PP(3, 2, 256, 32)

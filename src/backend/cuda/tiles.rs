@@ -99,12 +99,13 @@ pub(super) const TILES: &[Tile] = &[
     wg!("conv_wg_3_4x1_32x32_4", 3, 4 x 1, [32, 32], 4),
     wg!("conv_wg_3_4x1_64x32_4", 3, 4 x 1, [64, 32], 4),
     wg!("conv_wg_3_4x1_64x64_4", 3, 4 x 1, [64, 64], 4),
-    pp!("conv_pp_1_4_128x64", 1, 4, [128, 64]),
+    pp!("conv_pp_1_3_128x64", 1, 3, [128, 64]),
     pp!("conv_pp_1_2_256x64", 1, 2, [256, 64]),
-    pp!("conv_pp_3_4_64x16", 3, 4, [64, 16]),
-    pp!("conv_pp_3_4_64x64", 3, 4, [64, 64]),
-    pp!("conv_pp_3_4_128x32", 3, 4, [128, 32]),
-    pp!("conv_pp_3_4_128x64", 3, 4, [128, 64]),
+    pp!("conv_pp_3_3_64x16", 3, 3, [64, 16]),
+    pp!("conv_pp_3_3_64x64", 3, 3, [64, 64]),
+    pp!("conv_pp_3_3_128x32", 3, 3, [128, 32]),
+    pp!("conv_pp_3_3_128x64", 3, 3, [128, 64]),
+    pp!("conv_pp_3_2_256x32", 3, 2, [256, 32]),
 ];
 
 /// Threads of a wgmma kernel that load activations.
@@ -337,17 +338,12 @@ pub(super) fn stages(steps: &[Geometry], choice: &Choice) -> usize {
     all.min(tile.stages).min(room.max(3))
 }
 
-/// Shared memory of [`Unit::PingPong`] but for the weights: barriers, activations, bias, halo tables.
+/// Shared memory of [`Unit::PingPong`] but for the weights: barriers, activations, bias.
 fn beside_weights(s: &ConvStep, choice: &Choice) -> usize {
     let tile = &TILES[choice.tile];
     let Unit::PingPong { warpgroups, .. } = tile.unit else { return 0 };
-    let planes = tile.bk / 8;
-    let chunk = s.plane as usize * 16 * planes;
-    let table = match s.kernel {
-        1 => 0,
-        _ => ((s.halo_h * s.halo_w) as usize).next_multiple_of(32 / planes * LOADS) * 8,
-    };
-    16 * (PP_STAGES + PP_BUFFERS) + warpgroups as usize * (choice.buffers * chunk + table) + tile.bn * 4
+    let chunk = s.plane as usize * 2 * tile.bk;
+    16 * (PP_STAGES + PP_BUFFERS) + warpgroups as usize * choice.buffers * chunk + tile.bn * 4
 }
 
 /// Dynamic shared memory of a launch with these steps, in bytes.
