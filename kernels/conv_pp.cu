@@ -23,8 +23,8 @@
 //                loaded once, and nobody waits for an empty one.
 // Activations    a ring of `buffers` chunks and a loader warp for each warpgroup. Where a pixel lies is computed anew for each chunk, in about
 //                as many instructions as looking it up would take.
-// Barriers       full_w[stage]: the weight loader and its bytes. empty_w[stage]: one arrival a warpgroup, also of those that have no tile in the last
-//                rounds. full_a[w][buffer]: 32 lanes. empty_a[w][buffer]: warpgroup w. A step's buffers are released when the step
+// Barriers       full_w[stage]: the weight loader and its bytes. empty_w[stage]: one arrival a warpgroup, by its leader (thread 0), also of those that
+//                have no tile in the last rounds. full_a[w][buffer]: 32 lanes. empty_a[w][buffer]: warpgroup w. A step's buffers are released when the step
 //                after it has been issued and it is complete itself, a tile's last ones before its epilogue.
 // Dependence     as in conv_wg.cu: loaders and consumers wait for earlier kernels once, before the first load and the first result.
 // Pitfalls       those of conv_wg.cu; the accumulators must be undefined at the start of each round, or the epilogue could not reuse
@@ -218,19 +218,20 @@ template <int KS, int NWG, int BN, int BK> DEVICE void conv_pp(const ConvLaunch&
   const uint64_t b_tile = wgmma_operand(weights, 8, PLANES * 8);
   const bool leader = (tid & 127) == 0;
   int slot = 0, phase = 0, buffer = 0, a_phase = 0;
+  Rounds r = rounds_of_block<NWG>(l);
   // Not all at once: each warpgroup starts a stage (of 64 channels) after the one before it, while the first weights are still coming.
-  mbar_wait(full_w + 8 * min(wg * (64 / BK), min(stages, steps) - 1), 0);
+  if (wg < r.count()) mbar_wait(full_w + 8 * min(wg * (64 / BK), min(stages, steps) - 1), 0);
 #pragma unroll 1
-  for (Rounds r = rounds_of_block<NWG>(l); r.left > 0; r.next()) {
-    if (wg >= r.count()) {   // no tile: let the weights pass
-      if (stay) break;
+  for (; r.left > 0; r.next()) {
+    if (wg >= r.count()) {   // No more tiles: let the weights pass. Others than the leader could miss a phase, since no products hold it up.
+      if (stay || !leader) break;
 #pragma unroll 1
-      for (int j = 0; j < steps; j++) {
+      for (int j = r.left * steps; j > 0; j--) {
         mbar_wait(full_w + 8 * slot, phase);
-        if (leader) mbar_arrive(empty_w + 8 * slot);
+        mbar_arrive(empty_w + 8 * slot);
         if (++slot == stages) slot = 0, phase ^= 1;
       }
-      continue;
+      break;
     }
     float acc[NT][4];
     int last_slot = 0, last_buffer = 0, c = 0;

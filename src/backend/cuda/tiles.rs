@@ -291,8 +291,8 @@ pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
     Some(Geometry { step: s, tiles: tiles * columns })
 }
 
-/// The blocks of a launch of these steps, see `conv_block` in `kernels/conv.cuh`; of [`Unit::PingPong`], as many as this GPU
-/// has room for, see `rounds_of_block` in `kernels/conv_pp.cu`.
+/// The blocks of a launch of these steps, see `conv_block` in `kernels/conv.cuh`; of [`Unit::PingPong`], as many as this
+/// GPU has room for, see `rounds_of_block` in `kernels/conv_pp.cu`.
 pub(super) fn grid(caps: &Caps, steps: &[Geometry], images: usize, choice: &Choice) -> [u32; 3] {
     let blocks = |g: &Geometry| g.tiles * images;
     match steps {
@@ -328,8 +328,8 @@ pub(super) fn buffers_needed(shape: &Shape, tile: &Tile, chunks: usize, split: u
     chunks.div_ceil(split).min(most)
 }
 
-/// Weight stages of a launch of [`Unit::PingPong`]: all steps of a tile if they fit, else what fits. The kernel needs two, and a
-/// third to load meanwhile. 0 for other kernels, which know theirs.
+/// Weight stages of a launch of [`Unit::PingPong`]: all steps of a tile if they fit, else what fits. The kernel needs two,
+/// and a third to load meanwhile. 0 for other kernels, which know theirs.
 pub(super) fn stages(steps: &[Geometry], choice: &Choice) -> usize {
     let tile = &TILES[choice.tile];
     let (Unit::PingPong { .. }, [one]) = (tile.unit, steps) else { return 0 };

@@ -138,7 +138,8 @@ fn estimate(caps: &Caps, shapes: &[Shape], images: usize, choice: &Choice) -> f6
         let weights =
             if stages(&steps, choice) == all { 0 } else { all * tile.bn * tile.bk * 2 / warpgroups as usize };
         let activations = (s.halo_w * s.halo_h * s.chunks) as usize * tile.bk * 2;
-        // Products of 64 channels read shared memory as fast as it can be read; a step takes a warpgroup 200 cycles at least.
+        // Products of 64 channels read shared memory as fast as it can be read; a step takes a warpgroup 200 cycles at
+        // least.
         let slower = if tile.bn == 64 { 1.25 } else { 1.1 };
         let step =
             ((tile.bm * tile.bn * tile.bk) as f64 / 2048.0 * slower).max(200.0 / f64::from(warpgroups));
@@ -156,8 +157,9 @@ fn estimate(caps: &Caps, shapes: &[Shape], images: usize, choice: &Choice) -> f6
     run * if waves < 4.0 { waves.ceil() } else { waves }
 }
 
-/// What is worth measuring for a launch, the most promising first: nearly everything for single images, some for batches, where
-/// a measurement takes long. Kernels whose blocks stay have an estimate of their own, and a quota: the best way for each of a few.
+/// What is worth measuring for a launch, the most promising first: nearly everything for single images, some for
+/// batches, where a measurement takes long. Kernels whose blocks stay have an estimate of their own, and a quota: the
+/// best way for each of a few.
 pub(super) fn ranked(caps: &Caps, shapes: &[Shape], images: usize) -> Vec<Choice> {
     const BATCHED: usize = 16;
     const PING_PONG: usize = 3;
