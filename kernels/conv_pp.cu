@@ -5,10 +5,10 @@
 // warpgroups play ping-pong: while one finishes a tile, the products of the others keep the tensor cores busy, and the loaders fetch what
 // comes next.
 //
-//   NWG consumer warpgroups (each a tile of its own: 64 pixels, all BN channels) | NWG activation loader warps .. 1 weight loader warp
+//   NWG consumer warpgroups (each a tile of its own: 64 pixels, all BN channels) | NWG activation loader warps | 1 weight loader warp
 //
-// NWG is 3 at most: the loaders are a warpgroup then, and 16 warps of 128 registers are what an SM has. At BN = 256 there are 2, for which the
-// loaders give registers away.
+// NWG is 3 at most: with the loaders that makes 16 warps, and 128 registers a thread. At BN = 256 it is 2, and the loaders (one warp of
+// them idle) give registers away.
 //
 // Rounds         a block has one channel tile and a run of pixel tiles, over the images. In a round warpgroup w takes the tile `first + w`; there are
 //                as few rounds as can be, and their sizes are within one of each other, the larger ones first. So a warpgroup that has no
@@ -23,9 +23,10 @@
 //                loaded once, and nobody waits for an empty one.
 // Activations    a ring of `buffers` chunks and a loader warp for each warpgroup. Where a pixel lies is computed anew for each chunk, in about
 //                as many instructions as looking it up would take.
-// Barriers       full_w[stage]: the weight loader and its bytes. empty_w[stage]: one arrival a warpgroup, by its leader (thread 0), also of those that
-//                have no tile in the last rounds. full_a[w][buffer]: 32 lanes. empty_a[w][buffer]: warpgroup w. A step's buffers are released when the step
-//                after it has been issued and it is complete itself, a tile's last ones before its epilogue.
+// Barriers       full_w[stage]: the weight loader and its bytes. empty_w[stage]: one arrival a warpgroup, by its leader (thread 0), also of
+//                those that have no tile in the last rounds. full_a[w][buffer]: 32 lanes. empty_a[w][buffer]: warpgroup w. A step's
+//                buffers are released when the step after it has been issued and it is complete itself, a tile's last ones before its
+//                epilogue. Who waits for a phase must also hold up the one after it, or he could miss it: a parity is all he sees.
 // Dependence     as in conv_wg.cu: loaders and consumers wait for earlier kernels once, before the first load and the first result.
 // Pitfalls       those of conv_wg.cu; the accumulators must be undefined at the start of each round, or the epilogue could not reuse
 //                their registers.
