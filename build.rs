@@ -100,7 +100,7 @@ fn compile(nvcc: &Path, archs: &[String], out: &Path) -> Vec<(String, String, Pa
         let source = fs::read(unit).expect("readable kernel");
         let file = unit.file_stem().expect("a name").to_string_lossy().into_owned();
         for arch in archs {
-            if file == "conv_wg" && arch != "sm_90a" {
+            if ["conv_wg", "conv_pp"].contains(&file.as_str()) && arch != "sm_90a" {
                 continue; // wgmma exists on this architecture only
             }
             let mut hash = DefaultHasher::new();

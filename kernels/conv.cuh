@@ -1,4 +1,4 @@
-// What conv_mma.cu and conv_wg.cu share: the geometry of a tile, the loading of activations, the epilogue.
+// What conv_mma.cu, conv_wg.cu and conv_pp.cu share: the geometry of a tile, the loading of activations, the epilogue.
 //
 //   dst[y, x, n] = act( bias[n] + sum_{r, s, c} src[y S + r - P, x S + s - P, c] w[n, r, s, c] + pre[y, x, n] ) + post[y, x, n]
 //
@@ -68,6 +68,16 @@ template <bool SEVERAL, int BN> DEVICE ConvBlock conv_block(const ConvLaunch& l)
 DEVICE int tile_row(const ConvStep& p, int tile) { return p.tiles_x == 1 ? tile : fast_div(tile, p.div_tiles_x); }
 // First input channel of the block's window; 0 unless grouped.
 DEVICE int first_channel(const ConvStep& p, int n0) { return p.group ? (n0 / p.group * p.group) & ~7 : 0; }
+
+#ifdef HAVE_WGMMA
+// This block's share of the next launch's weights into L2; one thread calls it.
+DEVICE void prefetch_next(const ConvLaunch& l) {
+  if (!l.prefetch_bytes) return;
+  const int blocks = gridDim.x * gridDim.y * gridDim.z, me = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+  const int share = ((l.prefetch_bytes + blocks - 1) / blocks + 127) & ~127, at = me * share;
+  if (at < l.prefetch_bytes) prefetch_l2(reinterpret_cast<const char*>(l.prefetch) + at, min(share, l.prefetch_bytes - at));
+}
+#endif
 
 // Slot (pixel index inside a plane) of halo pixel (hy, hx).
 DEVICE int halo_slot(const ConvStep& p, int hy, int hx) {

@@ -73,11 +73,7 @@ template <bool SEVERAL, int KS, int NWM, int NWN, int BN, int BK, int STAGES> DE
         src += stage;
         if (++slot == STAGES) slot = 0, phase ^= 1;
       }
-      if (l.prefetch_bytes) {   // this block's share of the next launch's weights into L2
-        const int blocks = gridDim.x * gridDim.y * gridDim.z, me = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * z);
-        const int share = ((l.prefetch_bytes + blocks - 1) / blocks + 127) & ~127, at = me * share;
-        if (at < l.prefetch_bytes) prefetch_l2(reinterpret_cast<const char*>(l.prefetch) + at, min(share, l.prefetch_bytes - at));
-      }
+      prefetch_next(l);
     }
     __syncwarp();
     if (split > 1) cluster_wait();

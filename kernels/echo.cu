@@ -24,7 +24,7 @@ DEVICE void fields(Writer& w, const ConvStep& p) {
 }
 DEVICE void fields(Writer& w, const ConvLaunch& p) {
   for (int i = 0; i < CONV_STEPS; i++) fields(w, p.step[i]);
-  w(p.image, p.prefetch, p.prefetch_bytes, p.steps, p.images, p.split, p.buffers, p.trigger);
+  w(p.image, p.prefetch, p.prefetch_bytes, p.steps, p.images, p.split, p.buffers, p.trigger, p.stages, p.reserved);
 }
 DEVICE void fields(Writer& w, const Frame& p) { w(p.photo, p.columns, p.rows, p.width, p.height, p.fit_w, p.fit_h, p.sampler, p.score_logit, p.nms_thr, p.max_people, p.force, p.reserved); }
 DEVICE void fields(Writer& w, const LetterboxLaunch& p) { w(p.frames, p.dst, p.image, p.in_w, p.in_h, p.images, p.reserved); }

@@ -48,8 +48,9 @@ struct ConvLaunch {
   int split;               // blocks of a cluster that share one tile, each a range of channel chunks
   int buffers;             // activation chunk buffers in shared memory
   int trigger;             // when dependents may start, see Trigger
+  int stages, reserved;    // weight stages in shared memory, where the kernel does not fix them (conv_pp.cu)
 };
-static_assert(sizeof(ConvLaunch) == 4 * 216 + 40, "mirror in params.rs");
+static_assert(sizeof(ConvLaunch) == 4 * 216 + 48, "mirror in params.rs");
 
 // How a photo becomes the network's input, see letterbox.cu.
 enum Sampler { SAMPLER_WARP = 0, SAMPLER_RESIZE = 1, SAMPLER_HALVE = 2 };

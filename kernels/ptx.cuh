@@ -183,10 +183,15 @@ template <int N> DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.
 // Orders this thread's earlier view of shared memory (cp16 data) before its later wgmma reads.
 DEVICE void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+// Changes the registers a thread of this warpgroup may have, a multiple of 8. Those that one gives back, others of the block can take.
+template <int N> DEVICE void registers_less() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
+template <int N> DEVICE void registers_more() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
+
 // d[64 x N] = a[64x16] b[16xN] + (accumulate ? d : 0). Warp w of the warpgroup owns rows 16 w ..; inside, d[n / 8] is the
 // accumulator of mma16816.
 template <int N> DEVICE void wgmma(float (&d)[N / 8][4], uint64_t a, uint64_t b, int accumulate);
 #define D4(i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
+#define D8(i) D4(i), D4(i + 1), D4(i + 2), D4(i + 3), D4(i + 4), D4(i + 5), D4(i + 6), D4(i + 7)
 template <> DEVICE void wgmma<32>(float (&d)[4][4], uint64_t a, uint64_t b, int accumulate) {
   asm volatile("{.reg .pred p; setp.ne.b32 p, %18, 0;\n wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 "
                "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, %16, %17, p, 1, 1, 0, 0;}\n"
@@ -206,6 +211,17 @@ template <> DEVICE void wgmma<128>(float (&d)[16][4], uint64_t a, uint64_t b, in
                : D4(0), D4(1), D4(2), D4(3), D4(4), D4(5), D4(6), D4(7), D4(8), D4(9), D4(10), D4(11), D4(12), D4(13), D4(14), D4(15)
                : "l"(a), "l"(b), "r"(accumulate));
 }
+template <> DEVICE void wgmma<256>(float (&d)[32][4], uint64_t a, uint64_t b, int accumulate) {
+  asm volatile("{.reg .pred p; setp.ne.b32 p, %130, 0;\n wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 "
+               "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+               "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"
+               "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"
+               "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127}, "
+               "%128, %129, p, 1, 1, 0, 0;}\n"
+               : D8(0), D8(8), D8(16), D8(24)
+               : "l"(a), "l"(b), "r"(accumulate));
+}
+#undef D8
 #undef D4
 #endif  // HAVE_WGMMA
 

@@ -28,7 +28,7 @@ rm -rf "$out" && mkdir -p "$out"
 for file in kernels/*.cu; do
   name=$(basename "$file" .cu)
   for arch in sm_75 sm_80 sm_86 sm_89 sm_90a; do
-    [ "$name" = conv_wg ] && [ "$arch" != sm_90a ] && continue
+    [[ "$name" = conv_wg || "$name" = conv_pp ]] && [ "$arch" != sm_90a ] && continue
     echo "$name $arch"
   done
 done > "$out/jobs"
@@ -37,7 +37,7 @@ xargs -P "${JOBS:-$(nproc)}" -L 1 bash -c \
   '"$nvcc" -std=c++17 -O3 -cubin -arch="$1" -Xptxas -v -o "$out/$0.$1.cubin" "kernels/$0.cu" > "$out/$0.$1.log" 2>&1 || { cat "$out/$0.$1.log"; exit 255; }' < "$out/jobs"
 for file in kernels/*.cu; do   # PTX for GPUs to come
   name=$(basename "$file" .cu)
-  [ "$name" = conv_wg ] || echo "$name"
+  [[ "$name" = conv_wg || "$name" = conv_pp ]] || echo "$name"
 done | xargs -P "${JOBS:-$(nproc)}" -I{} "$nvcc" -std=c++17 -O3 -ptx -arch=compute_90 -o "$out/{}.compute_90.ptx" "kernels/{}.cu"
 
 python3 - "$out" <<'PY'

@@ -147,6 +147,7 @@ void wgmma_fence();
 void wgmma_commit();
 void wgmma_wait(int n);
 void fence_async_proxy();
+void set_registers(int n);
 }
 inline uint32_t smem_u32(const void* p) { return emu::shared_address(p); }
 inline void pdl_launch() { emu::pdl_launch(); }
@@ -178,6 +179,8 @@ inline uint64_t wgmma_operand(uint32_t address, uint32_t k_step, uint32_t row_st
 inline void wgmma_fence() { emu::wgmma_fence(); }
 inline void wgmma_commit() { emu::wgmma_commit(); }
 template <int N> void wgmma_wait() { emu::wgmma_wait(N); }
+template <int N> void registers_less() { emu::set_registers(N); }
+template <int N> void registers_more() { emu::set_registers(N); }
 inline void fence_async_proxy() { emu::fence_async_proxy(); }
 template <int N> void wgmma(float (&d)[N / 8][4], uint64_t a, uint64_t b, int accumulate) { emu::wgmma(&d[0][0], N, a, b, accumulate); }
 

@@ -336,10 +336,8 @@ impl Program for Emulated {
             unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
         }
         let run = |item: &Launch| {
-            assert!(
-                self.sm90 || item.cluster == 1 && !item.kernel.starts_with("conv_wg"),
-                "not for this GPU: {item:?}"
-            );
+            let wgmma = item.kernel.starts_with("conv_wg") || item.kernel.starts_with("conv_pp");
+            assert!(self.sm90 || item.cluster == 1 && !wgmma, "not for this GPU: {item:?}");
             let start = std::time::Instant::now();
             // Always checked as if dependent: a kernel must be right under both kinds of launch.
             self.library.launch(item, true, self.seed)?;

@@ -67,6 +67,7 @@ pub(super) fn file_of(kernel: &str) -> &str {
         "peak_mma" | "peak_wg" => "peak",
         _ if kernel.starts_with("conv_mma_") => "conv_mma",
         _ if kernel.starts_with("conv_wg_") => "conv_wg",
+        _ if kernel.starts_with("conv_pp_") => "conv_pp",
         _ if kernel.starts_with("echo_") => "echo",
         other => other,
     }

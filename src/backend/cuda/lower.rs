@@ -5,7 +5,7 @@ use super::launch::{Launch, Params};
 use super::pack;
 use super::params::*;
 use super::schedule::{Group, Schedule, Storage};
-use super::tiles::{Choice, Shape, TILES, Unit, geometry, grid, shared_bytes};
+use super::tiles::{Choice, Shape, TILES, Unit, geometry, grid, shared_bytes, stages};
 use crate::error::{Error, Result};
 use crate::plan::{Conv, Op, Plan, PreAdd, TensorId, View};
 
@@ -207,7 +207,8 @@ impl Lowering<'_> {
             cut.push(g);
         }
         let shared = shared_bytes(&cut, &choice) as u32;
-        let grid = grid(&cut, self.place.images, &choice);
+        let grid = grid(&self.constants.gpu.caps(), &cut, self.place.images, &choice);
+        params.stages = stages(&cut, &choice) as i32;
         let params = Params::Conv(Box::new(params));
         let cluster = choice.split as u32;
         Ok(Launch {
@@ -467,7 +468,7 @@ impl Lowering<'_> {
         for l in launches.iter_mut().rev() {
             let tile = TILES.iter().find(|t| t.name == l.kernel || t.several == l.kernel);
             let (Params::Conv(p), Some(tile)) = (&mut l.params, tile) else { continue };
-            if let (Unit::Wgmma { .. }, Some((address, bytes))) = (tile.unit, next) {
+            if let (Unit::Wgmma { .. } | Unit::PingPong { .. }, Some((address, bytes))) = (tile.unit, next) {
                 p.prefetch = address;
                 p.prefetch_bytes = bytes;
             }

@@ -170,6 +170,7 @@ pub(super) fn peak(gpu: &Arc<dyn Gpu>, values: &[u8], iterations: i32) -> Result
 
 /// Scratch memory to time a launch of convolutions on.
 struct Bench {
+    caps: Caps,
     images: usize,
     src: Memory,
     dst: Memory,
@@ -187,6 +188,7 @@ impl Bench {
         };
         let padded = |s: &Shape| s.kernel * s.kernel * (s.cin + 64) * s.cout.next_multiple_of(256) * 2;
         Ok(Bench {
+            caps: gpu.caps(),
             images,
             src: zeroed(images * most(&|s| s.h * s.w * s.cin * 2), Purpose::Working)?,
             dst: zeroed(shapes.len() * images * most(&|s| s.oh * s.ow * s.cout * 2), Purpose::Working)?,
@@ -227,9 +229,10 @@ impl Bench {
             blocks += (g.tiles * self.images) as i32;
             cut.push(g);
         }
+        params.stages = tiles::stages(&cut, choice) as i32;
         Some(Launch {
             kernel: tile.kernel(shapes.len()),
-            grid: tiles::grid(&cut, self.images, choice),
+            grid: tiles::grid(&self.caps, &cut, self.images, choice),
             cluster: choice.split as u32,
             threads: tile.threads(),
             shared: tiles::shared_bytes(&cut, choice) as u32,

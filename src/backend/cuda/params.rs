@@ -91,9 +91,9 @@ params! {
         chunks: i32, first_block: i32, tap: [i32; 9], div_halo_w: u32, div_tile_w: u32, div_flat_w: u32,
         div_tiles_x: u32,
     }
-    ConvLaunch(4 * 216 + 40) {
+    ConvLaunch(4 * 216 + 48) {
         step: [ConvStep; CONV_STEPS], image: i64, prefetch: u64, prefetch_bytes: i32,
-        steps: i32, images: i32, split: i32, buffers: i32, trigger: i32,
+        steps: i32, images: i32, split: i32, buffers: i32, trigger: i32, stages: i32, reserved: i32,
     }
     Frame(56) {
         photo: i64, columns: i32, rows: i32, width: i32, height: i32, fit_w: i32, fit_h: i32, sampler: i32,

@@ -1,5 +1,6 @@
 //! The convolution kernels that exist, and how a convolution is cut into their tiles (see `kernels/conv.cuh`).
 
+use super::gpu::Caps;
 use super::params::ConvStep;
 use crate::plan::Act;
 
@@ -15,6 +16,9 @@ pub(super) enum Unit {
     },
     /// wgmma; warpgroups over pixels and over channels, for this kernel size only.
     Wgmma { kernel: usize, across: u32, along: u32 },
+    /// wgmma in blocks that stay until all tiles are done; warpgroups with a tile each, for this kernel size only and for
+    /// launches of one step.
+    PingPong { kernel: usize, warpgroups: u32 },
 }
 
 /// One compiled kernel.
@@ -24,7 +28,7 @@ pub(super) struct Tile {
     /// The same for launches of several steps.
     pub several: &'static str,
     pub unit: Unit,
-    /// Pixels and channels of a block, channels of a step, weight stages.
+    /// Pixels and channels of a tile, channels of a step, weight stages (at most, for [`Unit::PingPong`]).
     pub bm: usize,
     pub bn: usize,
     pub bk: usize,
@@ -59,7 +63,21 @@ macro_rules! wg {
     };
 }
 
-/// Every convolution kernel of `conv_mma.cu` and `conv_wg.cu`.
+macro_rules! pp {
+    ($name:literal, $kernel:literal, $warpgroups:literal, [$bn:literal, $bk:literal]) => {
+        Tile {
+            name: $name,
+            several: $name,
+            unit: Unit::PingPong { kernel: $kernel, warpgroups: $warpgroups },
+            bm: 64,
+            bn: $bn,
+            bk: $bk,
+            stages: PP_STAGES,
+        }
+    };
+}
+
+/// Every convolution kernel of `conv_mma.cu`, `conv_wg.cu` and `conv_pp.cu`.
 pub(super) const TILES: &[Tile] = &[
     mma!("conv_mma_128x32x16_5_4x1x1", [128, 32, 16], 5, 4, 1),
     mma!("conv_mma_64x32x32_3_4x1x1", [64, 32, 32], 3, 4, 1),
@@ -81,10 +99,22 @@ pub(super) const TILES: &[Tile] = &[
     wg!("conv_wg_3_4x1_32x32_4", 3, 4 x 1, [32, 32], 4),
     wg!("conv_wg_3_4x1_64x32_4", 3, 4 x 1, [64, 32], 4),
     wg!("conv_wg_3_4x1_64x64_4", 3, 4 x 1, [64, 64], 4),
+    pp!("conv_pp_1_3_128x64", 1, 3, [128, 64]),
+    pp!("conv_pp_1_2_256x64", 1, 2, [256, 64]),
+    pp!("conv_pp_3_3_64x16", 3, 3, [64, 16]),
+    pp!("conv_pp_3_3_64x64", 3, 3, [64, 64]),
+    pp!("conv_pp_3_3_128x32", 3, 3, [128, 32]),
+    pp!("conv_pp_3_3_128x64", 3, 3, [128, 64]),
+    pp!("conv_pp_3_2_256x32", 3, 2, [256, 32]),
 ];
 
 /// Threads of a wgmma kernel that load activations.
 const LOADERS: u32 = 128;
+/// Weight stages and activation buffers that a block of `conv_pp.cu` can have.
+const PP_STAGES: usize = 24;
+const PP_BUFFERS: usize = 16;
+/// Shared memory of a block on all GPUs that have wgmma.
+const PP_SHARED: usize = 227 << 10;
 /// Loads of a thread under way at a time, as in `kernels/conv.cuh`.
 const LOADS: usize = 4;
 
@@ -98,6 +128,7 @@ impl Tile {
         match self.unit {
             Unit::Mma { warps, slices } => warps * slices * 32,
             Unit::Wgmma { across, along, .. } => across * along * 128 + LOADERS + 32,
+            Unit::PingPong { warpgroups, .. } => warpgroups * 128 + 128,
         }
     }
 }
@@ -136,7 +167,7 @@ pub(super) struct Choice {
     pub width: i32,
     /// Blocks that share a tile along K.
     pub split: usize,
-    /// Activation chunk buffers.
+    /// Activation chunk buffers; of each warpgroup for [`Unit::PingPong`].
     pub buffers: usize,
     pub trigger: Trigger,
 }
@@ -168,8 +199,13 @@ pub(super) fn window(shape: &Shape, n0: usize, bn: usize) -> (usize, usize) {
 /// Cuts a convolution; `None` if the kernel cannot do it that way.
 pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
     let tile = &TILES[choice.tile];
-    if let Unit::Wgmma { kernel, .. } = tile.unit
+    if let Unit::Wgmma { kernel, .. } | Unit::PingPong { kernel, .. } = tile.unit
         && (kernel != shape.kernel || shape.act == Act::Gelu)
+    {
+        return None;
+    }
+    if let Unit::PingPong { warpgroups, .. } = tile.unit
+        && (choice.split != 1 || warpgroups as usize * choice.buffers > PP_BUFFERS)
     {
         return None;
     }
@@ -222,7 +258,7 @@ pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
             }
             (halo_w, halo_h) = ((tile_w - 1) * shape.stride + 3, (tile_h - 1) * shape.stride + 3);
             // wgmma steps through the tile in groups of 8 pixels at one distance: rows of exactly 8
-            if matches!(tile.unit, Unit::Wgmma { .. }) && tile_w != 8 {
+            if !matches!(tile.unit, Unit::Mma { .. }) && tile_w != 8 {
                 return None;
             }
             row = halo_w;
@@ -255,10 +291,18 @@ pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
     Some(Geometry { step: s, tiles: tiles * columns })
 }
 
-/// The blocks of a launch of these steps, see `conv_block` in `kernels/conv.cuh`.
-pub(super) fn grid(steps: &[Geometry], images: usize, choice: &Choice) -> [u32; 3] {
+/// The blocks of a launch of these steps, see `conv_block` in `kernels/conv.cuh`; of [`Unit::PingPong`], as many as this
+/// GPU has room for, see `rounds_of_block` in `kernels/conv_pp.cu`.
+pub(super) fn grid(caps: &Caps, steps: &[Geometry], images: usize, choice: &Choice) -> [u32; 3] {
     let blocks = |g: &Geometry| g.tiles * images;
     match steps {
+        [one] if matches!(TILES[choice.tile].unit, Unit::PingPong { .. }) => {
+            let along = one.step.tiles as usize * images;
+            let columns = blocks(one) / along;
+            // a block takes more than half of an SM's registers
+            let room = (caps.sms as usize / columns).max(1);
+            [along.min(room) as u32, columns as u32, 1]
+        }
         [one] => {
             let along = one.step.tiles as usize * images;
             [along as u32, (blocks(one) / along) as u32, choice.split as u32]
@@ -279,20 +323,41 @@ pub(super) fn buffers_needed(shape: &Shape, tile: &Tile, chunks: usize, split: u
     let most = match (tile.unit, shape.kernel) {
         (Unit::Mma { .. }, 1) => tile.stages,
         (Unit::Mma { .. }, _) => 2,
-        (Unit::Wgmma { .. }, _) => 2, // a buffer is released once the next chunk has begun
+        (Unit::Wgmma { .. } | Unit::PingPong { .. }, _) => 2, // a buffer is released once the next chunk has begun
     };
     chunks.div_ceil(split).min(most)
+}
+
+/// Weight stages of a launch of [`Unit::PingPong`]: all steps of a tile if they fit, else what fits. The kernel needs two,
+/// and a third to load meanwhile. 0 for other kernels, which know theirs.
+pub(super) fn stages(steps: &[Geometry], choice: &Choice) -> usize {
+    let tile = &TILES[choice.tile];
+    let (Unit::PingPong { .. }, [one]) = (tile.unit, steps) else { return 0 };
+    let all = (one.step.chunks * one.step.kernel * one.step.kernel) as usize;
+    let room = PP_SHARED.saturating_sub(beside_weights(&one.step, choice)) / (tile.bn * tile.bk * 2);
+    all.min(tile.stages).min(room.max(3))
+}
+
+/// Shared memory of [`Unit::PingPong`] but for the weights: barriers, activations, bias.
+fn beside_weights(s: &ConvStep, choice: &Choice) -> usize {
+    let tile = &TILES[choice.tile];
+    let Unit::PingPong { warpgroups, .. } = tile.unit else { return 0 };
+    let chunk = s.plane as usize * 2 * tile.bk;
+    16 * (PP_STAGES + PP_BUFFERS) + warpgroups as usize * choice.buffers * chunk + tile.bn * 4
 }
 
 /// Dynamic shared memory of a launch with these steps, in bytes.
 pub(super) fn shared_bytes(steps: &[Geometry], choice: &Choice) -> usize {
     let tile = &TILES[choice.tile];
+    if let (Unit::PingPong { .. }, [one]) = (tile.unit, steps) {
+        return beside_weights(&one.step, choice) + stages(steps, choice) * tile.bn * tile.bk * 2;
+    }
     let of = |g: &Geometry| {
         let s = &g.step;
         let plane = s.plane as usize;
         let loaders = match tile.unit {
             Unit::Mma { .. } => tile.threads(),
-            Unit::Wgmma { .. } => LOADERS,
+            _ => LOADERS,
         };
         let round = loaders as usize / (tile.bk / 8) * LOADS;
         let halo = ((s.halo_h * s.halo_w) as usize).next_multiple_of(round) * 8;
@@ -305,6 +370,7 @@ pub(super) fn shared_bytes(steps: &[Geometry], choice: &Choice) -> usize {
                 let consumers = (across * along) as usize * 128;
                 384 + tile.bn * 4 + (choice.split - 1) * groups.div_ceil(choice.split) * consumers * 64
             }
+            Unit::PingPong { .. } => unreachable!("launched with one step only"),
         }
     };
     steps.iter().map(of).max().unwrap_or(0)

@@ -2,7 +2,8 @@
 
 use super::gpu::Caps;
 use super::tiles::{
-    Choice, Shape, TILES, Trigger, Trigger::*, Unit, buffers_needed, chunks, geometry, shared_bytes, window,
+    Choice, Shape, TILES, Trigger, Trigger::*, Unit, buffers_needed, chunks, geometry, grid, shared_bytes,
+    stages, window,
 };
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -78,7 +79,10 @@ const MAX_SPLIT: usize = 4;
 /// Whether all shapes can be done that way on this GPU.
 pub(super) fn possible(caps: &Caps, shapes: &[Shape], choice: &Choice) -> bool {
     let tile = &TILES[choice.tile];
-    if matches!(tile.unit, Unit::Wgmma { .. }) && !caps.wgmma || choice.split > 1 && !caps.sm90 {
+    if !matches!(tile.unit, Unit::Mma { .. }) && !caps.wgmma || choice.split > 1 && !caps.sm90 {
+        return false;
+    }
+    if matches!(tile.unit, Unit::PingPong { .. }) && shapes.len() > 1 {
         return false;
     }
     let steps: Option<Vec<_>> = shapes.iter().map(|s| geometry(s, choice)).collect();
@@ -120,7 +124,7 @@ pub(super) fn built_in(caps: &Caps, shapes: &[Shape], images: usize) -> Choice {
         }
     }
     let cost = |c: &Choice| estimate(caps, shapes, images, c);
-    let all = candidates(caps, shapes);
+    let all = candidates(caps, shapes, images);
     let best = all.iter().filter(|c| matches!(TILES[c.tile].unit, Unit::Mma { .. }));
     *best.min_by(|a, b| cost(a).total_cmp(&cost(b))).expect("64x32x32 does every shape")
 }
@@ -130,6 +134,23 @@ pub(super) fn built_in(caps: &Caps, shapes: &[Shape], images: usize) -> Choice {
 fn estimate(caps: &Caps, shapes: &[Shape], images: usize, choice: &Choice) -> f64 {
     let tile = &TILES[choice.tile];
     let steps: Vec<_> = shapes.iter().filter_map(|s| geometry(s, choice)).collect();
+    if let (Unit::PingPong { warpgroups, .. }, [one]) = (tile.unit, steps.as_slice()) {
+        let s = &one.step;
+        let along = (s.tiles as usize * images).div_ceil(grid(caps, &steps, images, choice)[0] as usize);
+        let all = (s.chunks * s.kernel * s.kernel) as usize;
+        // Of a tile: products, bytes from L2, epilogue.
+        let weights =
+            if stages(&steps, choice) == all { 0 } else { all * tile.bn * tile.bk * 2 / warpgroups as usize };
+        let activations = (s.halo_w * s.halo_h * s.chunks) as usize * tile.bk * 2;
+        // Products of 64 channels read shared memory as fast as it can be read; a step takes a warpgroup 200 cycles at
+        // least.
+        let slower = if tile.bn == 64 { 1.25 } else { 1.1 };
+        let step =
+            ((tile.bm * tile.bn * tile.bk) as f64 / 2048.0 * slower).max(200.0 / f64::from(warpgroups));
+        let products = all as f64 * step;
+        let bytes = (weights + activations) as f64 / 40.0;
+        return 4000.0 + along as f64 * products.max(bytes).max((tile.bm * tile.bn) as f64 / 12.0);
+    }
     let blocks: usize = steps.iter().map(|g| g.tiles * images * choice.split).sum();
     let longest =
         steps.iter().map(|g| (g.step.chunks * g.step.kernel * g.step.kernel) as usize).max().unwrap_or(0);
@@ -140,21 +161,30 @@ fn estimate(caps: &Caps, shapes: &[Shape], images: usize, choice: &Choice) -> f6
     run * if waves < 4.0 { waves.ceil() } else { waves }
 }
 
-/// What is worth measuring for a launch, the most promising first: everything for single images, some for batches, where
-/// a measurement takes long.
+/// What is worth measuring for a launch, the most promising first: nearly everything for single images, some for
+/// batches, where a measurement takes long. Kernels whose blocks stay have an estimate of their own, and a quota: the
+/// best way for each of a few.
 pub(super) fn ranked(caps: &Caps, shapes: &[Shape], images: usize) -> Vec<Choice> {
     const BATCHED: usize = 16;
-    let mut all: Vec<(f64, Choice)> = candidates(caps, shapes)
-        .into_iter()
-        .map(|choice| (estimate(caps, shapes, images, &choice), choice))
-        .collect();
-    all.sort_by(|a, b| a.0.total_cmp(&b.0));
-    all.truncate(if images == 1 { usize::MAX } else { BATCHED });
-    all.into_iter().map(|(_, choice)| choice).collect()
+    const PING_PONG: usize = 3;
+    let cost = |c: &Choice| estimate(caps, shapes, images, c);
+    let mut all = candidates(caps, shapes, images);
+    all.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
+    let stays = |c: &Choice| matches!(TILES[c.tile].unit, Unit::PingPong { .. });
+    let (staying, mut others): (Vec<Choice>, Vec<Choice>) = all.into_iter().partition(stays);
+    others.truncate(if images == 1 { usize::MAX } else { BATCHED });
+    let mut ranked: Vec<Choice> = Vec::new();
+    for choice in staying {
+        if ranked.len() < PING_PONG && ranked.iter().all(|c| c.tile != choice.tile) {
+            ranked.push(choice);
+        }
+    }
+    ranked.extend(others);
+    ranked
 }
 
 /// Everything that is possible for a launch, but for what makes no difference.
-pub(super) fn candidates(caps: &Caps, shapes: &[Shape]) -> Vec<Choice> {
+pub(super) fn candidates(caps: &Caps, shapes: &[Shape], images: usize) -> Vec<Choice> {
     let main = shapes.iter().max_by_key(|s| work(s)).expect("a launch has steps");
     let widths: &[i32] = match (main.kernel, main.stride) {
         (1, _) => &[0],
@@ -172,10 +202,11 @@ pub(super) fn candidates(caps: &Caps, shapes: &[Shape]) -> Vec<Choice> {
                     }
                     Unit::Wgmma { kernel: 1, .. } => vec![4, 8],
                     Unit::Wgmma { .. } => vec![2],
+                    Unit::PingPong { .. } => vec![ping_pong_buffers(shapes, tile, width)],
                 };
                 for buffers in buffers {
                     let choice = Choice { tile, width, split, buffers, trigger: Mid };
-                    if possible(caps, shapes, &choice) {
+                    if possible(caps, shapes, &choice) && stays_busy(caps, shapes, images, &choice) {
                         all.push(choice);
                     }
                 }
@@ -183,6 +214,31 @@ pub(super) fn candidates(caps: &Caps, shapes: &[Shape]) -> Vec<Choice> {
         }
     }
     all
+}
+
+/// Activation buffers of a warpgroup of [`Unit::PingPong`]: as many as leave enough room for the weights.
+fn ping_pong_buffers(shapes: &[Shape], tile: usize, width: i32) -> usize {
+    const WEIGHTS: usize = 112 << 10;
+    let leaves_room = |&buffers: &usize| {
+        let choice = Choice { tile, width, split: 1, buffers, trigger: Mid };
+        geometry(&shapes[0], &choice).is_some_and(|g| {
+            let all = (g.step.chunks * g.step.kernel * g.step.kernel) as usize;
+            let stages = stages(&[g], &choice);
+            stages == all || stages * TILES[tile].bn * TILES[tile].bk * 2 >= WEIGHTS
+        })
+    };
+    [4, 3].into_iter().find(leaves_room).unwrap_or(2)
+}
+
+/// Whether blocks that stay have at least two tiles each; true of other kernels.
+fn stays_busy(caps: &Caps, shapes: &[Shape], images: usize, choice: &Choice) -> bool {
+    match (TILES[choice.tile].unit, geometry(&shapes[0], choice)) {
+        (Unit::PingPong { .. }, Some(g)) => {
+            let tiles = g.step.tiles as usize * images;
+            tiles >= 2 * grid(caps, &[g], images, choice)[0] as usize
+        }
+        _ => true,
+    }
 }
 
 /// Measured choices of one GPU, kept in the user's cache folder.
@@ -327,6 +383,40 @@ mod tests {
         }
     }
 
+    fn ping_pong(choices: &[Choice]) -> Vec<Choice> {
+        let stays = |c: &&Choice| matches!(TILES[c.tile].unit, Unit::PingPong { .. });
+        choices.iter().filter(stays).copied().collect()
+    }
+
+    #[test]
+    fn blocks_that_stay_are_for_single_steps_with_many_tiles() {
+        for (s, images) in [
+            (shape(3, 1, 16, 64, 320), 1),
+            (shape(3, 1, 64, 64, 160), 1),
+            (shape(3, 1, 128, 128, 80), 16),
+            (shape(3, 1, 512, 512, 20), 16),
+            (shape(3, 2, 256, 512, 40), 16),
+            (shape(1, 1, 512, 512, 40), 16),
+            (shape(1, 1, 128, 256, 80), 2),
+        ] {
+            let ranked = ranked(&H100, &[s], images);
+            let found = ping_pong(&ranked);
+            assert!((1..=3).contains(&found.len()) && found == ranked[..found.len()], "{s:?}");
+            for c in found {
+                assert!(possible(&H100, &[s], &c), "{s:?} {c:?}");
+                let g = geometry(&s, &c).unwrap();
+                let tiles = g.step.tiles as usize * images;
+                let all = (g.step.chunks * g.step.kernel * g.step.kernel) as usize;
+                let [along, columns, depth] = grid(&H100, &[g], images, &c);
+                assert!(along * columns * depth <= H100.sms && tiles >= 2 * along as usize, "{s:?} {c:?}");
+                assert!((all.min(3)..=all).contains(&stages(&[g], &c)), "{s:?} {c:?}");
+            }
+            assert!(ping_pong(&candidates(&H100, &[s, s], images)).is_empty(), "several steps");
+            assert!(ping_pong(&candidates(&T4, &[s], images)).is_empty(), "no wgmma");
+        }
+        assert!(ping_pong(&candidates(&H100, &[shape(3, 1, 128, 128, 20)], 1)).is_empty(), "few tiles");
+    }
+
     #[test]
     fn the_cache_survives_a_round_trip_and_damage() {
         let folder = std::env::temp_dir().join(format!("rtmo-tiles-{}", std::process::id()));
@@ -340,6 +430,12 @@ mod tests {
         assert_eq!(Cache::read(path.clone()).get(&H100, &shapes, 2), Some(choice));
         assert_eq!(Cache::read(path.clone()).get(&H100, &shapes[..1], 2), None);
         assert_eq!(Cache::read(path.clone()).get(&T4, &shapes, 2), None, "a tile that this GPU cannot do");
+        let choice = ranked(&H100, &shapes[1..], 16)[0];
+        assert_eq!(ping_pong(&[choice]), [choice]);
+        cache.insert(&shapes[1..], 16, choice, Duration::from_micros(7));
+        cache.save();
+        assert_eq!(Cache::read(path.clone()).get(&H100, &shapes[1..], 16), Some(choice));
+        assert_eq!(Cache::read(path.clone()).get(&H100, &shapes[1..], 1), None);
         std::fs::write(&path, "garbage\nx1\tno_such_tile 0 1 1 Mid\n\t\n").unwrap();
         assert!(Cache::read(path).known.is_empty());
         std::fs::remove_dir_all(folder).unwrap();

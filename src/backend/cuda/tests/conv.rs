@@ -4,6 +4,7 @@ use super::*;
 use crate::backend::cuda::tiles::{TILES, Trigger, Unit};
 
 /// A plan of one convolution with all that may surround it.
+#[derive(Clone, Copy)]
 struct Case {
     kernel: usize,
     stride: usize,
@@ -109,6 +110,9 @@ fn every_tile_computes_the_convolution() {
         for (tile, t) in TILES.iter().enumerate() {
             for (i, &(kernel, stride, cin, cout, h, w)) in shapes.iter().enumerate() {
                 for (width, split, buffers) in [(0, 1, 5), (0, 2, 5), (8, 1, 2), (-1, 2, 2), (16, 1, 2)] {
+                    // of each warpgroup
+                    let buffers =
+                        if matches!(t.unit, Unit::PingPong { .. }) { buffers.min(4) } else { buffers };
                     let trigger = [Trigger::Early, Trigger::Mid, Trigger::Late][i % 3];
                     let choice = Choice { tile, width, split, buffers, trigger };
                     let case = Case { kernel, stride, cin, cout, h, w, post: i % 2 == 0, ..PLAIN };
@@ -152,14 +156,88 @@ fn threads_in_any_order_compute_the_convolution() {
     }
 }
 
+/// One convolution on a batch, every image with other values.
+fn check_batch(gpu: &Arc<dyn Gpu>, case: &Case, choice: Choice, images: usize, what: &str) {
+    let mut rng = Rng(11);
+    let mut plan = Plan::default();
+    let (inputs, dst) = add(&mut plan, case, &mut rng, "conv");
+    let Op::Conv(c) = &plan.steps[0].op else { unreachable!() };
+    let shape = crate::backend::cuda::lower::shape(&plan, c);
+    assert!(tune::possible(&gpu.caps(), &[shape], &choice), "{what}: not possible");
+    let mut rig = Rig::new(gpu, &plan);
+    rig.batch(images);
+    let mut want = Vec::new();
+    for image in 0..images {
+        rig.image = image;
+        fill(&mut rig, &inputs, &mut rng);
+        rig.r.run_steps(0..1);
+        want.push(rig.r.map(dst));
+    }
+    rig.image = 0;
+    rig.run_device(|_| choice).unwrap_or_else(|e| panic!("{what}: {e}"));
+    for (image, want) in want.iter().enumerate() {
+        let (relative, _) = distance(&rig.x.read(dst, image).unwrap(), want);
+        assert!(relative < CONV, "{what}: image {image}: relative error {relative:.2e}");
+    }
+}
+
+/// Blocks that stay, with from one to many tiles each: rounds that are full and such that are not, blocks with fewer tiles
+/// than others, tiles that end beyond the map; weights that fit into their ring and such that pass through it again and
+/// again.
+#[test]
+fn blocks_that_stay_do_all_tiles() {
+    let tile = |name: &str| TILES.iter().position(|t| t.name == name).unwrap();
+    let k3 = Case { h: 19, w: 21, ..PLAIN };
+    let k1 = Case { kernel: 1, ..k3 };
+    let runs = [
+        // kernel, width, buffers, images, case
+        ("conv_pp_3_3_64x64", 8, 2, 2, Case { cin: 72, cout: 72, ..k3 }),
+        ("conv_pp_3_3_64x64", -1, 2, 1, Case { cin: 40, cout: 64, post: true, ..k3 }),
+        ("conv_pp_3_3_64x16", 8, 4, 3, Case { cin: 16, cout: 40, h: 9, w: 12, ..k3 }),
+        ("conv_pp_3_3_64x16", 8, 1, 1, Case { cin: 16, cout: 64, h: 11, w: 30, ..k3 }),
+        ("conv_pp_3_3_128x32", 8, 3, 1, Case { cin: 136, cout: 104, post: true, ..k3 }),
+        ("conv_pp_3_3_128x32", 8, 2, 2, Case { cin: 40, cout: 136, stride: 2, ..k3 }),
+        ("conv_pp_3_3_128x32", -1, 2, 2, Case { cin: 144, cout: 144, groups: 8, h: 10, w: 7, ..k3 }),
+        ("conv_pp_3_3_128x64", 8, 2, 2, Case { cin: 136, cout: 128, h: 11, w: 9, ..k3 }),
+        ("conv_pp_3_3_128x64", -1, 2, 3, Case { cin: 128, cout: 128, h: 6, w: 5, ..k3 }),
+        ("conv_pp_3_2_256x32", 8, 4, 1, Case { cin: 72, cout: 264, h: 10, w: 12, ..k3 }),
+        ("conv_pp_3_2_256x32", 8, 2, 2, Case { cin: 32, cout: 96, stride: 2, post: true, ..k3 }),
+        ("conv_pp_1_3_128x64", 0, 3, 2, Case { cin: 264, cout: 136, post: true, ..k1 }),
+        ("conv_pp_1_3_128x64", 0, 2, 3, Case { cin: 600, cout: 40, h: 9, w: 10, ..k1 }),
+        ("conv_pp_1_2_256x64", 0, 4, 1, Case { cin: 200, cout: 264, ..k1 }),
+        ("conv_pp_1_2_256x64", 0, 2, 2, Case { cin: 392, cout: 136, h: 9, w: 8, post: true, ..k1 }),
+    ];
+    for (seed, sms) in [(1, 1), (2, 2), (0, 3), (3, 5), (4, 4), (5, 1)] {
+        for gpu in gpus(&[seed]) {
+            if !gpu.caps().wgmma {
+                continue;
+            }
+            let gpu: Arc<dyn Gpu> = Arc::new(Few { gpu, sms });
+            for (name, width, buffers, images, case) in &runs {
+                let (tile, trigger) = (tile(name), [Trigger::Mid, Trigger::Late, Trigger::Early][images - 1]);
+                let choice = Choice { tile, width: *width, split: 1, buffers: *buffers, trigger };
+                let what = format!("{name} {choice:?} x{images}, {sms} multiprocessors, seed {seed}");
+                check_batch(&gpu, case, choice, *images, &what);
+            }
+        }
+    }
+}
+
 #[test]
 fn epilogues_add_and_activate() {
     for gpu in gpus(&[3]) {
-        for unit in ["conv_mma_64x32x32_3_4x1x1", "conv_wg_3_1x1_64x64_8", "conv_wg_1_1x2_64x64_4"] {
+        for unit in [
+            "conv_mma_64x32x32_3_4x1x1",
+            "conv_wg_3_1x1_64x64_8",
+            "conv_wg_1_1x2_64x64_4",
+            "conv_pp_3_3_64x64",
+            "conv_pp_3_3_128x32",
+            "conv_pp_1_2_256x64",
+        ] {
             let tile = TILES.iter().position(|t| t.name == unit).unwrap();
             for pre in 0..4 {
                 for act in [Act::None, Act::Silu, Act::Gelu] {
-                    let kernel = if unit.starts_with("conv_wg_1") { 1 } else { 3 };
+                    let kernel = if unit[7..].starts_with("_1") { 1 } else { 3 };
                     let case = Case {
                         kernel,
                         cin: 32,
@@ -193,6 +271,8 @@ fn grouped_convolutions_read_their_bands() {
                 "conv_mma_64x32x32_3_4x1x1",
                 "conv_wg_3_1x1_32x64_8",
                 "conv_wg_3_1x2_128x64_6",
+                "conv_pp_3_3_64x64",
+                "conv_pp_3_3_128x32",
             ] {
                 let tile = TILES.iter().position(|t| t.name == name).unwrap();
                 let choice = Choice { tile, width: 8, split: 1, buffers: 2, trigger: Trigger::Mid };
@@ -213,7 +293,7 @@ fn independent_convolutions_share_a_launch() {
         ];
         check_conv(&gpu, &cases, None, "four in one launch");
         for (tile, t) in TILES.iter().enumerate().filter(|(_, t)| t.bk == 64 && t.bm <= 64) {
-            if matches!(t.unit, Unit::Wgmma { kernel: 1, .. }) {
+            if matches!(t.unit, Unit::Wgmma { kernel: 1, .. } | Unit::PingPong { .. }) {
                 continue;
             }
             let choice = Choice { tile, width: 8, split: 1, buffers: 2, trigger: Trigger::Late };
@@ -240,7 +320,7 @@ fn mistakes_in_kernels_are_noticed() {
     let read = |file: &str| {
         std::fs::read_to_string(format!("{}/kernels/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap()
     };
-    let mutations: [(&str, &str, &str, &str); 10] = [
+    let mutations: [(&str, &str, &str, &str); 14] = [
         ("conv_mma.cu", "cp_wait<DEPTH - 1>();", "cp_wait<DEPTH>();", "a wait count one too lax"),
         (
             "conv_mma.cu",
@@ -276,17 +356,36 @@ fn mistakes_in_kernels_are_noticed() {
             "mbar_init(empty_w + 8 * tid, NWG + 1);",
             "a barrier that never completes",
         ),
+        (
+            "conv_pp.cu",
+            "if (loaded++ >= buffers)",
+            "if (loaded++ > buffers)",
+            "activations overwritten too early",
+        ),
+        (
+            "conv_pp.cu",
+            "if (stay || !leader) break;",
+            "break;",
+            "weights that a warpgroup without a tile keeps",
+        ),
+        ("conv_pp.cu", "wgmma_wait<0>();", "", "sums used before they are complete"),
+        (
+            "conv_pp.cu",
+            "mbar_arrive(my_empty + 8 * last_buffer);\n    }",
+            "}",
+            "a tile's last buffer is kept",
+        ),
     ];
     for (file, from, to, what) in mutations {
         let text = read(file);
         assert!(text.contains(from), "{what}: the kernel has changed, and so must the mistake");
         let unit = file.trim_end_matches(".cu");
-        let name = if unit == "conv_mma" { "conv_mma_64x32x32_3_4x1x1" } else { "conv_wg_3_1x1_32x64_8" };
         // the mistake's unit alone, with the one kernel that is run: quick to compile
-        let kept = if unit == "conv_mma" {
-            "CONV_MMA(64, 32, 32, 3, 4, 1, 1, 1)"
-        } else {
-            "CONV_WG(3, 1, 1, 32, 64, 8)"
+        let (name, kept, (h, w)) = match unit {
+            "conv_mma" => ("conv_mma_64x32x32_3_4x1x1", "CONV_MMA(64, 32, 32, 3, 4, 1, 1, 1)", (6, 5)),
+            "conv_wg" => ("conv_wg_3_1x1_32x64_8", "CONV_WG(3, 1, 1, 32, 64, 8)", (6, 5)),
+            // 8 tiles of one block: rounds of 3, 3 and 2
+            _ => ("conv_pp_3_3_64x64", "CONV_PP(3, 3, 64, 64)", (11, 30)),
         };
         let keep = |line: &&str| !line.starts_with("CONV_") || *line == kept;
         let text: Vec<&str> = text.lines().collect();
@@ -297,7 +396,8 @@ fn mistakes_in_kernels_are_noticed() {
         let mut noticed = false;
         for seed in [0, 1, 2, 3] {
             let Some(gpu) = Emulator::mutated(file, &text, seed) else { return };
-            let case = Case { cin: 264, cout: 40, h: 6, w: 5, ..PLAIN };
+            let gpu: Arc<dyn Gpu> = Arc::new(Few { gpu, sms: 1 });
+            let case = Case { cin: 264, cout: 40, h, w, ..PLAIN };
             let run = std::panic::AssertUnwindSafe(|| check_conv(&gpu, &[case], Some(choice), what));
             let hook = std::panic::take_hook();
             std::panic::set_hook(Box::new(|_| {}));

@@ -7,7 +7,7 @@ mod network;
 mod people;
 
 use super::emulator::{Emulator, HOPPER, TURING};
-use super::gpu::{Gpu, Memory, Purpose, Sequence};
+use super::gpu::{Caps, Gpu, Memory, Program, Purpose, Sequence};
 use super::lower::{Lowering, Place};
 use super::params::{Count, Survivor};
 use super::schedule::Storage;
@@ -55,6 +55,45 @@ fn real() -> Option<Arc<dyn Gpu>> {
     }
 }
 
+/// A GPU of which the host sees only a few multiprocessors: blocks that stay until all tiles are done have many.
+struct Few {
+    gpu: Arc<dyn Gpu>,
+    sms: u32,
+}
+
+impl Gpu for Few {
+    fn caps(&self) -> Caps {
+        Caps { sms: self.sms, ..self.gpu.caps() }
+    }
+    fn describe(&self) -> String {
+        self.gpu.describe()
+    }
+    fn identity(&self) -> String {
+        self.gpu.identity()
+    }
+    fn alloc(&self, bytes: usize, purpose: Purpose) -> Result<u64> {
+        self.gpu.alloc(bytes, purpose)
+    }
+    fn free(&self, address: u64) {
+        self.gpu.free(address);
+    }
+    fn alloc_host(&self, bytes: usize) -> Result<(u64, u64)> {
+        self.gpu.alloc_host(bytes)
+    }
+    fn free_host(&self, host: u64) {
+        self.gpu.free_host(host);
+    }
+    fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
+        self.gpu.upload(to, from)
+    }
+    fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
+        self.gpu.download(from, to)
+    }
+    fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>> {
+        self.gpu.compile(sequence)
+    }
+}
+
 const OPTIONS: Options = Options { keep_all: true, tune: false, group: true };
 
 /// A 1x1 convolution and nothing else.
@@ -68,6 +107,9 @@ struct Rig {
     gpu: Arc<dyn Gpu>,
     x: CudaExecutor,
     r: Reference,
+    /// Index of the setup that runs, and the image of its batch that is filled and read.
+    setup: usize,
+    image: usize,
     /// Where [`Op::BinDecode`] leaves its probabilities, if anywhere.
     heat: Option<[Memory; 2]>,
 }
@@ -75,12 +117,20 @@ struct Rig {
 impl Rig {
     fn new(gpu: &Arc<dyn Gpu>, plan: &Plan) -> Rig {
         let x = CudaExecutor::on(gpu.clone(), plan.clone(), OPTIONS).unwrap();
-        let rig = Rig { gpu: gpu.clone(), x, r: Reference::new(plan.clone()), heat: None };
-        let s = &rig.x.setups[0];
-        for m in [&s.arena, &s.rows] {
-            rig.gpu.upload(m.address, &vec![0xFF; m.bytes]).unwrap(); // NaNs everywhere
-        }
+        let r = Reference::new(plan.clone());
+        let mut rig = Rig { gpu: gpu.clone(), x, r, setup: 0, image: 0, heat: None };
+        rig.batch(1);
         rig
+    }
+
+    /// From now on batches of so many images run.
+    fn batch(&mut self, images: usize) {
+        self.setup = self.x.setup(images, 0).unwrap();
+        (self.x.last, self.image) = (self.setup, 0);
+        let s = &self.x.setups[self.setup];
+        for m in [&s.arena, &s.rows] {
+            self.gpu.upload(m.address, &vec![0xFF; m.bytes]).unwrap(); // NaNs everywhere
+        }
     }
 
     fn plan(&self) -> &Plan {
@@ -89,11 +139,12 @@ impl Rig {
 
     /// Address of element 0 of the first pixel or row of a view.
     fn address(&self, view: View) -> u64 {
-        let (s, setup) = (&self.x.schedule, &self.x.setups[0]);
+        let (s, setup) = (&self.x.schedule, &self.x.setups[self.setup]);
         let offset = s.offsets[view.buffer.0];
+        let map = setup.arena.address + ((offset + self.image * s.image) * 2) as u64;
         match s.storage[view.buffer.0] {
-            Storage::Half { .. } | Storage::Cells => setup.arena.address + (offset * 2 + view.c0 * 2) as u64,
-            Storage::Float { .. } => setup.arena.address + (offset * 2 + view.c0 * 4) as u64,
+            Storage::Half { .. } | Storage::Cells => map + (view.c0 * 2) as u64,
+            Storage::Float { .. } => map + (view.c0 * 4) as u64,
             Storage::Rows { .. } => setup.rows.address + ((offset * setup.capacity + view.c0) * 4) as u64,
         }
     }
@@ -161,7 +212,7 @@ impl Rig {
 
     /// Runs the scheduled launches; checks that the kernels wrote nothing but the steps' outputs.
     fn run_device(&mut self, mut choose: impl FnMut(&[Shape]) -> Choice) -> Result<()> {
-        let setup = &self.x.setups[0];
+        let setup = &self.x.setups[self.setup];
         let heat = self.heat.as_ref().map_or([0; 2], |h| [h[0].address, h[1].address]);
         let place = Place { heat, ..setup.place() };
         let (plan, schedule) = (&self.x.plan, &self.x.schedule);
@@ -186,12 +237,14 @@ impl Rig {
                 Storage::Rows { pitch } => (1, pitch, 4),
             };
             let base = [setup.arena.address, setup.rows.address][which];
-            let start = (self.address(view) - base) as usize;
+            let start = (self.address(view) - base) as usize; // of the first image
             let c = if schedule.storage[view.buffer.0] == Storage::Cells { 4 } else { view.c };
             let pixels = if which == 1 { setup.capacity } else { buffer.extent.pixels() };
-            for p in 0..pixels {
-                let at = start + p * pitch * size;
-                allowed[which][at..at + c * size].fill(true);
+            for image in 0..if which == 1 { 1 } else { setup.images } {
+                for p in 0..pixels {
+                    let at = start + image * schedule.image * 2 + p * pitch * size;
+                    allowed[which][at..at + c * size].fill(true);
+                }
             }
         }
         for which in 0..2 {
@@ -214,7 +267,7 @@ impl Rig {
     /// Relative L2 error and largest absolute error of a view.
     fn error(&mut self, view: View) -> (f64, f64) {
         let got = match self.plan().buffer_of(view).extent {
-            Extent::Map { .. } => self.x.read(view, 0).unwrap(),
+            Extent::Map { .. } => self.x.read(view, self.image).unwrap(),
             Extent::Survivors => self.rows(view),
         };
         let want = self.r.map(view);
