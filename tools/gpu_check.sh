@@ -4,7 +4,7 @@
 #   tools/gpu_check.sh [--weights FILE] [--image FILE] [--models "s l"] [SECTION...]
 #   tools/gpu_check.sh --build
 #
-# Sections, in this order without any named: kernels tune parity bench first sanitizer cpu sweep. None needs another, and each of
+# Sections, in this order without any named: kernels tune parity bench pingpong first sanitizer cpu sweep. None needs another, and each of
 # their commands ends after some time (LIMIT seconds, if given), so that a machine lent for minutes can be given some sections at
 # a time, the first ones first. Every kernel test is a process of its own: what breaks the device for one leaves it to the others.
 #
@@ -38,7 +38,7 @@ for line in sys.stdin:
   if "$engine" info | grep '^CUDA.*no CUDA kernels'; then return 1; fi
 }
 
-all_sections=(kernels tune parity bench first sanitizer cpu sweep)
+all_sections=(kernels tune parity bench pingpong first sanitizer cpu sweep)
 weights='' image=examples/apollo11.jpg models='s l' sections=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -47,7 +47,7 @@ while [ $# -gt 0 ]; do
       [ $# -ge 2 ] || { echo "$1 wants a value"; exit 2; }
       declare "${1#--}=$2"
       shift ;;
-    kernels | tune | parity | bench | first | sanitizer | cpu | sweep) sections+=("$1") ;;
+    kernels | tune | parity | bench | pingpong | first | sanitizer | cpu | sweep) sections+=("$1") ;;
     *) echo "'$1' is no section of: ${all_sections[*]}"; exit 2 ;;
   esac
   shift
@@ -131,6 +131,19 @@ bench() {
     for people in 1 10 100; do run 60 "rtmo-$m, $people people" "${bench[@]}" --model "rtmo-$m" --people "$people"; done
     run 60 "rtmo-$m by layer" "${bench[@]}" --model "rtmo-$m" --layers
   done
+}
+# Convolutions whose blocks stay, against those whose do not: the network of one image and of sixteen. Each has tiles of its own.
+pingpong() {
+  local on batch
+  for m in $models; do
+    for batch in 1 16; do
+      for on in 0 1 0 1; do
+        run 120 "rtmo-$m, batch $batch, RTMO_PING_PONG=$on" env RTMO_PING_PONG=$on XDG_CACHE_HOME="$XDG_CACHE_HOME/pingpong-$on" "$engine" bench --device cuda --model "rtmo-$m" --batch $batch --iters 60
+      done
+    done
+    run 120 "rtmo-$m: fp16 against the CPU in fp32, RTMO_PING_PONG=1" env RTMO_PING_PONG=1 XDG_CACHE_HOME="$XDG_CACHE_HOME/pingpong-1" "$engine" check "$image" --model "rtmo-$m" --device cuda --stages
+  done
+  run 10 "their tiles" sh -c 'cat "$XDG_CACHE_HOME"/pingpong-1/rtmo-engine/tiles-*.txt'
 }
 first() {
   for try in first second; do run 60 "a whole process, $try time" bash -c 'time "$@"' _ "$engine" infer "$image" --no-draw --device cuda ${weights:+--weights "$weights"}; done

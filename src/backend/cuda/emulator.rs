@@ -147,9 +147,11 @@ pub(super) struct Emulator {
 }
 
 /// As an H100, as far as kernels can tell.
-pub(super) const HOPPER: Caps = Caps { sms: 132, shared: 227 << 10, sm90: true, wgmma: true };
+pub(super) const HOPPER: Caps =
+    Caps { sms: 132, shared: 227 << 10, sm90: true, wgmma: true, ping_pong: true };
 /// As a T4: what the oldest supported GPUs lack, and as little shared memory.
-pub(super) const TURING: Caps = Caps { sms: 40, shared: 64 << 10, sm90: false, wgmma: false };
+pub(super) const TURING: Caps =
+    Caps { sms: 40, shared: 64 << 10, sm90: false, wgmma: false, ping_pong: false };
 
 impl Emulator {
     /// `None`, after saying so, on a machine without a C++ compiler. In continuous integration (`CI` is set) that is a

@@ -17,6 +17,8 @@ pub(super) struct Caps {
     pub sm90: bool,
     /// The loaded kernels include those for warpgroup matrix products.
     pub wgmma: bool,
+    /// Kernels whose blocks stay (`conv_pp.cu`) may be chosen.
+    pub ping_pong: bool,
 }
 
 /// What a device buffer holds.

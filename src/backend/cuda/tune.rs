@@ -82,7 +82,7 @@ pub(super) fn possible(caps: &Caps, shapes: &[Shape], choice: &Choice) -> bool {
     if !matches!(tile.unit, Unit::Mma { .. }) && !caps.wgmma || choice.split > 1 && !caps.sm90 {
         return false;
     }
-    if matches!(tile.unit, Unit::PingPong { .. }) && shapes.len() > 1 {
+    if matches!(tile.unit, Unit::PingPong { .. }) && (shapes.len() > 1 || !caps.ping_pong) {
         return false;
     }
     let steps: Option<Vec<_>> = shapes.iter().map(|s| geometry(s, choice)).collect();
@@ -346,8 +346,8 @@ mod tests {
     use super::*;
     use crate::plan::Act;
 
-    const H100: Caps = Caps { sms: 132, shared: 227 << 10, sm90: true, wgmma: true };
-    const T4: Caps = Caps { sms: 40, shared: 64 << 10, sm90: false, wgmma: false };
+    const H100: Caps = Caps { sms: 132, shared: 227 << 10, sm90: true, wgmma: true, ping_pong: true };
+    const T4: Caps = Caps { sms: 40, shared: 64 << 10, sm90: false, wgmma: false, ping_pong: false };
 
     fn shape(kernel: usize, stride: usize, cin: usize, cout: usize, o: usize) -> Shape {
         let act = Act::Silu;
@@ -413,6 +413,8 @@ mod tests {
             }
             assert!(ping_pong(&candidates(&H100, &[s, s], images)).is_empty(), "several steps");
             assert!(ping_pong(&candidates(&T4, &[s], images)).is_empty(), "no wgmma");
+            let unasked = Caps { ping_pong: false, ..H100 };
+            assert!(ping_pong(&candidates(&unasked, &[s], images)).is_empty(), "nobody asked");
         }
         assert!(ping_pong(&candidates(&H100, &[shape(3, 1, 128, 128, 20)], 1)).is_empty(), "few tiles");
     }
