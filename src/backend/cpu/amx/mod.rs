@@ -7,5 +7,7 @@
 //! ```
 
 pub mod conv;
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod emulator;
 mod round;
 pub mod unit;
