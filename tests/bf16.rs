@@ -19,6 +19,11 @@ fn isas() -> Vec<Isa> {
     isas
 }
 
+/// Those with tiles; none if `RTMO_ISA` names one without.
+fn isas_with_tiles() -> Vec<Isa> {
+    isas().into_iter().filter(|isa| isa.tile_unit().is_some()).collect()
+}
+
 /// A convolution between slices of wider maps.
 #[derive(Clone, Copy)]
 struct Layer {
@@ -130,7 +135,7 @@ fn both_parts_of_a_factor_count() {
     }
     layers.push(Layer { groups: 8, ..Layer::new((6, 7), (144, 144), (3, 1)) });
     layers.push(Layer { margin: 1, ..Layer::new((7, 9), (256, 300), (3, 1)) });
-    let isas: Vec<Isa> = isas().into_iter().filter(|isa| isa.tile_unit().is_some()).collect();
+    let isas = isas_with_tiles();
     if isas.is_empty() {
         println!("not run: RTMO_ISA names an instruction set without tiles");
         return;
@@ -196,7 +201,8 @@ fn rounding_errors_are_those_of_the_factors() {
 
 /// Generated weights amplify rounding as trained ones do not: from 1e-3 of a layer to 3e-2 of the last maps, and random
 /// pixels' worth of it for people a hundred wide. The authors' PyTorch, itself in bf16, is twice as far off: 6.1e-2 at p5
-/// of rtmo-t, where tiles have 3.1e-2 and vectors, which leave some layers in f32, 2.8e-2.
+/// of rtmo-t, where tiles have 3.1e-2 and vectors, which leave some layers in f32, 2.8e-2. Mean keypoints of rtmo-t are off
+/// by 1.3 px with vectors, by 1.6 and 1.7 with tiles, whose sums the emulations order differently.
 const GENERATED: Tolerance = Tolerance {
     overlap: 0.0,
     keypoint_mean: 2.0,
@@ -206,19 +212,22 @@ const GENERATED: Tolerance = Tolerance {
     ..Tolerance::BF16
 };
 
-#[test]
-fn networks_stay_close_to_pytorch() {
+/// Runs networks that PyTorch has run.
+fn compare_networks(names: &[&str], isas: &[Isa], precision: Precision, tolerance: &Tolerance) {
+    if isas.is_empty() {
+        println!("not run: RTMO_ISA names an instruction set without {precision}");
+    }
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity");
-    for name in ["t", "m14-three-levels"] {
+    for name in names {
         let dump = Dump::open(folder.join(format!("{name}.safetensors"))).expect("a dump");
         let plan = dump.plan(&dump.weights()).expect("generated weights");
-        for isa in isas() {
-            let options = CpuOptions { threads: 2, isa, precision: Precision::Bf16, keep_maps: true };
-            let mut cpu = CpuExecutor::new(plan.clone(), options).expect("bf16");
-            assert!(cpu.describe().ends_with("bf16"), "{}", cpu.describe());
+        for &isa in isas {
+            let options = CpuOptions { threads: 2, isa, precision, keep_maps: true };
+            let mut cpu = CpuExecutor::new(plan.clone(), options).expect("the precision");
+            assert!(cpu.describe().ends_with(precision.name()), "{}", cpu.describe());
             let report = dump.compare(&mut cpu).expect("a run");
-            println!("{name}, {}\n{report}", isa.name());
-            if let Err(beyond) = report.check(&GENERATED) {
+            println!("{name}, {}, {precision}\n{report}", isa.name());
+            if let Err(beyond) = report.check(tolerance) {
                 panic!("{name}, {}:\n{beyond}", isa.name());
             }
         }
@@ -226,21 +235,19 @@ fn networks_stay_close_to_pytorch() {
 }
 
 #[test]
+fn networks_stay_close_to_pytorch() {
+    compare_networks(&["t", "m14-three-levels"], &isas(), Precision::Bf16, &GENERATED);
+}
+
+#[test]
 fn bf16x3_is_close_to_fp32() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity");
-    for name in ["t", "l", "m14-three-levels"] {
-        let dump = Dump::open(folder.join(format!("{name}.safetensors"))).expect("a dump");
-        let plan = dump.plan(&dump.weights()).expect("generated weights");
-        for isa in isas().into_iter().filter(|isa| isa.tile_unit().is_some()) {
-            let options = CpuOptions { threads: 2, isa, precision: Precision::Bf16x3, keep_maps: true };
-            let mut cpu = CpuExecutor::new(plan.clone(), options).expect("bf16x3");
-            let report = dump.compare(&mut cpu).expect("a run");
-            println!("{name}, {}\n{report}", isa.name());
-            if let Err(beyond) = report.check(&Tolerance::BF16X3) {
-                panic!("{name}, {}:\n{beyond}", isa.name());
-            }
-        }
-    }
+    compare_networks(&["t", "m14-three-levels"], &isas_with_tiles(), Precision::Bf16x3, &Tolerance::BF16X3);
+}
+
+/// More layers, more rounding.
+#[test]
+fn bf16x3_of_the_deepest_network_is_too() {
+    compare_networks(&["l"], &isas_with_tiles(), Precision::Bf16x3, &Tolerance::BF16X3);
 }
 
 #[test]

@@ -4,9 +4,9 @@
 #   tools/gpu_check.sh [--weights FILE] [--image FILE] [--models "s l"] [SECTION...]
 #   tools/gpu_check.sh --build
 #
-# Sections, in this order without any named: kernels tune parity bench pingpong first sanitizer cpu sweep. None needs another, and each of
-# their commands ends after some time (LIMIT seconds, if given), so that a machine lent for minutes can be given some sections at
-# a time, the first ones first. Every kernel test is a process of its own: what breaks the device for one leaves it to the others.
+# Sections, in this order without any named: kernels tune parity bench pingpong first sanitizer cpu sweep. None needs another,
+# and each of their commands ends after some time (LIMIT seconds, if given), so that a machine lent for minutes can be given some
+# sections at a time, the first ones first. Every kernel test is a process of its own: what breaks the device for one leaves it to the others.
 #
 # Where there is no Rust, build elsewhere and carry the binaries: --build puts the engine and its test binary, stripped, into
 # target/gpu/, and a later run finds them there (RTMO_CUDA_ARCHS=sm_90a builds for the GPU at hand only: smaller, sooner). The same

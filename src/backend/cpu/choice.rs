@@ -9,6 +9,9 @@
 //! 2.1 of f32, where `F(4, 3)` has 2.25 of f32: equal, before its finer transforms. What decides is weights, 3.6 bytes
 //! each instead of 16: small maps of many channels gain, and maps that patches of four do not cover well. The others keep
 //! f32, and its accuracy. With stride 2, 5 for 6 in each direction in bf16 is two thirds of the time of 9 for 12 in f32.
+//!
+//! All that is for vectors. Tiles (`amx`) have sixteen times the products of f32's vectors: there every layer that may be
+//! rounded is, and none needs an algorithm with fewer products.
 
 use super::direct::Shape;
 use super::factor::Factor;

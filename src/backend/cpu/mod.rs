@@ -114,7 +114,8 @@ impl CpuExecutor {
     ///
     /// # Errors
     /// If this CPU lacks the instruction set, or that the precision.
-    pub fn new(mut plan: Plan, options: CpuOptions) -> Result<CpuExecutor> {
+    pub fn new(mut plan: Plan, mut options: CpuOptions) -> Result<CpuExecutor> {
+        options.threads = options.threads.max(1);
         if !options.isa.available() {
             return Err(Error::Device(format!("this CPU has no {}", options.isa.name())));
         }
@@ -134,7 +135,7 @@ impl CpuExecutor {
                 return Err(Error::Device("the CPU computes in fp32 or bf16, not in fp16".into()));
             }
         }
-        let threads = options.threads.max(1);
+        let threads = options.threads;
         let arena = plan.arena(16, GUARD, options.keep_maps);
         let Prepared { phases, arena_len, input } =
             with_isa!(options.isa, simd => prepare(simd, &mut plan, &arena, &options));

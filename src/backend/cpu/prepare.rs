@@ -49,7 +49,7 @@ pub const GUARD: usize = 16;
 
 /// Chooses and packs kernels for every step. Weights are dropped from the plan as they are packed.
 pub fn prepare<S: Simd>(simd: S, plan: &mut Plan, arena: &Arena, options: &CpuOptions) -> Prepared {
-    let threads = options.threads.max(1);
+    let threads = options.threads;
     let mut builder = Builder {
         simd,
         arena,

@@ -14,8 +14,8 @@ use std::time::Duration;
 type Measured = ([usize; 5], &'static str, i32, usize, usize, Trigger);
 
 /// The best tiles for the layers of rtmo-s and rtmo-l that were measured on an H100 for batch 1, beside a neighbour and then
-/// inside the whole network (`benches/record`, the tiles of 2026-11-23); a few layers of other networks alone, earlier. What is
-/// measured at the first load goes before this.
+/// inside the whole network (`benches/record`, the tiles of 2026-11-23); layers that share launches there, and some of other
+/// networks, alone and with earlier kernels. What is measured at the first load goes before this.
 #[rustfmt::skip]
 const MEASURED: &[Measured] = &[
     ([1, 1, 32, 32, 160], "conv_mma_64x32x32_3_4x1x1", 0, 1, 1, Mid),

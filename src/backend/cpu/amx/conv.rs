@@ -34,13 +34,14 @@ use std::ops::Range;
 /// leaves room for weights and results.
 const CONVERTED: usize = 512 << 10;
 
-/// Rows that an item should have at least: neighbours convert the rows between them twice.
+/// Rows that an item should have at least, since neighbours convert the rows between them twice; of a 1x1 layer, blocks.
 const ROWS_AN_ITEM: usize = 8;
 
 /// Items a thread, if there are rows enough: threads that fall behind leave items to the others.
 const ITEMS: usize = 3;
 
-/// Bytes of weights from which threads share the output channels instead of reading all weights each.
+/// Bytes of weights from which threads share the output channels instead of reading all weights each. Each then converts the
+/// input, which by count of instructions is some hundredths of such a layer.
 const HEAVY: usize = 1 << 20;
 
 /// Channels of a block in one group.
@@ -110,15 +111,16 @@ impl<S: Simd> TileConv<S> {
         }
         // Taps of a row are one segment where they are contiguous, as in the stem's three-channel input.
         let joined = groups == 1 && kernel > 1 && src.c < DEPTH / 2;
-        let (across, depth) = if joined { (1, kernel * cin) } else { (kernel, cin) };
+        let (taps_across, depth) = if joined { (1, kernel * cin) } else { (kernel, cin) };
         let chunks = depth.div_ceil(DEPTH);
         let pixel = if joined { cin } else { src.c.next_multiple_of(DEPTH) };
         // What the last output's last segment of a row reads lies in that row.
         let reach = (src.c - cin + chunks * DEPTH).div_ceil(pixel);
-        let width = ((columns - 1) * stride + across - 1 + reach).max(pad + src.w).next_multiple_of(stride);
+        let width =
+            ((columns - 1) * stride + taps_across - 1 + reach).max(pad + src.w).next_multiple_of(stride);
 
         let packed_bytes =
-            parts * 2 * kernel * across * chunks * DEPTH * groups * cout.next_multiple_of(ROWS);
+            parts * 2 * kernel * taps_across * chunks * DEPTH * groups * cout.next_multiple_of(ROWS);
         let ranges = if packed_bytes > HEAVY { threads.min(bias.len() / BLOCK).max(1) } else { 1 };
         let most_rows = (CONVERTED / (parts * 2 * width * pixel) / stride).max(1);
         let enough = if columns == 1 { ROWS_AN_ITEM * BLOCK } else { ROWS_AN_ITEM };
@@ -127,7 +129,8 @@ impl<S: Simd> TileConv<S> {
         let blocks = blocks.next_multiple_of(shares).min(rows);
         let plane = ((rows.div_ceil(blocks) - 1) * stride + kernel).div_ceil(stride);
         let tap = |ky: usize, kx: usize| ((ky % stride * plane + ky / stride) * width + kx) * pixel;
-        let taps: Vec<usize> = (0..kernel).flat_map(|ky| (0..across).map(move |kx| tap(ky, kx))).collect();
+        let taps: Vec<usize> =
+            (0..kernel).flat_map(|ky| (0..taps_across).map(move |kx| tap(ky, kx))).collect();
         let part = part_len(stride, plane, width, pixel);
         let mut segments = Vec::new();
         for (x, w) in [(0, 0), (0, 1), (1, 0)].into_iter().filter(|(x, w)| x + w < parts) {
