@@ -30,7 +30,7 @@ fn kernels(criterion: &mut Criterion) {
     let options =
         CpuOptions { keep_maps: true, ..CpuOptions::detect().expect("RTMO_ISA names an instruction set") };
     println!("{}, {} threads", options.isa.name(), options.threads);
-    for variant in [Variant::S, Variant::L] {
+    for variant in [Variant::T, Variant::S, Variant::L] {
         let plan = model::build(&model::random(variant, 17, 2, 1), variant.default_input())
             .expect("generated weights");
         let mut group = criterion.benchmark_group(variant.letter());

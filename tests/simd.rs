@@ -49,7 +49,7 @@ enum Function {
     Silu,
     Erf,
     Gelu,
-    Recip,
+    Quotient,
     Round,
 }
 
@@ -74,7 +74,7 @@ impl Kernel for Apply<'_> {
                     Function::Silu => math::silu(s, v),
                     Function::Erf => math::erf(s, v),
                     Function::Gelu => math::gelu(s, v),
-                    Function::Recip => s.recip(v),
+                    Function::Quotient => s.quotient(s.splat(3.0), v),
                     Function::Round => s.round(v),
                 };
                 s.store(x.as_mut_ptr().add(i), y);
@@ -180,11 +180,12 @@ fn erf_and_gelu_are_accurate() {
 }
 
 #[test]
-fn reciprocals_and_rounding() {
+fn quotients_and_rounding() {
     fn test<S: Simd>(isa: &str, s: S) {
         let apply = |function, x: &[f32]| s.vectorize(Apply { function, x });
         let x: Vec<f32> = magnitudes(-120, 125).into_iter().chain(line(1.0, 2.0, 100_003)).collect();
-        worst(isa, "recip, relative", &x, &apply(Function::Recip, &x), 2e-7, |x, y| (y * x - 1.0).abs());
+        let relative = |x: f64, y: f64| (y * x / 3.0 - 1.0).abs();
+        worst(isa, "3 / x, relative", &x, &apply(Function::Quotient, &x), 2e-7, relative);
         let x: Vec<f32> =
             line(-130.0, 130.0, 26_001).into_iter().chain([0.5, 1.5, 2.5, -0.5, -1.5]).collect();
         let ties = |x: f64, y: f64| (y - x.round_ties_even()).abs();
@@ -232,6 +233,14 @@ impl Kernel for Lanes {
             // SAFETY: as many lanes.
             let scaled = get(s.mul_pow2(unsafe { s.load(unit.as_ptr()) }, s.splat(power)));
             assert_eq!(scaled, each(&|i| unit[i] * power.exp2()), "2^{power}");
+        }
+        for factor in [-10.0, -1.5, -1.0, 0.125, 1.0, 10.0f32] {
+            let (power, rest) = s.split_exp2(va, s.splat(factor));
+            for (i, (power, rest)) in get(power).into_iter().zip(get(rest)).enumerate() {
+                let exponent = power.log2();
+                assert_eq!(power, exponent.round().exp2(), "a power of two");
+                assert!(rest.abs() <= 0.5 && exponent + rest == a[i] * factor, "{} * {factor}", a[i]);
+            }
         }
         assert_eq!(s.reduce_add(va), a[..n].iter().sum::<f32>());
         for peak in 0..n {

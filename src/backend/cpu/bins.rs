@@ -230,6 +230,7 @@ impl<S: Simd> Work for BinDecode<S> {
                         depth,
                         weights,
                         init: std::ptr::null(),
+                        addends: std::ptr::null(),
                         out: logits.add(t0 * axis.pitch() + panel.c0),
                         pitch: axis.pitch(),
                     });

@@ -5,11 +5,12 @@
 //! are bf16, the block's input is converted first, once for all its taps and panels.
 
 use super::epilogue::{Epilogue, Region};
-use super::factor::Factor;
+use super::factor::{Convert, Factor};
 use super::memory::{Block, Map};
 use super::micro::{MAX_ROWS, Micros, Tile, max_rows};
 use super::pack::{Panel, pack, panels, tiles};
-use super::simd::{Kernel, Simd};
+use super::prefetch;
+use super::simd::Simd;
 use super::work::{Context, Scratch, ScratchSize, Work};
 use std::ops::Range;
 
@@ -36,6 +37,9 @@ impl Shape {
         }
     }
 }
+
+/// Output pixels from those in work to those whose memory is asked for: two tiles, at least some hundred cycles.
+const AHEAD: usize = 2 * MAX_ROWS;
 
 /// How the work is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +88,8 @@ pub struct Direct<S, T> {
     epilogue: Epilogue,
     cut: Cut,
     micro: Micros<T>,
+    /// Micro-kernels that finish whole vectors of the output themselves.
+    finishing: Option<Micros<T>>,
     /// Values from a converted pixel to the next, and values of the largest block's converted input.
     converted: (usize, usize),
 }
@@ -156,6 +162,10 @@ impl<S: Simd, T: Factor> Direct<S, T> {
         let widest = columns.iter().map(|c| c.panel.vectors).max().unwrap_or(0);
         // A zero behind each pixel for the last group of an odd depth; taps that are one segment leave no room for it.
         let pixel = if whole_rows { cin } else { src.c + depth % T::GROUP };
+        let finishing = epilogue.in_kernel().map(|silu| match silu {
+            true => Micros::silu(simd, widest),
+            false => Micros::new(simd, widest),
+        });
         let mut direct = Direct {
             simd,
             src,
@@ -172,6 +182,7 @@ impl<S: Simd, T: Factor> Direct<S, T> {
             epilogue,
             cut,
             micro: Micros::new(simd, widest),
+            finishing,
             converted: (pixel, 0),
         };
         if !T::IN_PLACE {
@@ -280,59 +291,59 @@ impl<S: Simd, T: Factor> Direct<S, T> {
     }
 }
 
-/// Part of a map as factors: pixels from `src` on, to `out`, `pitch` values apart.
-struct Convert<T> {
-    src: *const f32,
-    /// Values from a row of the map to the next.
-    row: usize,
-    /// Values from a pixel to the next.
-    pixel: usize,
-    rows: usize,
-    columns: usize,
-    c: usize,
-    out: *mut T,
-    pitch: usize,
-}
-
-impl<T: Factor> Kernel for Convert<T> {
-    type Output = ();
-    #[inline(always)]
-    fn call<S: Simd>(self, s: S) {
-        let Convert { src, row, pixel, rows, mut columns, mut c, out, mut pitch } = self;
-        if pixel == c && pitch == c {
-            (columns, c, pitch) = (1, columns * c, columns * c);
-        }
-        let whole = c / S::LANES * S::LANES;
-        // SAFETY: made only by `Direct::source`: the pixels lie inside a map, `out` has room for them, with `pitch`
-        // values each and a group behind the last.
-        unsafe {
-            for y in 0..rows {
-                for x in 0..columns {
-                    let from = src.add(y * row + x * pixel);
-                    let to = out.add((y * columns + x) * pitch);
-                    for k in (0..whole).step_by(S::LANES) {
-                        T::store(s, to.add(k), s.load(from.add(k)), S::LANES);
-                    }
-                    if whole < c {
-                        let n = c - whole;
-                        T::store(s, to.add(whole), s.load_first(from.add(whole), n), n);
-                    }
-                    for k in c..pitch {
-                        *to.add(k) = T::zeroed();
-                    }
-                }
-            }
-            let end = out.add(rows * columns * pitch);
-            for k in 0..T::GROUP {
-                *end.add(k) = T::zeroed();
-            }
-        }
-    }
-}
-
 impl<S: Simd, T: Factor> Direct<S, T> {
     /// Sums of the largest tile.
     const TILE: usize = MAX_ROWS * 8 * S::LANES;
+
+    /// `height` output pixels from `pixel` on of a column, whose row pointers are `rows`. `sums` is for those that the
+    /// micro-kernel does not finish itself.
+    ///
+    /// # Safety
+    /// As [`Work::run`]; `rows` and `sums` must be a tile's.
+    unsafe fn tile(
+        &self,
+        base: *mut f32,
+        column: &Column,
+        (pixel, height): (usize, usize),
+        rows: *const *const T,
+        sums: *mut f32,
+    ) {
+        let Panel { c0, c, vectors } = column.panel;
+        let width = vectors * S::LANES;
+        let mut tile = Tile {
+            rows,
+            shift: column.shift,
+            segments: self.segments.len(),
+            depth: self.depth,
+            weights: std::ptr::null(),
+            init: std::ptr::null(),
+            addends: std::ptr::null(),
+            out: sums,
+            pitch: width,
+        };
+        let mut addends = [std::ptr::null(); MAX_ROWS];
+        // SAFETY: packed blocks hold every column's weights and bias; rows hold `depth` values each (or are the page of
+        // zeros), and another one where that is odd; pixels and channels lie inside the output, and `sums` has room.
+        unsafe {
+            tile.weights = self.weights.as_ptr().cast::<T>().add(column.weights);
+            tile.init = self.bias.as_ptr().add(column.bias);
+            match &self.finishing {
+                Some(finishing) if c == width => {
+                    let dst = &self.epilogue.dst;
+                    if self.epilogue.addends_of(base, pixel, c0, &mut addends[..height]) {
+                        tile.addends = addends.as_ptr();
+                    }
+                    (tile.out, tile.pitch) = (base.add(dst.offset + pixel * dst.pitch + c0), dst.pitch);
+                    finishing.get(height, vectors)(&tile);
+                }
+                _ => {
+                    self.micro.get(height, vectors)(&tile);
+                    let region = Region { first: pixel, rows: height, c: c0, n: c, tile: sums, pitch: width };
+                    self.epilogue.finish(self.simd, base, region);
+                }
+            }
+        }
+    }
 }
 
 impl<S: Simd, T: Factor> Work for Direct<S, T> {
@@ -346,7 +357,8 @@ impl<S: Simd, T: Factor> Work for Direct<S, T> {
     }
 
     unsafe fn run(&self, item: usize, context: &Context<'_>, scratch: &mut Scratch) {
-        let (block, range) = (item / self.cut.ranges, item % self.cut.ranges);
+        // A thread's items follow one another: its part of the weights comes in once.
+        let (block, range) = (item % self.blocks(), item / self.blocks());
         let Range { start: p0, end: p1 } = self.block(block);
         let columns = self.columns.len();
         let (c0, c1) = (columns * range / self.cut.ranges, columns * (range + 1) / self.cut.ranges);
@@ -355,40 +367,28 @@ impl<S: Simd, T: Factor> Work for Direct<S, T> {
         let source = unsafe { self.source(context.base, p0, p1, tile.add(Self::TILE).cast()) };
         let pointers: *mut *const T = scratch.rows.as_mut_ptr().cast();
         let mut pointed = 0;
-        for column in &self.columns[c0..c1] {
-            let vectors = column.panel.vectors;
-            let max = max_rows::<S>(vectors);
+        for (index, column) in self.columns[c0..c1].iter().enumerate() {
+            let max = max_rows::<S>(column.panel.vectors);
             if pointed != max {
                 // SAFETY: the source of these pixels; the scratch has room for their pointers.
                 unsafe { self.row_pointers(&source, p0, p1, max, pointers) };
                 pointed = max;
             }
+            // The first column brings the input in; taps that meet again in the next row need no hint.
+            let hint_input = index == 0 && self.segments.len() == 1 && T::IN_PLACE;
+            let Map { offset, pitch, .. } = self.epilogue.dst;
+            let out = context.base.wrapping_add(offset + p0 * pitch + column.panel.c0);
             let mut rows = pointers.cast_const();
             tiles(p1 - p0, max, |first, height| {
-                // SAFETY: packed blocks hold every column's weights and bias; rows hold `depth` values each (or are the
-                // page of zeros), and another one where that is odd; `tile` has room for all sums.
-                unsafe {
-                    self.micro.get(height, vectors)(&Tile {
-                        rows,
-                        shift: column.shift,
-                        segments: self.segments.len(),
-                        depth: self.depth,
-                        weights: self.weights.as_ptr().cast::<T>().add(column.weights),
-                        init: self.bias.as_ptr().add(column.bias),
-                        out: tile,
-                        pitch: vectors * S::LANES,
-                    });
+                for later in (first + AHEAD..first + AHEAD + height).take_while(|&later| later < p1 - p0) {
+                    if hint_input {
+                        // SAFETY: one pointer a pixel, and this is one of the block's.
+                        prefetch::read(unsafe { *pointers.add(later) }, self.depth * size_of::<T>());
+                    }
+                    prefetch::write(out.wrapping_add(later * pitch), column.panel.c * size_of::<f32>());
                 }
-                let region = Region {
-                    first: p0 + first,
-                    rows: height,
-                    c: column.panel.c0,
-                    n: column.panel.c,
-                    tile,
-                    pitch: vectors * S::LANES,
-                };
-                // SAFETY: contract of `run`; the tile was just written.
-                unsafe { self.epilogue.finish(self.simd, context.base, region) };
+                // SAFETY: contract of `run`; the pointers of this tile, and scratch for its sums.
+                unsafe { self.tile(context.base, column, (p0 + first, height), rows, tile) };
                 // SAFETY: stays within the pointers written above.
                 rows = unsafe { rows.add(height * self.segments.len()) };
             });

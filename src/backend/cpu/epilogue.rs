@@ -80,6 +80,47 @@ impl Epilogue {
         }
     }
 
+    /// Whether the activation is SiLU, if whole vectors need nothing but one addend before it, or none: then the
+    /// micro-kernel can finish its own sums.
+    pub fn in_kernel(&self) -> Option<bool> {
+        match (self.act, &self.pre, &self.post) {
+            (Act::Silu, _, None) => Some(true),
+            (Act::None, Addend::None, _) | (Act::None, _, None) => Some(false),
+            _ => None,
+        }
+    }
+
+    /// Where the addends of channels from `c` on of some pixels from `first` on lie, of an epilogue `in_kernel`; false if
+    /// it has none.
+    ///
+    /// # Safety
+    /// `base` must be the arena that the maps were resolved in, the pixels and channels inside them.
+    #[inline(always)]
+    pub unsafe fn addends_of(
+        &self,
+        base: *const f32,
+        first: usize,
+        c: usize,
+        rows: &mut [*const f32],
+    ) -> bool {
+        let same = match (&self.pre, &self.post) {
+            (Addend::None, None) => return false,
+            (Addend::None, Some(map)) | (Addend::Same(map), _) => Some(map),
+            _ => None,
+        };
+        let w = self.dst.w;
+        for (pixel, row) in (first..).zip(rows) {
+            // SAFETY: contract of this function.
+            *row = unsafe {
+                match same {
+                    Some(map) => base.add(map.offset + pixel * map.pitch + c),
+                    None => self.addend(base, pixel, (pixel / w, pixel % w), c),
+                }
+            };
+        }
+        true
+    }
+
     /// As [`Epilogue::apply`], from code that is not compiled for the instruction set.
     ///
     /// # Safety

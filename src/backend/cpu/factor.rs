@@ -1,6 +1,6 @@
 //! What the matrix kernels multiply: f32, or bf16 in pairs.
 
-use super::simd::Simd;
+use super::simd::{Kernel, Simd};
 use bytemuck::Pod;
 use half::bf16;
 
@@ -130,6 +130,62 @@ pub fn round_keeping_sum(weights: &mut [&mut f32]) {
         if moved.abs() < sum.abs() {
             *weights[i] = flip(rounded[i]).to_f32();
             sum = moved;
+        }
+    }
+}
+
+/// Part of a map as factors: pixels from `src` on, to `out`, `pitch` values apart.
+pub struct Convert<T> {
+    /// First pixel.
+    pub(super) src: *const f32,
+    /// Values from a row of the map to the next.
+    pub(super) row: usize,
+    /// Values from a pixel to the next.
+    pub(super) pixel: usize,
+    /// Rows of pixels.
+    pub(super) rows: usize,
+    /// Pixels a row.
+    pub(super) columns: usize,
+    /// Values of a pixel that count.
+    pub(super) c: usize,
+    /// Room for all pixels, and a group more.
+    pub(super) out: *mut T,
+    /// Values from a pixel of `out` to the next.
+    pub(super) pitch: usize,
+}
+
+impl<T: Factor> Kernel for Convert<T> {
+    type Output = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        let Convert { src, row, pixel, rows, mut columns, mut c, out, mut pitch } = self;
+        if pixel == c && pitch == c {
+            (columns, c, pitch) = (1, columns * c, columns * c);
+        }
+        let whole = c / S::LANES * S::LANES;
+        // SAFETY: made only by `Direct::source`: the pixels lie inside a map, `out` has room for them, with `pitch`
+        // values each and a group behind the last.
+        unsafe {
+            for y in 0..rows {
+                for x in 0..columns {
+                    let from = src.add(y * row + x * pixel);
+                    let to = out.add((y * columns + x) * pitch);
+                    for k in (0..whole).step_by(S::LANES) {
+                        T::store(s, to.add(k), s.load(from.add(k)), S::LANES);
+                    }
+                    if whole < c {
+                        let n = c - whole;
+                        T::store(s, to.add(whole), s.load_first(from.add(whole), n), n);
+                    }
+                    for k in c..pitch {
+                        *to.add(k) = T::zeroed();
+                    }
+                }
+            }
+            let end = out.add(rows * columns * pitch);
+            for k in 0..T::GROUP {
+                *end.add(k) = T::zeroed();
+            }
         }
     }
 }

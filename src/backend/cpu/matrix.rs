@@ -78,6 +78,7 @@ impl<S: Simd> Matrix<S> {
                         depth: self.depth,
                         weights: self.weights.as_ptr().add(self.starts[index]),
                         init: self.bias.as_ref().map_or(std::ptr::null(), |b| b.as_ptr().add(panel.c0)),
+                        addends: std::ptr::null(),
                         out: out.add(first * pitch + panel.c0),
                         pitch,
                     });

@@ -3,15 +3,17 @@
 //! It computes a tile of `MR` rows (pixels) by `NV` vectors (output channels):
 //!
 //! ```text
-//! out[r][j] = init[j] + sum over segments t, channels k of  a[t][r][k] * b[t][k][j]
+//! out[r][j] = init[j] + sum over segments t, channels k of  a[t][r][k] * b[t][k][j]  (+ addends[r][j])
 //! ```
 //!
 //! Rows are pointers: a segment is one tap of a convolution (or a run of contiguous ones), and a row's pointer is
 //! the pixel it reads there, or a page of zeros outside the map. So nothing is ever copied into columns. Per `k` the
 //! kernel loads `NV` vectors of packed weights, broadcasts one value a row, and does `MR * NV` multiply-adds, all in
-//! registers. Where the factors are bf16, `k` advances in pairs.
+//! registers; so is the activation of most layers. Where the factors are bf16, `k` advances in pairs.
 
 use super::factor::Factor;
+use super::math;
+use super::prefetch;
 use super::simd::{Kernel, Simd};
 
 /// Largest number of rows of a tile.
@@ -19,6 +21,9 @@ pub const MAX_ROWS: usize = 6;
 
 /// Groups of `k` an iteration: fewer branches to mispredict at the end of a short sum.
 const UNROLL: usize = 4;
+
+/// Groups of `k` from the weights in use to those that are asked for: some hundred cycles, the latency of a shared cache.
+const AHEAD: usize = 16;
 
 /// Operands of one tile.
 #[derive(Clone, Copy)]
@@ -35,6 +40,8 @@ pub struct Tile<T = f32> {
     pub weights: *const T,
     /// `[NV * LANES]` initial values (the bias), or null for zeros.
     pub init: *const f32,
+    /// `[rows]` pointers to what is added at the end, `NV * LANES` values each, or null for nothing.
+    pub addends: *const *const f32,
     /// `[rows][pitch]` result.
     pub out: *mut f32,
     /// Values from a row of `out` to the next.
@@ -48,9 +55,9 @@ pub struct Tile<T = f32> {
 /// that the function was made for (see [`select`]).
 pub type Micro<T = f32> = unsafe fn(&Tile<T>);
 
-struct Multiply<'a, T, const MR: usize, const NV: usize>(&'a Tile<T>);
+struct Multiply<'a, T, const MR: usize, const NV: usize, const SILU: bool>(&'a Tile<T>);
 
-impl<T: Factor, const MR: usize, const NV: usize> Kernel for Multiply<'_, T, MR, NV> {
+impl<T: Factor, const MR: usize, const NV: usize, const SILU: bool> Kernel for Multiply<'_, T, MR, NV, SILU> {
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
@@ -75,6 +82,8 @@ impl<T: Factor, const MR: usize, const NV: usize> Kernel for Multiply<'_, T, MR,
                 }
                 let mut k = 0;
                 while k + UNROLL <= groups {
+                    let ahead = b.wrapping_add(AHEAD * vectors);
+                    prefetch::read(ahead, UNROLL * vectors * size_of::<T>());
                     for u in 0..UNROLL {
                         T::rank(s, &mut acc, &a, (k + u) * T::GROUP, b.add(u * vectors));
                     }
@@ -87,8 +96,17 @@ impl<T: Factor, const MR: usize, const NV: usize> Kernel for Multiply<'_, T, MR,
                     k += 1;
                 }
             }
+            if !t.addends.is_null() {
+                for (r, row) in acc.iter_mut().enumerate() {
+                    let addends = *t.addends.add(r);
+                    for (j, v) in row.iter_mut().enumerate() {
+                        *v = s.add(*v, s.load(addends.add(j * S::LANES)));
+                    }
+                }
+            }
             for (r, row) in acc.iter().enumerate() {
                 for (j, &v) in row.iter().enumerate() {
+                    let v = if SILU { math::silu(s, v) } else { v };
                     s.store(t.out.add(r * t.pitch + j * S::LANES), v);
                 }
             }
@@ -97,10 +115,10 @@ impl<T: Factor, const MR: usize, const NV: usize> Kernel for Multiply<'_, T, MR,
 }
 
 /// Compiled entry of one tile shape; only handed out by [`select`], which had the token.
-unsafe fn entry<S: Simd, T: Factor, const MR: usize, const NV: usize>(tile: &Tile<T>) {
+unsafe fn entry<S: Simd, T: Factor, const MR: usize, const NV: usize, const SILU: bool>(tile: &Tile<T>) {
     if MR <= max_rows::<S>(NV) {
         // SAFETY: `select` was shown a token, so the CPU has the instructions.
-        unsafe { S::assume() }.vectorize(Multiply::<T, MR, NV>(tile))
+        unsafe { S::assume() }.vectorize(Multiply::<T, MR, NV, SILU>(tile))
     }
 }
 
@@ -111,16 +129,17 @@ pub const fn max_rows<S: Simd>(vectors: usize) -> usize {
     if rows < MAX_ROWS { rows } else { MAX_ROWS }
 }
 
-/// The micro-kernel of `rows` by `vectors` for the instruction set whose token is shown.
+/// The micro-kernel of `rows` by `vectors` for the instruction set whose token is shown; its results are the sums, or
+/// SiLU of them.
 ///
 /// # Panics
 /// If there is none of that shape.
-pub fn select<S: Simd, T: Factor>(_: S, rows: usize, vectors: usize) -> Micro<T> {
+pub fn select<S: Simd, T: Factor, const SILU: bool>(_: S, rows: usize, vectors: usize) -> Micro<T> {
     assert!(rows <= max_rows::<S>(vectors), "a tile of {rows} by {vectors} does not fit the registers");
     macro_rules! table {
         ($($mr:literal: $($nv:literal)*;)*) => {
             match (rows, vectors) {
-                $($(($mr, $nv) => entry::<S, T, $mr, $nv>,)*)*
+                $($(($mr, $nv) => entry::<S, T, $mr, $nv, SILU>,)*)*
                 _ => panic!("no micro-kernel of {rows} rows by {vectors} vectors"),
             }
         };
@@ -139,11 +158,20 @@ pub fn select<S: Simd, T: Factor>(_: S, rows: usize, vectors: usize) -> Micro<T>
 pub struct Micros<T = f32>(Vec<[Option<Micro<T>>; MAX_ROWS + 1]>);
 
 impl<T: Factor> Micros<T> {
-    /// Micro-kernels of 1 to `widest` vectors.
+    /// Micro-kernels of 1 to `widest` vectors, whose results are sums.
     pub fn new<S: Simd>(simd: S, widest: usize) -> Micros<T> {
+        Micros::make::<S, false>(simd, widest)
+    }
+
+    /// Those whose results are SiLU of the sums.
+    pub fn silu<S: Simd>(simd: S, widest: usize) -> Micros<T> {
+        Micros::make::<S, true>(simd, widest)
+    }
+
+    fn make<S: Simd, const SILU: bool>(simd: S, widest: usize) -> Micros<T> {
         let shapes = |v: usize| {
             let rows = if v == 0 { 0 } else { max_rows::<S>(v) };
-            std::array::from_fn(|r| (r > 0 && r <= rows).then(|| select(simd, r, v)))
+            std::array::from_fn(|r| (r > 0 && r <= rows).then(|| select::<S, T, SILU>(simd, r, v)))
         };
         Micros((0..=widest).map(shapes).collect())
     }

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! plan -> prepare, choice (choose kernels, pack weights) -> phases of items -> run: one parallel region, a barrier a phase
-//!   direct, winograd, amx, attention, survivors, gau, bins      operations
-//!     micro, factor, matrix, pack, epilogue, math          what they are made of
-//!       simd                                               what a vector is, per instruction set
+//!   pool, share                                            threads, and who does which items
+//!   direct, winograd, amx, attention, survivors, gau, bins   operations
+//!     micro, factor, matrix, pack, epilogue, math, prefetch  what they are made of
+//!       simd                                                 what a vector is, per instruction set
 //! ```
 
 pub mod amx;
@@ -24,8 +25,10 @@ pub mod pack;
 pub mod peak;
 pub mod pointwise;
 pub mod pool;
+mod prefetch;
 pub mod prepare;
 mod probe;
+mod share;
 pub mod simd;
 pub mod survivors;
 pub mod winograd;
@@ -40,10 +43,10 @@ use isa::with_isa;
 use memory::{Block, Map};
 use pool::{Pool, Worker};
 use prepare::{GUARD, Phase, Prepared, prepare};
+use share::Shares;
 use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use work::{Context, Rows, Scratch, ScratchSize, State};
 
@@ -87,7 +90,7 @@ pub struct CpuExecutor {
     options: CpuOptions,
     pool: Pool,
     phases: Vec<Phase>,
-    counters: Vec<Counter>,
+    shares: Vec<Shares>,
     arena: Block,
     maps: Vec<Option<Map>>,
     input: Option<(View, Map, usize)>,
@@ -95,10 +98,6 @@ pub struct CpuExecutor {
     state: UnsafeCell<State>,
     heatmaps: Option<[usize; 2]>,
 }
-
-/// Next item of a phase, on a cache line of its own.
-#[repr(align(64))]
-struct Counter(AtomicUsize);
 
 /// The arena's address, for the threads of a run.
 struct Base(*mut f32);
@@ -164,7 +163,7 @@ impl CpuExecutor {
         Ok(CpuExecutor {
             options,
             pool: Pool::new(threads),
-            counters: phases.iter().map(|_| Counter(AtomicUsize::new(0))).collect(),
+            shares: phases.iter().map(|_| Shares::new(threads)).collect(),
             phases,
             arena: Block::zeroed(arena_len),
             maps,
@@ -184,26 +183,19 @@ impl CpuExecutor {
         options: &RunOptions,
         after: &(dyn Fn(usize) + Sync),
     ) {
-        for counter in &self.counters {
-            counter.0.store(0, Ordering::Relaxed);
-        }
         let base = Base(self.arena.as_mut_ptr());
         let context = Context { base: base.0, options, frame, state: &self.state };
-        let (counters, scratch) = (&self.counters[phases.clone()], &self.scratch);
+        let (shares, scratch) = (&self.shares[phases.clone()], &self.scratch);
+        shares.iter().for_each(Shares::reset);
         let first = phases.start;
         let phases = &self.phases[phases];
         let (context, base) = (&context, &base);
         self.pool.run(&|worker: &Worker<'_>| {
             let _ = base;
             let mut scratch = scratch[worker.index].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            for (index, (phase, counter)) in phases.iter().zip(counters).enumerate() {
-                let items = phase.work.items(context);
-                loop {
-                    let item = counter.0.fetch_add(1, Ordering::Relaxed);
-                    if item >= items {
-                        break;
-                    }
-                    // SAFETY: the arena and scratch were made for these phases; the counter hands each item to one
+            for (index, (phase, shares)) in phases.iter().zip(shares).enumerate() {
+                for item in shares.of(worker.index, phase.work.items(context)) {
+                    // SAFETY: the arena and scratch were made for these phases; the shares hand each item to one
                     // thread; the barrier completes a phase before the next.
                     unsafe { phase.work.run(item, context, &mut scratch) };
                 }

@@ -291,7 +291,8 @@ impl<S: Simd> Work for TileConv<S> {
     }
 
     unsafe fn run(&self, item: usize, context: &Context<'_>, scratch: &mut Scratch) {
-        let (block, range) = (item / self.ranges, item % self.ranges);
+        // A thread's items follow one another: its part of the weights comes in once.
+        let (block, range) = (item % self.blocks, item / self.blocks);
         let (rows, across) = (self.block(block), self.across());
         let panels = self.panels.len() * range / self.ranges..self.panels.len() * (range + 1) / self.ranges;
         let sums = scratch.values.as_mut_ptr();

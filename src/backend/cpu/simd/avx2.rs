@@ -102,15 +102,6 @@ impl Simd for Avx2 {
         unsafe { _mm256_div_ps(a, b) }
     }
     #[inline(always)]
-    fn recip(self, a: __m256) -> __m256 {
-        // One step of Newton's iteration doubles the estimate's 12 bits.
-        // SAFETY: token.
-        unsafe {
-            let r = _mm256_rcp_ps(a);
-            _mm256_mul_ps(r, _mm256_fnmadd_ps(a, r, _mm256_set1_ps(2.0)))
-        }
-    }
-    #[inline(always)]
     fn max(self, a: __m256, b: __m256) -> __m256 {
         // SAFETY: token.
         unsafe { _mm256_max_ps(a, b) }
@@ -136,6 +127,18 @@ impl Simd for Avx2 {
         unsafe {
             let e = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)));
             _mm256_mul_ps(a, _mm256_castsi256_ps(e))
+        }
+    }
+    #[inline(always)]
+    fn split_exp2(self, a: __m256, b: __m256) -> (__m256, __m256) {
+        // Where values are 1 apart, an addition rounds: the sum's last bits are n, here the exponent of 2^n.
+        const ONES: f32 = (3 << 22) as f32 + 127.0;
+        // SAFETY: token.
+        unsafe {
+            let ones = _mm256_set1_ps(ONES);
+            let sum = _mm256_fmadd_ps(a, b, ones);
+            let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(sum));
+            (_mm256_castsi256_ps(power), _mm256_fmadd_ps(a, b, _mm256_sub_ps(ones, sum)))
         }
     }
     #[inline(always)]

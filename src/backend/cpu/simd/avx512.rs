@@ -77,12 +77,12 @@ macro_rules! avx512_arithmetic {
             unsafe { _mm512_div_ps(a, b) }
         }
         #[inline(always)]
-        fn recip(self, a: __m512) -> __m512 {
-            // One step of Newton's iteration doubles the estimate's 14 bits.
+        fn quotient(self, a: __m512, b: __m512) -> __m512 {
+            // One step of Newton's iteration doubles the estimate's 14 bits, in less time than a division takes.
             // SAFETY: token.
             unsafe {
-                let r = _mm512_rcp14_ps(a);
-                _mm512_mul_ps(r, _mm512_fnmadd_ps(a, r, _mm512_set1_ps(2.0)))
+                let r = _mm512_rcp14_ps(b);
+                _mm512_mul_ps(_mm512_mul_ps(a, r), _mm512_fnmadd_ps(b, r, _mm512_set1_ps(2.0)))
             }
         }
         #[inline(always)]

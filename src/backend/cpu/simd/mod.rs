@@ -88,10 +88,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a / b`.
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
-    /// `1 / a` to a relative 2e-7, for normal `a` up to 2^126.
+    /// `a / b` to a relative 2e-7, for normal `b` up to 2^126, the fastest way.
     #[inline(always)]
-    fn recip(self, a: Self::V) -> Self::V {
-        self.div(self.splat(1.0), a)
+    fn quotient(self, a: Self::V, b: Self::V) -> Self::V {
+        self.div(a, b)
     }
     /// Larger of each lane.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
@@ -103,6 +103,13 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn neg_mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// `a * 2^n`, where `n` holds integers in `-126 ..= 127`.
     fn mul_pow2(self, a: Self::V, n: Self::V) -> Self::V;
+    /// `(2^n, a * b - n)`, where `n` is an integer nearest to `a * b`, which lies in `-126 ..= 126`.
+    #[inline(always)]
+    fn split_exp2(self, a: Self::V, b: Self::V) -> (Self::V, Self::V) {
+        let t = self.mul(a, b);
+        let n = self.round(t);
+        (self.mul_pow2(self.splat(1.0), n), self.sub(t, n))
+    }
     /// Nearest integer, ties to even.
     fn round(self, a: Self::V) -> Self::V;
     /// Magnitude of `a`, sign of `sign`.

@@ -15,18 +15,19 @@
 //! output leaves the core's cache.
 
 pub mod scheme;
+mod transform;
 
-use super::epilogue::{Epilogue, Region};
+use super::epilogue::Epilogue;
 use super::factor::Factor;
 use super::memory::{Block, Map};
 use super::micro::{MAX_ROWS, Micros, Tile, max_rows};
 use super::pack::{Panel, panels, place, tiles};
-use super::simd::{Kernel, Simd};
+use super::simd::Simd;
 use super::work::{Context, Scratch, ScratchSize, Work};
-use scheme::{MAX, MAX_OUT, Scheme};
+use scheme::{MAX, Scheme};
 use std::array::from_fn;
 use std::marker::PhantomData;
-use std::mem::MaybeUninit;
+use transform::{Input, Output};
 
 /// Bytes between the matrices of two positions, so that they do not fall into the same cache sets.
 const GAP: usize = 64;
@@ -155,170 +156,6 @@ impl<S: Simd, W: Scheme, T: Factor> Winograd<S, W, T> {
     }
 }
 
-/// `B^T d B` of the patches `first .. first + count` for all channels, and zeros up to whole vectors:
-/// `out[position * step + patch * pitch + channel]`.
-struct Input<'a, S, W, T> {
-    conv: &'a Winograd<S, W, T>,
-    base: *const f32,
-    first: usize,
-    count: usize,
-    step: usize,
-    out: *mut T,
-}
-
-/// Pixel `(row, column)` of a patch at `row * MAX + column`.
-type Pixels = [*const f32; MAX * MAX];
-
-impl<S0: Simd, W: Scheme, T: Factor> Input<'_, S0, W, T> {
-    /// One vector of channels, from channel `c` on; `load` reads it from a pixel.
-    ///
-    /// # Safety
-    /// `load` must be allowed to read each pixel, and `out` be writable for a vector at each position.
-    #[inline(always)]
-    unsafe fn channels<S: Simd>(
-        &self,
-        s: S,
-        pixels: &Pixels,
-        out: *mut T,
-        load: impl Fn(*const f32) -> S::V,
-    ) {
-        // Not cleared first: that would take as long as the transform.
-        let mut half = [[MaybeUninit::<S::V>::uninit(); MAX]; MAX];
-        for column in 0..W::WINDOW {
-            let mut d = [s.splat(0.0); MAX];
-            for (row, d) in d.iter_mut().enumerate().take(W::WINDOW) {
-                *d = load(pixels[row * MAX + column]);
-            }
-            let t = W::input(s, &d);
-            for (half, t) in half.iter_mut().zip(t).take(W::POINTS) {
-                half[column].write(t);
-            }
-        }
-        for (row, half) in half.iter().enumerate().take(W::POINTS) {
-            let mut d = [s.splat(0.0); MAX];
-            for (d, half) in d.iter_mut().zip(half).take(W::WINDOW) {
-                // SAFETY: written above, for each of these rows and columns.
-                *d = unsafe { half.assume_init() };
-            }
-            let t = W::input(s, &d);
-            for (column, t) in t.iter().enumerate().take(W::POINTS) {
-                // SAFETY: contract of this function.
-                unsafe { T::store(s, out.add((row * W::POINTS + column) * self.step), *t, S::LANES) };
-            }
-        }
-    }
-}
-
-impl<S0: Simd, W: Scheme, T: Factor> Kernel for Input<'_, S0, W, T> {
-    type Output = ();
-    #[inline(always)]
-    fn call<S: Simd>(self, s: S) {
-        let src = &self.conv.src;
-        let (_, across) = self.conv.patches();
-        let reach = W::OUT * W::STRIDE;
-        let whole = src.c / S::LANES * S::LANES;
-        for i in 0..self.count {
-            let (py, px) = ((self.first + i) / across, (self.first + i) % across);
-            // The page of zeros outside the map.
-            let mut pixels = [self.conv.zeros.as_ptr(); MAX * MAX];
-            for row in 0..W::WINDOW {
-                let y = (py * reach + row).wrapping_sub(1);
-                for column in 0..W::WINDOW {
-                    let x = (px * reach + column).wrapping_sub(1);
-                    if y < src.h && x < src.w {
-                        // SAFETY: the pixel lies inside the map.
-                        pixels[row * MAX + column] =
-                            unsafe { self.base.add(src.offset + (y * src.w + x) * src.pitch) };
-                    }
-                }
-            }
-            // SAFETY: all channels of a pixel (or of the zeros) are readable; `out` has `pitch` values a patch and
-            // position.
-            unsafe {
-                let out = self.out.add(i * self.conv.pitch());
-                for c in (0..whole).step_by(S::LANES) {
-                    self.channels(s, &pixels, out.add(c), |pixel| s.load(pixel.add(c)));
-                }
-                if whole < src.c {
-                    let n = src.c - whole;
-                    self.channels(s, &pixels, out.add(whole), |pixel| s.load_first(pixel.add(whole), n));
-                }
-            }
-        }
-    }
-}
-
-/// `A^T m A`, bias, epilogue of the patches `first .. first + count` for one panel.
-struct Output<'a, S, W, T> {
-    conv: &'a Winograd<S, W, T>,
-    column: &'a Column,
-    base: *mut f32,
-    first: usize,
-    count: usize,
-    step: usize,
-    products: *const f32,
-    /// A patch of results, `[OUT * OUT][panel width]`.
-    patch: *mut f32,
-}
-
-impl<S0: Simd, W: Scheme, T: Factor> Kernel for Output<'_, S0, W, T> {
-    type Output = ();
-    #[inline(always)]
-    fn call<S: Simd>(self, s: S) {
-        let dst = &self.conv.epilogue.dst;
-        let (_, across) = self.conv.patches();
-        let Panel { c0, c, vectors } = self.column.panel;
-        let width = vectors * S::LANES;
-        for i in 0..self.count {
-            let (py, px) = ((self.first + i) / across, (self.first + i) % across);
-            for v in 0..vectors {
-                // SAFETY: products hold `width` values a patch and position, the patch OUT * OUT rows of them.
-                unsafe {
-                    let bias = s.load(self.conv.bias.as_ptr().add(self.column.bias + v * S::LANES));
-                    let products = self.products.add(i * width + v * S::LANES);
-                    // Not cleared first, as in the input's transform; all that is read has been written.
-                    let mut half = [[MaybeUninit::<S::V>::uninit(); MAX]; MAX_OUT];
-                    for column in 0..W::POINTS {
-                        let mut m = [s.splat(0.0); MAX];
-                        for (row, m) in m.iter_mut().enumerate().take(W::POINTS) {
-                            *m = s.load(products.add((row * W::POINTS + column) * self.step));
-                        }
-                        let t = W::output(s, &m);
-                        for (half, t) in half.iter_mut().zip(t).take(W::OUT) {
-                            half[column].write(t);
-                        }
-                    }
-                    for (row, half) in half.iter().enumerate().take(W::OUT) {
-                        let mut m = [s.splat(0.0); MAX];
-                        for (m, half) in m.iter_mut().zip(half).take(W::POINTS) {
-                            *m = half.assume_init();
-                        }
-                        let t = W::output(s, &m);
-                        for (column, t) in t.iter().enumerate().take(W::OUT) {
-                            let at = (row * W::OUT + column) * width + v * S::LANES;
-                            s.store(self.patch.add(at), s.add(*t, bias));
-                        }
-                    }
-                }
-            }
-            for row in 0..W::OUT.min(dst.h - py * W::OUT) {
-                // SAFETY: the pixels lie inside the output; contract of `run`.
-                unsafe {
-                    let region = Region {
-                        first: (py * W::OUT + row) * dst.w + px * W::OUT,
-                        rows: W::OUT.min(dst.w - px * W::OUT),
-                        c: c0,
-                        n: c,
-                        tile: self.patch.add(row * W::OUT * width),
-                        pitch: width,
-                    };
-                    self.conv.epilogue.apply(s, self.base, region);
-                }
-            }
-        }
-    }
-}
-
 impl<S: Simd, W: Scheme, T: Factor> Winograd<S, W, T> {
     /// Values between the matrices of two positions: transformed inputs, and products.
     const GAPS: (usize, usize) = (GAP / size_of::<T>(), GAP / size_of::<f32>());
@@ -395,6 +232,7 @@ impl<S: Simd, W: Scheme, T: Factor> Work for Winograd<S, W, T> {
                             depth,
                             weights,
                             init: std::ptr::null(),
+                            addends: std::ptr::null(),
                             out: products.add(first * width),
                             pitch: width,
                         });

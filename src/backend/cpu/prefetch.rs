@@ -1,0 +1,46 @@
+//! Hints about memory that will be needed: networks are larger than caches, and a kernel's rows, weights and results are
+//! more streams than the hardware follows on its own.
+
+/// Bytes of a cache line, or of part of one.
+const LINE: usize = 64;
+
+/// Announces that `bytes` from `p` on will be read. A hint touches nothing: any address will do.
+#[inline(always)]
+pub fn read<T>(p: *const T, bytes: usize) {
+    for at in (0..bytes).step_by(LINE) {
+        line::<false>(p.cast::<i8>().wrapping_add(at));
+    }
+}
+
+/// Announces that `bytes` from `p` on will be written. A hint touches nothing: any address will do.
+#[inline(always)]
+pub fn write<T>(p: *const T, bytes: usize) {
+    for at in (0..bytes).step_by(LINE) {
+        line::<true>(p.cast::<i8>().wrapping_add(at));
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn line<const WRITE: bool>(p: *const i8) {
+    use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+    // SAFETY: every x86-64 CPU has SSE, and takes the other for no operation where it lacks it; neither can fault.
+    unsafe { if WRITE { _mm_prefetch::<_MM_HINT_ET0>(p) } else { _mm_prefetch::<_MM_HINT_T0>(p) } }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+fn line<const WRITE: bool>(p: *const i8) {
+    // SAFETY: part of every AArch64 CPU; cannot fault, changes neither memory nor flags.
+    unsafe {
+        if WRITE {
+            std::arch::asm!("prfm pstl1keep, [{p}]", p = in(reg) p, options(nostack, readonly, preserves_flags));
+        } else {
+            std::arch::asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(nostack, readonly, preserves_flags));
+        }
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[inline(always)]
+fn line<const WRITE: bool>(_: *const i8) {}
