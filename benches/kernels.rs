@@ -1,4 +1,4 @@
-//! Kernels at the network's own shapes: every distinct step of RTMO-s and RTMO-l, alone, its weights and maps warm in
+//! Kernels at the network's own shapes: every distinct step of RTMO-t, -s and -l, alone, its weights and maps warm in
 //! the caches.
 //!
 //! ```text

@@ -95,7 +95,7 @@ mod tests {
                         let all: Vec<_> = (0..threads)
                             .map(|t| scope.spawn(move || shares.of(t, items).collect::<Vec<_>>()))
                             .collect();
-                        all.into_iter().flat_map(|t| t.join().unwrap()).collect()
+                        all.into_iter().flat_map(|t| t.join().expect("no thread panics")).collect()
                     });
                     taken.sort_unstable();
                     assert_eq!(taken, (0..items).collect::<Vec<_>>(), "{threads} threads, round {round}");
