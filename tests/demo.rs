@@ -5,7 +5,7 @@ mod common;
 
 use rtmo_engine::backend::cpu::{CpuExecutor, CpuOptions, Isa};
 use rtmo_engine::backend::reference::Reference;
-use rtmo_engine::backend::{Device, Executor, Frame, Placement, Precision, RunOptions, Survivors};
+use rtmo_engine::backend::{Device, Executor, Frame, Placement, Precision, RunOptions};
 use rtmo_engine::model;
 use rtmo_engine::parity::{self, Tolerance};
 use rtmo_engine::vision::Letterbox;
@@ -68,34 +68,33 @@ fn finds_the_people_of_the_rendered_scene() {
     }
 }
 
-fn run(executor: &mut dyn Executor, photo: &Photo) -> Survivors {
-    let letterbox = Letterbox::new((photo.width, photo.height), executor.plan().input_size);
-    let frame = Frame { photo, letterbox: &letterbox };
-    executor.run(&[frame], &RunOptions::default()).unwrap().remove(0)
-}
-
-/// Every instruction set in f32 against the reference in f64.
+/// Every instruction set in f32 against the reference in f64, maps, people and heatmaps, on a scene and on photos.
 #[test]
 fn single_precision_agrees_with_double_on_trained_weights() {
     let checkpoint = checkpoint();
     let plan = || model::build(&checkpoint, Architecture::of(&checkpoint).input_size).unwrap();
-    let (photo, _) = scene();
-    let exact = run(&mut Reference::new(plan()), &photo);
-    assert!(!exact.scores.is_empty());
-    for isa in Isa::all() {
-        let options = CpuOptions { threads: 2, isa, precision: Precision::Fp32, keep_maps: false };
-        let found = run(&mut CpuExecutor::new(plan(), options).unwrap(), &photo);
-        let difference = |a: &[[f32; 2]], b: &[[f32; 2]]| {
-            assert_eq!(a.len(), b.len(), "{}", isa.name());
-            a.iter().zip(b).map(|(a, b)| (a[0] - b[0]).hypot(a[1] - b[1])).fold(0.0, f32::max)
-        };
-        assert_eq!(found.priors, exact.priors, "{}", isa.name());
-        let pixels = difference(&found.keypoints, &exact.keypoints);
-        let scores = found.scores.iter().zip(&exact.scores).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        println!("{}: keypoints within {pixels:.1e} px, scores within {scores:.1e}", isa.name());
-        // Single precision has 24 bits; seventy layers and a softmax over coordinates up to the input's side of some
-        // 200 px leave three digits after the point.
-        assert!(pixels < 0.02 && scores < 1e-3, "{}: {pixels} px, {scores}", isa.name());
+    for name in ["rendered", "astronaut", "apollo11"] {
+        let photo = Photo::open(file(&format!("examples/{name}.jpg"))).unwrap();
+        let mut exact = Reference::new(plan());
+        let letterbox = Letterbox::new((photo.width, photo.height), exact.plan().input_size);
+        let frame = Frame { photo: &photo, letterbox: &letterbox };
+        let options = RunOptions { heatmaps: true, ..RunOptions::default() };
+        for isa in Isa::all() {
+            let cpu = CpuOptions { threads: 2, isa, precision: Precision::Fp32, keep_maps: true };
+            let mut found = CpuExecutor::new(plan(), cpu).unwrap();
+            let report = parity::compare(&mut exact, &mut found, frame, &options).unwrap();
+            println!("{name}, {}:\n{report}", isa.name());
+            assert!(
+                !report.people.keypoints.is_empty() && !report.people.heatmaps.is_empty(),
+                "{name}: nobody"
+            );
+            let tolerance = Tolerance::of(Precision::Fp32);
+            report.check(&tolerance).unwrap_or_else(|beyond| panic!("{name}, {}:\n{beyond}", isa.name()));
+            // Single precision has 24 bits; seventy layers and a softmax over coordinates up to the input's side of some
+            // 200 px leave three digits after the point.
+            let worst = report.people.keypoints.iter().copied().fold(0.0, f64::max);
+            assert!(worst < 0.02, "{name}, {}: a keypoint is {worst} px off", isa.name());
+        }
     }
 }
 
@@ -110,7 +109,7 @@ fn bf16_keeps_its_promise_on_trained_weights() {
     };
     let isas = common::isas_bf16();
     if isas.is_empty() {
-        println!("not run: RTMO_ISA names an instruction set without bf16");
+        common::not_run("RTMO_ISA names an instruction set without bf16");
     }
     for isa in isas {
         let (mut exact, mut found) = (prepare(isa, Precision::Fp32), prepare(isa, Precision::Bf16));

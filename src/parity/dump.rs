@@ -84,12 +84,13 @@ impl Dump {
         }
         let people = PeopleError::between(&self.people()?, &people, self.keypoints);
         let mut report = Report { people, maps: Vec::new() };
-        for name in MAPS {
-            if let (true, Some(view)) = (self.tensors.contains(name), stage(executor.plan(), name)) {
-                let found = executor.read(view, 0)?;
-                let (_, w) = executor.plan().hw(view);
-                report.maps.push(self.compare_map(name, &found, (w, view.c))?);
-            }
+        for name in MAPS.into_iter().filter(|name| self.tensors.contains(name)) {
+            let view = stage(executor.plan(), name).ok_or_else(|| {
+                Error::Usage(format!("the dump has the map {name}, which the network has not"))
+            })?;
+            let found = executor.read(view, 0)?;
+            let (_, w) = executor.plan().hw(view);
+            report.maps.push(self.compare_map(name, &found, (w, view.c))?);
         }
         Ok(report)
     }

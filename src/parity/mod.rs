@@ -47,7 +47,7 @@ fn percentile_99(values: &[f64]) -> f64 {
 
 /// NaN if any is.
 fn maximum(values: &[f64]) -> f64 {
-    values.iter().copied().fold(0.0, |a, b| if a >= b { a } else { b })
+    values.iter().copied().fold(0.0, |a, b| if a >= b || a.is_nan() { a } else { b })
 }
 
 /// What a map is, and so which bound holds for it.
@@ -175,10 +175,14 @@ impl Tolerance {
         heatmap: f64::INFINITY,
     };
 
-    /// Of a precision, against f32 (and f32 against f64).
+    /// Of a precision, against f32 (and f32 against f64), for weights that someone has trained.
+    ///
+    /// Training may leave heatmaps of any sharpness. The demonstration model's logits reach 6e4, where the last bit of an f32
+    /// is 4e-3, and the authors' PyTorch in f32 is off from itself in f64 by 2.3e-3 of a probability (on
+    /// `examples/rendered.jpg`; its keypoints by 8e-4 px). So f32 is held to 1e-2 there.
     pub fn of(precision: Precision) -> Tolerance {
         match precision {
-            Precision::Fp32 => Tolerance::F32,
+            Precision::Fp32 => Tolerance { heatmap: 1e-2, ..Tolerance::F32 },
             Precision::Bf16 => Tolerance::BF16,
             Precision::Bf16x3 => Tolerance::BF16X3,
             Precision::Fp16 => Tolerance::FP16,
@@ -272,5 +276,24 @@ impl fmt::Display for Report {
             writeln!(f, "{:8} relative error {:.2e}, worst {:.2e}", map.name, map.relative, map.worst)?;
         }
         write!(f, "{}", self.people)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nan_is_beyond_every_bound_wherever_it_stands() {
+        for values in [[f64::NAN, 0.5, 0.1], [0.5, f64::NAN, 0.1], [0.5, 0.1, f64::NAN]] {
+            assert!(maximum(&values).is_nan() && percentile_99(&values).is_nan() && mean(&values).is_nan());
+            let exact = MapError::new("p4".into(), Kind::Stage, [(0, 0.0)].into_iter(), (1, 1));
+            let mut people = PeopleError::default();
+            (people.expected, people.scores) = (1, values.to_vec());
+            let report = Report { maps: vec![exact], people };
+            assert!(report.check(&Tolerance::F32).unwrap_err().contains("a score differs by NaN"));
+        }
+        assert_eq!(maximum(&[0.5, 2.0, 0.1]), 2.0);
+        assert_eq!(maximum(&[]), 0.0);
     }
 }

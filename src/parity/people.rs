@@ -66,8 +66,12 @@ impl PeopleError {
                 [(&found.heatmaps_x, &expected.heatmaps_x), (&found.heatmaps_y, &expected.heatmaps_y)]
             {
                 let len = f.len() / matched.len();
-                if let (Some(f), Some(e)) = (f.get(j * len..(j + 1) * len), e.get(i * len..(i + 1) * len)) {
-                    error.heatmaps.extend(difference(f, e));
+                match (f.get(j * len..(j + 1) * len), e.get(i * len..(i + 1) * len)) {
+                    _ if e.is_empty() => {}
+                    (Some(f), Some(e)) if len > 0 => error.heatmaps.extend(difference(f, e)),
+                    // Those of further people are not in `expected`.
+                    (Some(_), None) if len > 0 => {}
+                    _ => error.heatmaps.push(f64::NAN),
                 }
             }
         }

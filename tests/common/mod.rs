@@ -8,6 +8,7 @@ use rtmo_engine::backend::{Precision, RunOptions};
 use rtmo_engine::plan::{Act, Extent, Op, Plan, PreAdd, Step, Tensor, View};
 use std::collections::HashMap;
 use std::fmt;
+use std::io::Write;
 
 /// Reproducible numbers (splitmix64).
 pub struct Rng(u64);
@@ -288,8 +289,13 @@ pub struct Difference {
     pub worst: f64,
 }
 
-/// Compares; a value that is not finite where it should be is infinitely wrong.
+/// Compares; a value that is not finite is infinitely wrong.
+///
+/// # Panics
+/// If there are more or fewer than expected, or what is expected is not finite.
 pub fn difference(expected: &[f64], got: &[f32]) -> Difference {
+    assert_eq!(got.len(), expected.len(), "values");
+    assert!(expected.iter().all(|e| e.is_finite()), "nothing can be close to what is not finite");
     let squares = expected.iter().map(|e| e * e).sum::<f64>();
     let rms = (squares / expected.len().max(1) as f64).sqrt();
     let mut d = Difference { max_abs: 0.0, at: 0, relative_l2: 0.0, worst: 0.0 };
@@ -306,6 +312,12 @@ pub fn difference(expected: &[f64], got: &[f32]) -> Difference {
     }
     d.relative_l2 = if errors > 0.0 { (errors / squares).sqrt() } else { 0.0 };
     d
+}
+
+/// Tells why a test, or a part of one, does not run: on the terminal itself, since what a passing test prints is not shown.
+pub fn not_run(why: &str) {
+    let name = std::thread::current().name().unwrap_or("a test").to_string();
+    let _ = writeln!(std::io::stderr(), "{name}: not run: {why}");
 }
 
 /// Collects failures, so that one run shows them all.
