@@ -60,7 +60,7 @@ impl Compat {
 /// How an [`Engine`] is set up. `EngineOptions::default()` computes what mmpose does, on the fastest device.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct EngineOptions {
-    /// Network input, width and height, multiples of 32; `None`: what the checkpoint was trained for.
+    /// Network input, width and height, multiples of 32 up to 8192; `None`: what the checkpoint was trained for.
     pub input_size: Option<(usize, usize)>,
     /// Device, precision, threads.
     pub placement: Placement,
@@ -70,7 +70,7 @@ pub struct EngineOptions {
     pub score_thr: Option<f32>,
     /// Overlap from which on the lesser of two people is dropped, 0 to 1; `None`: as `compat` says.
     pub nms_thr: Option<f32>,
-    /// At most this many people a photo, best first; `None`: all.
+    /// At most this many people a photo, best first; `None`: all. Says nothing where `force_people` is given.
     pub max_people: Option<usize>,
     /// For latency studies: the best `n` grids are people, whatever their scores and overlaps.
     pub force_people: Option<usize>,
@@ -370,7 +370,7 @@ impl Engine {
         people
     }
 
-    /// `rtmo-s` and the like; `custom` with the stem's width for networks of other sizes.
+    /// By the width of its stem `rtmo-s` and the like, or `custom` with that width.
     pub fn name(&self) -> &str {
         &self.name
     }

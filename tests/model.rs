@@ -1,8 +1,9 @@
 //! From checkpoint to plan: what is read off the tensors, what is refused, and what every plan promises.
 
+use rtmo_engine::backend::cpu::{CpuExecutor, CpuOptions};
 use rtmo_engine::model::{self, Config, Variant};
-use rtmo_engine::plan::{Op, Plan};
-use rtmo_engine::weights::Checkpoint;
+use rtmo_engine::plan::{BufferId, GridLevel, Op, Plan};
+use rtmo_engine::weights::{Architecture, Checkpoint};
 use std::collections::BTreeMap;
 
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
@@ -40,8 +41,9 @@ fn configurations_are_read_off_the_shapes() {
             let checkpoint = model::random(variant, keypoints, levels, 3);
             let config = Config::read(&checkpoint).unwrap();
             assert_eq!(config, variant.config(keypoints, levels));
-            assert_eq!(config.variant(), Some(variant.letter()));
-            assert_eq!(config.default_input(), variant.default_input());
+            let architecture = Architecture::of(&checkpoint);
+            assert_eq!(architecture.to_string(), format!("rtmo-{}", variant.letter()));
+            assert_eq!(architecture.input_size, variant.default_input());
         }
     }
 }
@@ -103,10 +105,36 @@ fn broken_promises_are_found() {
     assert!(broken(&|p| p.steps.push(p.steps[2].clone())).contains("once more"));
     assert!(broken(&|p| _ = p.map("idle", 1, 1, 1)).contains("never written"));
     assert!(broken(&|p| _ = p.tensor("idle", &[1], vec![0.0])).contains("never used"));
-    assert!(broken(&|p| conv(p, 1, &|c| c.stride = 1)).contains("stride"));
-    assert!(broken(&|p| conv(p, 2, &|c| c.dst.c -= 1)).contains("c"));
+    assert!(broken(&|p| conv(p, 1, &|c| c.stride = 1)).contains("not ["));
+    assert!(broken(&|p| conv(p, 2, &|c| c.dst.c -= 1)).contains("constant"));
     assert!(broken(&|p| conv(p, 3, &|c| c.bias = c.weight)).contains("constant"));
     assert!(broken(&|p| p.keypoints = 16).contains("output"));
+
+    // What memory accesses rely on is asked of every plan that is to be executed.
+    let refused = |change: &dyn Fn(&mut Plan)| {
+        let mut plan = plan.clone();
+        change(&mut plan);
+        match CpuExecutor::new(plan, CpuOptions::detect().unwrap()) {
+            Ok(_) => panic!("should be refused"),
+            Err(error) => error.to_string(),
+        }
+    };
+    assert!(refused(&|p| conv(p, 2, &|c| c.src.c0 = 10_000)).contains("channels from 10000 on"));
+    assert!(refused(&|p| conv(p, 2, &|c| c.src.c0 = usize::MAX)).contains("channels from"));
+    assert!(refused(&|p| conv(p, 2, &|c| c.src.buffer = BufferId(10_000))).contains("no buffer 10000"));
+    assert!(refused(&|p| conv(p, 2, &|c| c.src = c.dst)).contains("reads and writes"));
+    assert!(refused(&|p| conv(p, 2, &|c| c.groups = 0)).contains("groups 0"));
+    assert!(refused(&|p| p.buffers[1].c = usize::MAX / 2).contains("x "));
+    assert!(refused(&|p| p.tensors[0].data.truncate(5)).contains("of 5 values"));
+    let select = plan.steps.iter().position(|s| matches!(s.op, Op::Select { .. })).unwrap();
+    let levels = |p: &mut Plan, change: &dyn Fn(&mut Vec<GridLevel>)| match &mut p.steps[select].op {
+        Op::Select { levels } => change(levels),
+        _ => panic!("step {select} selects"),
+    };
+    assert!(refused(&|p| levels(p, &|l| l.clear())).contains("0 head levels"));
+    assert!(refused(&|p| levels(p, &|l| l[0].stride = 0)).contains("not [0, 0, 1]"));
+    // Cells of a level that the survivors' maps lack.
+    assert!(refused(&|p| levels(p, &|l| l.swap(0, 1))).contains("not ["));
 }
 
 #[test]

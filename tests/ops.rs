@@ -435,21 +435,17 @@ fn layer_norms() {
     let mut report = Report::default();
     let mut rng = Rng::new(3);
     for c in (1..=34).chain([63, 64, 65, 256]) {
-        for in_place in [false, true] {
-            let mut plan = Plan::default();
-            let src = plan.map("src", 5, 9, c + 3).slice(1, c);
-            let other = plan.map("dst", 5, 9, c + 3).slice(2, c);
-            let dst = if in_place { src } else { other };
-            let gamma = plan.tensor("gamma", &[c], rng.values(c, 1.0));
-            let beta = plan.tensor("beta", &[c], rng.values(c, 1.0));
-            plan.push("norm", Op::LayerNorm { src, dst, gamma, beta, eps: 1e-5 });
-            // A mean far from zero: the variance must not be the difference of two large numbers. Where a pixel has
-            // only two channels they may be close, so their variance inherits the mean's rounding.
-            let values: Vec<f32> = map_values(&plan, src, &mut rng).into_iter().map(|v| v + 10.0).collect();
-            let case =
-                Case::new(format!("layer norm of {c}, in place: {in_place}"), plan, vec![(src, values)]);
-            case.check_all(&isas(), &[1, 3], 500.0 * ROUNDING, &mut report);
-        }
+        let mut plan = Plan::default();
+        let src = plan.map("src", 5, 9, c + 3).slice(1, c);
+        let dst = plan.map("dst", 5, 9, c + 3).slice(2, c);
+        let gamma = plan.tensor("gamma", &[c], rng.values(c, 1.0));
+        let beta = plan.tensor("beta", &[c], rng.values(c, 1.0));
+        plan.push("norm", Op::LayerNorm { src, dst, gamma, beta, eps: 1e-5 });
+        // A mean far from zero: the variance must not be the difference of two large numbers. Where a pixel has only two
+        // channels they may be as close as 0.02, and the rounding of their mean, 10 units, is 500 of their difference.
+        let values: Vec<f32> = map_values(&plan, src, &mut rng).into_iter().map(|v| v + 10.0).collect();
+        let case = Case::new(format!("layer norm of {c}"), plan, vec![(src, values)]);
+        case.check_all(&isas(), &[1, 3], 500.0 * ROUNDING, &mut report);
     }
     report.finish();
 }

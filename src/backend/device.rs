@@ -106,12 +106,13 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// Prepares a plan: `Auto` takes the first device that works, and a named one works or gives an error. Returns the
-    /// placement that was taken, too, with nothing left open.
+    /// Prepares a plan: `Auto` takes the first GPU that the compiled kernels run on, or where there is none, or where the
+    /// precision is not for GPUs, the CPU. A device that is taken or named works or gives an error. Returns the placement
+    /// that was taken, too, with nothing left open.
     ///
     /// # Errors
-    /// [`Error::Device`] if the device is missing or cannot compute in this precision, [`Error::Usage`] if the
-    /// environment or the number of threads makes no sense.
+    /// [`Error::Device`] if the device is missing, cannot compute in this precision, or lacks memory or anything else that
+    /// the plan needs; [`Error::Usage`] if the environment, the number of threads or the plan makes no sense.
     pub fn prepare(&self, plan: Plan) -> Result<(Box<dyn Executor>, Placement)> {
         self.place(plan, false)
     }
@@ -132,7 +133,7 @@ impl Placement {
             // fp32 and both kinds of bf16 are for CPUs, fp16 is for GPUs.
             Device::Auto => match self.precision {
                 Some(Precision::Fp32 | Precision::Bf16 | Precision::Bf16x3) => self.cpu(plan, keep),
-                Some(Precision::Fp16) => self.cuda(plan, 0, keep),
+                Some(Precision::Fp16) => self.cuda(plan, usable_gpu()?.ordinal, keep),
                 None => match usable_gpu() {
                     Ok(gpu) => self.cuda(plan, gpu.ordinal, keep),
                     Err(_) => self.cpu(plan, keep),

@@ -7,7 +7,7 @@ pub mod reference;
 
 pub use device::{Device, Placement, Precision};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::{Op, Plan, View};
 use crate::vision::{Letterbox, Photo};
 use std::time::Duration;
@@ -21,6 +21,32 @@ pub struct Frame<'a> {
     pub letterbox: &'a Letterbox,
 }
 
+impl Frame<'_> {
+    /// That the letterbox was made for this photo and for a network input of `input_size`, width and height, and that the
+    /// photo is whole.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if not.
+    pub fn check(&self, input_size: (usize, usize)) -> Result<()> {
+        let (wanted, made) = (input_size, self.letterbox.input_size());
+        if made != wanted {
+            return Err(Error::Usage(format!(
+                "a letterbox for an input of {}x{} pixels: expected {}x{}",
+                made.0, made.1, wanted.0, wanted.1
+            )));
+        }
+        let (w, h) = (self.photo.width, self.photo.height);
+        let (bytes, expected) = (self.photo.bgr.len(), self.letterbox.photo_size());
+        if expected != (w, h) || w.checked_mul(h).and_then(|n| n.checked_mul(3)) != Some(bytes) {
+            return Err(Error::Usage(format!(
+                "a photo of {w}x{h} pixels in {bytes} bytes: its letterbox expects {}x{}, of three bytes each",
+                expected.0, expected.1
+            )));
+        }
+        Ok(())
+    }
+}
+
 /// Which grids become people, see [`crate::plan::Op::Select`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SelectParams {
@@ -28,7 +54,7 @@ pub struct SelectParams {
     pub score_thr: f32,
     /// A candidate is suppressed if its IoU with a better one is strictly above this.
     pub nms_thr: f32,
-    /// At most this many, best first; `None`: all.
+    /// At most this many, best first; `None`: all. Says nothing where `force` is given.
     pub max_people: Option<usize>,
     /// For latency studies: the best `n` grids survive, whatever their scores and overlaps.
     pub force: Option<usize>,
@@ -74,7 +100,7 @@ pub struct RunOptions {
 pub struct StepTime {
     /// Index of the step in the plan.
     pub step: usize,
-    /// Kernel that executed it, e.g. `winograd4 avx2`.
+    /// Kernels that executed it, e.g. `winograd s2`, or `pack + attend`.
     pub kernel: String,
     /// Wall-clock or device time.
     pub time: Duration,
@@ -87,11 +113,11 @@ pub struct StageTimes {
     pub upload: Duration,
     /// Photo to network input.
     pub letterbox: Duration,
-    /// Backbone, neck and dense head.
+    /// Steps up to the selection: what every grid needs.
     pub network: Duration,
     /// Threshold and NMS.
     pub select: Duration,
-    /// Keypoints of the survivors.
+    /// Steps after it: what only survivors need.
     pub dcc: Duration,
     /// People from the device's memory to the host's; none on a CPU.
     pub download: Duration,
@@ -129,7 +155,7 @@ pub trait Executor: Send {
     /// nothing but `start` and `finish` may be asked of the executor.
     ///
     /// # Errors
-    /// As `run`; if `ahead` runs are under way.
+    /// Where that is above 1: as `run`; if `ahead` runs are under way.
     fn start(&mut self, _frames: &[Frame<'_>], _options: &RunOptions) -> Result<()> {
         Ok(())
     }
@@ -137,7 +163,7 @@ pub trait Executor: Send {
     /// Ends the oldest run that was begun. It takes the same frames and options again, and returns what `run` does.
     ///
     /// # Errors
-    /// As `run`; if none is under way, or it has another number of frames.
+    /// As `run`; where `ahead` is above 1, if no run is under way, or it has another number of frames.
     fn finish(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
         self.run(frames, options)
     }
@@ -189,10 +215,10 @@ pub trait Executor: Send {
     }
 
     /// Values of a map view after the last run, `[h, w, c]`, of image `image` of the batch. Only sensible for
-    /// executors prepared with all buffers kept.
+    /// executors prepared with all buffers kept; on a CPU the last image's are.
     ///
     /// # Errors
-    /// If the view holds no map of this plan.
+    /// If the view holds no map of this plan, or the image's are not kept.
     fn read(&mut self, view: View, image: usize) -> Result<Vec<f32>>;
 
     /// The plan; its tensors' data may have been dropped.

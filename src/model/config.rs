@@ -172,18 +172,6 @@ impl Config {
         Ok(config)
     }
 
-    /// `t`, `s`, `m` or `l`, if the network is of a published size (whatever its keypoints and levels).
-    pub fn variant(&self) -> Option<&'static str> {
-        let known = Variant::ALL.into_iter().find(|v| v.config(self.keypoints, self.levels) == *self);
-        known.map(Variant::letter)
-    }
-
-    /// Width and height to use when nobody asks for others: 416x416 for RTMO-t, else 640x640.
-    pub fn default_input(&self) -> (usize, usize) {
-        let tiny = self.variant() == Some(Variant::T.letter());
-        if tiny { Variant::T.default_input() } else { Variant::S.default_input() }
-    }
-
     /// Pixels of the network input per grid cell, finest level first.
     pub fn strides(&self) -> &'static [usize] {
         &[8, 16, 32][3 - self.levels..]

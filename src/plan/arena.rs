@@ -41,7 +41,7 @@ impl Plan {
 
     /// Places every map in one arena. Buffers whose lifetimes overlap never share memory; buffers are placed
     /// largest first at the lowest free offset. Offsets are multiples of `align` elements; every map is followed by
-    /// at least `guard` unused elements. Buffers in `keep` (and all, if `keep_all`) stay intact until the end.
+    /// at least `guard` unused elements. With `keep_all` every buffer stays intact until the end.
     pub fn arena(&self, align: usize, guard: usize, keep_all: bool) -> Arena {
         let lives = self.lifetimes();
         let end = self.steps.len();

@@ -1,31 +1,27 @@
 //! What backends may rely on, as code.
 
-use super::{BufferId, Conv, Extent, Op, Plan, PreAdd, TensorId, View};
+use super::{BufferId, Conv, Extent, MAX_LEVELS, Op, Plan, PreAdd, TensorId, View};
+
+/// Values of all maps together, at most: more than any machine's memory, and far from what a `usize` counts.
+const MAX_VALUES: usize = 1 << 40;
 
 impl Plan {
-    /// Checks what a plan promises its backends: views lie within their buffers and are of the extents that their
-    /// step asks for; constants have the right shapes; nothing is read before it is written; every channel of every
-    /// buffer is written exactly once (so no step writes what it reads); every constant is used.
+    /// Checks what a plan promises its backends: as [`Plan::check_steps`]; nothing is read before it is written; every
+    /// channel of every buffer is written exactly once (so no step writes what it reads); every constant is used.
     ///
     /// # Errors
     /// The first promise that is broken.
     pub fn check(&self) -> Result<(), String> {
+        self.check_steps()?;
         let mut written: Vec<Vec<bool>> = self.buffers.iter().map(|b| vec![false; b.c]).collect();
         let mut used = vec![false; self.tensors.len()];
         let mut selected = false;
         for step in &self.steps {
             let fail = |what: String| Err(format!("{}: {what}", step.name));
             for view in step.op.reads().into_iter().chain(step.op.writes()) {
-                let BufferId(id) = view.buffer;
-                match self.buffers.get(id) {
-                    None => return fail(format!("no buffer {id}")),
-                    Some(b) if view.c == 0 || view.c0 + view.c > b.c => {
-                        return fail(format!("channels {}..{} of {}", view.c0, view.c0 + view.c, b.name));
-                    }
-                    Some(b) if b.extent == Extent::Survivors && !selected => {
-                        return fail(format!("{} before the selection", b.name));
-                    }
-                    Some(_) => {}
+                let buffer = self.buffer_of(view);
+                if buffer.extent == Extent::Survivors && !selected {
+                    return fail(format!("{} before the selection", buffer.name));
                 }
             }
             for view in step.op.reads() {
@@ -33,7 +29,7 @@ impl Plan {
                     return fail(format!("reads {} before it is written", self.buffer_of(view).name));
                 }
             }
-            for id in self.check_shapes(&step.op).map_err(|what| format!("{}: {what}", step.name))? {
+            for id in step.op.tensors() {
                 used[id.0] = true;
             }
             if let Some(view) = step.op.writes() {
@@ -52,18 +48,60 @@ impl Plan {
         if let Some(id) = used.iter().position(|used| !used) {
             return Err(format!("constant {} is never used", self.tensors[id].name));
         }
+        Ok(())
+    }
+
+    /// Checks each step by itself: views lie within their buffers and are of the extents that the step asks for, constants
+    /// have the right shapes. What executes any of the steps relies on that for its memory.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check_steps(&self) -> Result<(), String> {
+        let mut values = 0usize;
+        for buffer in &self.buffers {
+            let (h, w) = match buffer.extent {
+                Extent::Map { h, w } => (h, w),
+                Extent::Survivors => (1, 1),
+            };
+            let size = h.checked_mul(w).and_then(|n| n.checked_mul(buffer.c));
+            values = values.saturating_add(size.unwrap_or(usize::MAX));
+            if values > MAX_VALUES {
+                return Err(format!("{} is {h} x {w} x {}", buffer.name, buffer.c));
+            }
+        }
+        for step in &self.steps {
+            let fail = |what: String| format!("{}: {what}", step.name);
+            for view in step.op.reads().into_iter().chain(step.op.writes()) {
+                self.check_view(view).map_err(fail)?;
+            }
+            if let Some(dst) = step.op.writes()
+                && step.op.reads().into_iter().any(|src| src.overlaps(dst))
+            {
+                return Err(fail(format!("reads and writes {}", self.buffer_of(dst).name)));
+            }
+            self.check_shapes(&step.op).map_err(fail)?;
+        }
         let outputs = [(self.keypoint_xy, 2 * self.keypoints), (self.keypoint_vis, self.keypoints)];
         for (view, c) in outputs {
-            if let Some(view) = view
-                && (self.buffer_of(view).extent != Extent::Survivors || view.c != c)
-            {
-                return Err(format!(
-                    "output {} is not of {c} channels a survivor",
-                    self.buffer_of(view).name
-                ));
+            if let Some(view) = view {
+                self.check_view(view)?;
+                self.expect_rows(view, c).map_err(|what| format!("output {what}"))?;
             }
         }
         Ok(())
+    }
+
+    /// That a view lies within its buffer.
+    pub(crate) fn check_view(&self, view: View) -> Result<(), String> {
+        let View { buffer: BufferId(id), c0, c } = view;
+        let buffer = self.buffers.get(id).ok_or_else(|| format!("no buffer {id}"))?;
+        if matches!(buffer.extent, Extent::Map { h, w } if h == 0 || w == 0) {
+            return Err(format!("{} has no pixels", buffer.name));
+        }
+        match c0.checked_add(c) {
+            Some(end) if c > 0 && end <= buffer.c => Ok(()),
+            _ => Err(format!("{c} channels from {c0} on, of {} of {}", buffer.name, buffer.c)),
+        }
     }
 
     /// Height, width and channels of a view of a map.
@@ -90,35 +128,36 @@ impl Plan {
         }
     }
 
-    /// That constants are of these shapes; returns them.
-    fn expect_constants(&self, constants: &[(TensorId, &[usize])]) -> Result<Vec<TensorId>, String> {
+    /// That constants are of these shapes.
+    fn expect_constants(&self, constants: &[(TensorId, &[usize])]) -> Result<(), String> {
         for (id, shape) in constants {
             let tensor = self.tensors.get(id.0).ok_or(format!("no constant {}", id.0))?;
             if tensor.shape != *shape || tensor.data.len() != shape.iter().product::<usize>() {
-                return Err(format!("constant {} is {:?}, not {shape:?}", tensor.name, tensor.shape));
+                let (name, len) = (&tensor.name, tensor.data.len());
+                return Err(format!("constant {name} is {:?} of {len} values, not {shape:?}", tensor.shape));
             }
         }
-        Ok(constants.iter().map(|(id, _)| *id).collect())
+        Ok(())
     }
 
-    /// Checks a step by itself; returns the constants that it uses.
-    fn check_shapes(&self, op: &Op) -> Result<Vec<TensorId>, String> {
+    /// Checks a step whose views lie within their buffers.
+    fn check_shapes(&self, op: &Op) -> Result<(), String> {
         match op {
             Op::Letterbox { dst } => {
                 let (w, h) = self.input_size;
-                self.expect_map(*dst, [h, w, 3])?;
-                Ok(vec![])
+                self.expect_map(*dst, [h, w, 3])
             }
             Op::Conv(conv) => self.check_conv(conv),
             Op::PoolPyramid { src, dst, window } => {
                 let [h, w, c] = self.map_shape(*src)?;
                 self.expect_map(*dst, [h, w, 3 * c])?;
-                if window % 2 == 1 { Ok(vec![]) } else { Err(format!("window of {window}")) }
+                if window % 2 == 1 { Ok(()) } else { Err(format!("window of {window}")) }
             }
             Op::Attention { qkv, dst, heads } => {
                 let [h, w, c] = self.map_shape(*dst)?;
                 self.expect_map(*qkv, [h, w, 3 * c])?;
-                if c % heads == 0 { Ok(vec![]) } else { Err(format!("{heads} heads of {c} channels")) }
+                let whole = *heads > 0 && c.is_multiple_of(*heads);
+                if whole { Ok(()) } else { Err(format!("{heads} heads of {c} channels")) }
             }
             Op::LayerNorm { src, dst, gamma, beta, .. } => {
                 let shape = self.map_shape(*src)?;
@@ -126,13 +165,16 @@ impl Plan {
                 self.expect_constants(&[(*gamma, &shape[2..]), (*beta, &shape[2..])])
             }
             Op::Select { levels } => {
+                if !(1..=MAX_LEVELS).contains(&levels.len()) {
+                    return Err(format!("{} head levels, not 1 to {MAX_LEVELS}", levels.len()));
+                }
                 for level in levels {
                     let (w, h) = self.input_size;
-                    let (h, w) = (h / level.stride, w / level.stride);
-                    self.expect_map(level.cls, [h, w, 1])?;
-                    self.expect_map(level.bbox, [h, w, 4])?;
+                    let cells = |n: usize| n.checked_div(level.stride).unwrap_or(0);
+                    self.expect_map(level.cls, [cells(h), cells(w), 1])?;
+                    self.expect_map(level.bbox, [cells(h), cells(w), 4])?;
                 }
-                Ok(vec![])
+                Ok(())
             }
             Op::SurvivorLinear { src, weight, bias, dst } => {
                 self.expect_rows(*dst, dst.c)?;
@@ -144,12 +186,22 @@ impl Plan {
                         bias.len()
                     ));
                 }
-                let mut used = Vec::new();
-                for ((src, weight), bias) in src.iter().zip(weight).zip(bias) {
-                    let [.., c] = self.map_shape(*src)?;
-                    used.extend(self.expect_constants(&[(*weight, &[dst.c, c]), (*bias, &[dst.c])])?);
+                // A survivor is a cell of a level.
+                let levels = self.steps.iter().find_map(|step| match &step.op {
+                    Op::Select { levels } => Some(levels),
+                    _ => None,
+                });
+                let levels = levels.ok_or("no selection")?;
+                if src.len() != levels.len() {
+                    return Err(format!("{} maps for {} head levels", src.len(), levels.len()));
                 }
-                Ok(used)
+                for (((src, level), weight), bias) in src.iter().zip(levels).zip(weight).zip(bias) {
+                    self.check_view(level.cls)?;
+                    let [h, w, _] = self.map_shape(level.cls)?;
+                    self.expect_map(*src, [h, w, src.c])?;
+                    self.expect_constants(&[(*weight, &[dst.c, src.c]), (*bias, &[dst.c])])?;
+                }
+                Ok(())
             }
             Op::Gau(g) => {
                 let (k, d, e, s) = (g.tokens, g.dim, g.expansion, g.key_dim);
@@ -169,18 +221,24 @@ impl Plan {
             Op::BinDecode(b) => {
                 self.expect_rows(b.src, b.tokens * b.dim)?;
                 self.expect_rows(b.dst, b.tokens * 2)?;
+                if b.x.bins == 0 || b.y.bins == 0 || b.pe_dim == 0 || !b.pe_dim.is_multiple_of(2) {
+                    return Err(format!(
+                        "{} and {} bins, codes of {} channels",
+                        b.x.bins, b.y.bins, b.pe_dim
+                    ));
+                }
                 let shape = [b.pe_dim, b.dim];
                 self.expect_constants(&[(b.x.weight, &shape), (b.y.weight, &shape)])
             }
         }
     }
 
-    fn check_conv(&self, conv: &Conv) -> Result<Vec<TensorId>, String> {
+    fn check_conv(&self, conv: &Conv) -> Result<(), String> {
         let Conv { kernel, stride, pad, groups, .. } = *conv;
         let [h, w, cin] = self.map_shape(conv.src)?;
         let cout = conv.dst.c;
-        let known = matches!((kernel, stride, pad), (1, 1, 0) | (3, 1 | 2, 1) | (6, 2, 2));
-        if !known || !cin.is_multiple_of(groups) || !cout.is_multiple_of(groups) {
+        let grid = (1..=6).contains(&kernel) && (1..=2).contains(&stride) && pad <= kernel / 2;
+        if !grid || groups == 0 || !cin.is_multiple_of(groups) || !cout.is_multiple_of(groups) {
             return Err(format!(
                 "kernel {kernel}, stride {stride}, pad {pad}, groups {groups}, {cin} to {cout}"
             ));
@@ -190,19 +248,15 @@ impl Plan {
         if let Some(view) = conv.post_add {
             self.expect_map(view, output)?;
         }
-        let mut used = self.expect_constants(&[
-            (conv.weight, &[cout, kernel, kernel, cin / groups]),
-            (conv.bias, &[cout]),
-        ])?;
+        self.expect_constants(&[(conv.weight, &[cout, kernel, kernel, cin / groups]), (conv.bias, &[cout])])?;
         match conv.pre_add {
-            PreAdd::None => {}
-            PreAdd::Same(view) => self.expect_map(view, output)?,
+            PreAdd::None => Ok(()),
+            PreAdd::Same(view) => self.expect_map(view, output),
             PreAdd::Upsampled(view) => {
                 let [h, w, c] = self.map_shape(view)?;
-                self.expect_map(conv.dst, [2 * h, 2 * w, c])?;
+                self.expect_map(conv.dst, [2 * h, 2 * w, c])
             }
-            PreAdd::Table(id) => used.extend(self.expect_constants(&[(id, &output)])?),
+            PreAdd::Table(id) => self.expect_constants(&[(id, &output)]),
         }
-        Ok(used)
     }
 }

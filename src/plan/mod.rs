@@ -84,9 +84,17 @@ pub struct View {
 
 impl View {
     /// Channels `c0 .. c0 + c` of this view.
+    ///
+    /// # Panics
+    /// If it has fewer.
     pub fn slice(self, c0: usize, c: usize) -> View {
         assert!(c0 + c <= self.c, "channel slice {c0}..{} of a view of {}", c0 + c, self.c);
         View { buffer: self.buffer, c0: self.c0 + c0, c }
+    }
+
+    /// Whether both are of one buffer, and have a channel in common.
+    pub fn overlaps(self, other: View) -> bool {
+        self.buffer == other.buffer && self.c0 < other.c0 + other.c && other.c0 < self.c0 + self.c
     }
 }
 
@@ -141,6 +149,9 @@ pub struct Conv {
     /// Added after the activation (a residual); extents of the output.
     pub post_add: Option<View>,
 }
+
+/// Most head levels of a plan.
+pub const MAX_LEVELS: usize = 4;
 
 /// One head level as [`Op::Select`] sees it.
 #[derive(Clone, Debug)]

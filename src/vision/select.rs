@@ -84,7 +84,7 @@ pub fn select(
     let best_first = |a: &(f32, u32, u32), b: &(f32, u32, u32)| -> Ordering {
         b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2)))
     };
-    let most = params.force.unwrap_or(usize::MAX).min(params.max_people.unwrap_or(usize::MAX));
+    let most = params.force.or(params.max_people).unwrap_or(usize::MAX);
     if params.force.is_some() && most < grids.len() {
         grids.select_nth_unstable_by(most, best_first);
         grids.truncate(most);
@@ -230,7 +230,9 @@ mod tests {
         let cls: Vec<f32> = (0..100).map(|i| -20.0 - (i * 37 % 100) as f32 * 0.1).collect();
         let boxes = vec![[0.0, 0.0, 5.0, 5.0]; 100];
         for n in [0, 1, 7, 100, 1000] {
-            let people = run(10, &cls, &boxes, &SelectParams { force: Some(n), ..Default::default() });
+            // A cap says nothing then.
+            let params = SelectParams { force: Some(n), max_people: Some(3), ..Default::default() };
+            let people = run(10, &cls, &boxes, &params);
             let want: Vec<usize> =
                 (0..n.min(100)).map(|rank| (0..100).find(|i| i * 37 % 100 == rank).unwrap()).collect();
             assert_eq!(indices(&people), want);

@@ -8,7 +8,7 @@
 
 use super::pickle::{self, Object, Pickle, Tensor, Value};
 use super::zip::Zip;
-use super::{Contents, Data, Entry, Format, Parsed, check_name, elements, show};
+use super::{Contents, Data, Entry, Format, MAX_TENSORS, Parsed, check_name, elements, show};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
@@ -161,6 +161,10 @@ fn collect(
         claimed = claimed.saturating_add(entry.bytes());
         if contents.tensors.insert(name.to_string(), entry).is_some() {
             return Err(format!("two tensors are named '{name}'"));
+        }
+        // At once: a name takes a few bytes of the file, and its shape and strides a kilobyte here.
+        if contents.tensors.len() > MAX_TENSORS {
+            return Err(format!("more than {MAX_TENSORS} tensors"));
         }
     }
     if claimed / MAX_SHARING > file_size {

@@ -173,6 +173,15 @@ fn tensors_that_share_too_much() {
 }
 
 #[test]
+fn too_many_tensors() {
+    let names: Vec<String> = (0..1 + (1 << 16)).map(|i| i.to_string()).collect();
+    let tensors: Vec<(&str, Tensor)> =
+        names.iter().map(|name| (&name[..], Tensor::vector("0", &[1]))).collect();
+    let file = pth(&Pickle::new(2).state(&tensors, false).stop(), &[("0", &[0; 4])]);
+    assert!(refusal(&file).contains("more than 65536 tensors"));
+}
+
+#[test]
 fn odd_names() {
     let named = |name: &str| {
         pth(&Pickle::new(2).state(&[(name, Tensor::vector("0", &[2]))], false).stop(), &[("0", &[0; 8])])

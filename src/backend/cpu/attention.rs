@@ -53,7 +53,7 @@ pub struct Pack<S> {
 }
 
 impl<S: Simd> Work for Pack<S> {
-    fn items(&self, _: &Context<'_>) -> usize {
+    unsafe fn items(&self, _: &Context<'_>) -> usize {
         self.layout.heads
     }
 
@@ -68,7 +68,8 @@ impl<S: Simd> Work for Pack<S> {
             for panel in panels::<S>(t) {
                 let width = panel.vectors * S::LANES;
                 for j in 0..width {
-                    let key = src.add((panel.c0 + j) * qkv.pitch + dst.c + item * d);
+                    // Behind the last panel's channels there is no key, and perhaps no memory.
+                    let key = src.wrapping_add((panel.c0 + j) * qkv.pitch + dst.c + item * d);
                     for k in 0..d {
                         *out.add(k * width + j) = if j < panel.c { *key.add(k) } else { 0.0 };
                     }
@@ -160,7 +161,7 @@ impl Kernel for Softmax {
 }
 
 impl<S: Simd> Work for Attend<S> {
-    fn items(&self, _: &Context<'_>) -> usize {
+    unsafe fn items(&self, _: &Context<'_>) -> usize {
         self.layout.heads * self.blocks()
     }
 

@@ -175,7 +175,7 @@ impl Kernel for Expect {
 }
 
 impl<S: Simd> Work for BinDecode<S> {
-    fn items(&self, context: &Context<'_>) -> usize {
+    unsafe fn items(&self, context: &Context<'_>) -> usize {
         // SAFETY: selection is an earlier phase.
         2 * unsafe { context.state() }.survivors.len()
     }

@@ -347,7 +347,7 @@ impl<S: Simd, T: Factor> Direct<S, T> {
 }
 
 impl<S: Simd, T: Factor> Work for Direct<S, T> {
-    fn items(&self, _: &Context<'_>) -> usize {
+    unsafe fn items(&self, _: &Context<'_>) -> usize {
         self.blocks() * self.cut.ranges
     }
 

@@ -181,7 +181,7 @@ impl Kernel for Residual<'_> {
 }
 
 impl<S: Simd> Work for Gau<S> {
-    fn items(&self, context: &Context<'_>) -> usize {
+    unsafe fn items(&self, context: &Context<'_>) -> usize {
         // SAFETY: selection is an earlier phase.
         unsafe { context.state() }.survivors.len()
     }

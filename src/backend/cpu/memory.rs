@@ -27,21 +27,28 @@ enum Memory {
 #[derive(Clone, Copy)]
 struct Line([f32; 16]);
 
-/// Bytes from which a block is mapped on its own.
-const MAPPED: usize = 1 << 20;
+/// Values from which a block is mapped on its own: a megabyte.
+const MAPPED: usize = 1 << 18;
 
 impl Block {
     /// `len` zeros.
     pub fn zeroed(len: usize) -> Block {
-        let bytes = len * size_of::<f32>();
-        if bytes >= MAPPED
-            && let Ok(map) = MmapMut::map_anon(bytes)
-        {
-            #[cfg(target_os = "linux")]
-            let _ = map.advise(memmap2::Advice::HugePage); // a wish only: without it all works, slower
-            return Block { memory: Memory::Mapped(map), len };
-        }
-        Block { memory: Memory::Lines(vec![Line([0.0; 16]); len.div_ceil(16)]), len }
+        let mapped = if len >= MAPPED { Block::mapped(len) } else { None };
+        mapped
+            .unwrap_or_else(|| Block { memory: Memory::Lines(vec![Line([0.0; 16]); len.div_ceil(16)]), len })
+    }
+
+    /// `len` zeros in memory of their own.
+    fn mapped(len: usize) -> Option<Block> {
+        let map = MmapMut::map_anon(len.checked_mul(size_of::<f32>())?).ok()?;
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage); // a wish only: without it all works, slower
+        Some(Block { memory: Memory::Mapped(map), len })
+    }
+
+    /// `len` zeros, if the system has the memory.
+    pub fn try_zeroed(len: usize) -> Option<Block> {
+        if len < MAPPED { Some(Block::zeroed(len)) } else { Block::mapped(len) }
     }
 
     /// Room for `len` zeros of another type.
@@ -82,6 +89,11 @@ impl Block {
             Memory::Lines(lines) => lines.as_mut_ptr().cast(),
             Memory::Mapped(map) => map.as_mut_ptr().cast(),
         }
+    }
+
+    /// How many values it holds. Unlike `len` of the slice this makes no reference to them: other threads may be writing.
+    pub fn values(&self) -> usize {
+        self.len
     }
 
     /// Makes room for `len` values; contents are kept, new ones are zero.
@@ -139,5 +151,21 @@ impl Map {
     /// Pixels.
     pub fn pixels(&self) -> usize {
         self.h * self.w
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_no_machine_has_is_refused() {
+        for len in [usize::MAX, usize::MAX / 8, 1 << 60] {
+            assert!(Block::try_zeroed(len).is_none(), "{len} values");
+        }
+        for len in [0, 1, 17, MAPPED - 1, MAPPED + 1] {
+            let block = Block::try_zeroed(len).expect("a few megabytes");
+            assert!(block.len() == len && block.values() == len && block.iter().all(|&v| v == 0.0));
+        }
     }
 }

@@ -39,6 +39,7 @@ pub use isa::Isa;
 use super::{Executor, Frame, Precision, RunOptions, StepTime, Survivors};
 use crate::error::{Error, Result};
 use crate::plan::{Extent, Op, Plan, View};
+use crate::vision::select::sigmoid;
 use isa::with_isa;
 use memory::{Block, Map};
 use pool::{Pool, Worker};
@@ -97,24 +98,19 @@ pub struct CpuExecutor {
     scratch: Vec<Mutex<Scratch>>,
     state: UnsafeCell<State>,
     heatmaps: Option<[usize; 2]>,
+    /// Images of the last [`Executor::run`].
+    batch: usize,
 }
-
-/// The arena's address, for the threads of a run.
-struct Base(*mut f32);
-
-// SAFETY: threads write disjoint parts between barriers, see `Work`.
-unsafe impl Sync for Base {}
-
-// SAFETY: the cell is only entered during `run`, which has the executor for itself.
-unsafe impl Send for CpuExecutor {}
 
 impl CpuExecutor {
     /// Prepares a plan; drops its weights as they are packed.
     ///
     /// # Errors
-    /// If this CPU lacks the instruction set, or that the precision.
+    /// If this CPU lacks the instruction set, or that the precision; if the plan breaks [`Plan::check_steps`], on which the
+    /// kernels' memory accesses rely; if the system lacks the memory or threads.
     pub fn new(mut plan: Plan, mut options: CpuOptions) -> Result<CpuExecutor> {
         options.threads = options.threads.max(1);
+        plan.check_steps().map_err(|what| Error::Usage(format!("a plan that cannot be executed: {what}")))?;
         if !options.isa.available() {
             return Err(Error::Device(format!("this CPU has no {}", options.isa.name())));
         }
@@ -131,7 +127,7 @@ impl CpuExecutor {
                 return Err(Error::Device(format!("bf16x3 needs AMX, but {why}")));
             }
             Precision::Fp16 => {
-                return Err(Error::Device("the CPU computes in fp32 or bf16, not in fp16".into()));
+                return Err(Error::Device("the CPU computes in fp32, bf16 or bf16x3, not in fp16".into()));
             }
         }
         let threads = options.threads;
@@ -160,12 +156,21 @@ impl CpuExecutor {
             rows: rows.collect(),
             heatmaps: Rows::new(heatmaps.map_or(0, |h| h[0] + h[1])),
         };
+        let pool = Pool::new(threads)
+            .map_err(|why| Error::Device(format!("cannot start {threads} threads: {why}")))?;
+        let arena = Block::try_zeroed(arena_len).ok_or_else(|| {
+            let ((w, h), size) = (plan.input_size, arena_len as f64 * 4e-9);
+            Error::Device(format!(
+                "an input of {w}x{h} pixels takes {size:.2} GB of memory, which is not free"
+            ))
+        })?;
         Ok(CpuExecutor {
             options,
-            pool: Pool::new(threads),
+            pool,
             shares: phases.iter().map(|_| Shares::new(threads)).collect(),
             phases,
-            arena: Block::zeroed(arena_len),
+            arena,
+            batch: 0,
             maps,
             input,
             scratch: (0..threads).map(|_| Mutex::new(Scratch::new(size))).collect(),
@@ -183,18 +188,18 @@ impl CpuExecutor {
         options: &RunOptions,
         after: &(dyn Fn(usize) + Sync),
     ) {
-        let base = Base(self.arena.as_mut_ptr());
-        let context = Context { base: base.0, options, frame, state: &self.state };
+        let context = Context { base: self.arena.as_mut_ptr(), options, frame, state: &self.state };
         let (shares, scratch) = (&self.shares[phases.clone()], &self.scratch);
         shares.iter().for_each(Shares::reset);
         let first = phases.start;
         let phases = &self.phases[phases];
-        let (context, base) = (&context, &base);
+        let context = &context;
         self.pool.run(&|worker: &Worker<'_>| {
-            let _ = base;
             let mut scratch = scratch[worker.index].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             for (index, (phase, shares)) in phases.iter().zip(shares).enumerate() {
-                for item in shares.of(worker.index, phase.work.items(context)) {
+                // SAFETY: the barrier completed all earlier phases.
+                let items = unsafe { phase.work.items(context) };
+                for item in shares.of(worker.index, items) {
                     // SAFETY: the arena and scratch were made for these phases; the shares hand each item to one
                     // thread; the barrier completes a phase before the next.
                     unsafe { phase.work.run(item, context, &mut scratch) };
@@ -239,7 +244,7 @@ impl CpuExecutor {
             boxes: state.survivors.iter().map(|s| s.bbox).collect(),
             priors: state.survivors.iter().map(|s| s.prior).collect(),
             keypoints: xy.chunks_exact(2).map(|p| [p[0], p[1]]).collect(),
-            visibility: values(self.plan.keypoint_vis).iter().map(|v| 1.0 / (1.0 + (-v).exp())).collect(),
+            visibility: values(self.plan.keypoint_vis).into_iter().map(sigmoid).collect(),
             heatmaps_x,
             heatmaps_y,
         }
@@ -260,6 +265,10 @@ fn no_bf16(isa: Isa) -> Error {
 impl Executor for CpuExecutor {
     fn run(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
         let mut all = Vec::with_capacity(frames.len());
+        for frame in frames {
+            frame.check(self.plan.input_size)?;
+        }
+        self.batch = frames.len();
         for &frame in frames {
             self.execute(0..self.phases.len(), frame, options, &|_| ());
             all.push(self.survivors(options));
@@ -268,6 +277,8 @@ impl Executor for CpuExecutor {
     }
 
     fn run_timed(&mut self, frame: Frame<'_>, options: &RunOptions) -> Result<(Survivors, Vec<StepTime>)> {
+        frame.check(self.plan.input_size)?;
+        self.batch = 1;
         let ends: Vec<Mutex<Option<Instant>>> = self.phases.iter().map(|_| Mutex::new(None)).collect();
         let start = Instant::now();
         self.execute(0..self.phases.len(), frame, options, &|phase| {
@@ -291,11 +302,17 @@ impl Executor for CpuExecutor {
         Ok((self.survivors(options), times))
     }
 
-    fn read(&mut self, view: View, _image: usize) -> Result<Vec<f32>> {
-        let name = &self.plan.buffer_of(view).name;
+    /// Only the last image of a batch is kept.
+    fn read(&mut self, view: View, image: usize) -> Result<Vec<f32>> {
+        if image + 1 != self.batch {
+            let what = format!("image {image} of a batch of {}: only the last one is kept", self.batch);
+            return Err(Error::Usage(what));
+        }
+        self.plan.check_view(view).map_err(Error::Usage)?;
         let (map, border) = match self.input {
             Some((input, map, border)) if input.buffer == view.buffer => (map, border),
             _ => {
+                let name = &self.plan.buffer_of(view).name;
                 let map = self.maps[view.buffer.0]
                     .ok_or_else(|| Error::Usage(format!("'{name}' is not a feature map")))?;
                 (map, 0)

@@ -61,12 +61,18 @@ impl Kernel for Pairs {
 
 /// Measured peak of f32 multiply-adds, in floating-point operations a second (two a multiply-add), of `threads` threads
 /// together: each runs for a good 10 ms, five times, and the best of the five counts.
+///
+/// # Panics
+/// If this CPU lacks the instruction set, or the system refuses to start the threads.
 pub fn fma_peak(isa: Isa, threads: usize) -> f64 {
     peak(threads, || with_isa!(isa, simd => simd.vectorize(Chains)))
 }
 
 /// As [`fma_peak`], of dot products of bf16 pairs (four operations a pair), or of tiles where the instruction set has such.
 /// Slow where it emulates them.
+///
+/// # Panics
+/// As [`fma_peak`].
 pub fn bf16_peak(isa: Isa, threads: usize) -> f64 {
     match isa.tile_unit() {
         Some(unit) => peak(threads, || unit.exercise()),
@@ -76,7 +82,7 @@ pub fn bf16_peak(isa: Isa, threads: usize) -> f64 {
 
 /// `work` returns how many operations it did.
 fn peak(threads: usize, work: impl Fn() -> u64 + Sync) -> f64 {
-    let mut pool = Pool::new(threads);
+    let mut pool = Pool::new(threads).expect("the system starts as many threads");
     let round = |pool: &mut Pool| {
         let rate = Mutex::new(0.0);
         pool.run(&|worker| {

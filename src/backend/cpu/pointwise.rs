@@ -75,7 +75,7 @@ impl<T: Simd> Kernel for Normalise<'_, T> {
 }
 
 impl<S: Simd> Work for LayerNorm<S> {
-    fn items(&self, _: &Context<'_>) -> usize {
+    unsafe fn items(&self, _: &Context<'_>) -> usize {
         self.src.pixels().div_ceil(NORM_PIXELS)
     }
 
@@ -153,7 +153,7 @@ impl<T: Simd> Kernel for Pool<'_, T> {
 }
 
 impl<S: Simd> Work for PoolPyramid<S> {
-    fn items(&self, _: &Context<'_>) -> usize {
+    unsafe fn items(&self, _: &Context<'_>) -> usize {
         self.src.c.div_ceil(S::LANES)
     }
 
@@ -179,7 +179,7 @@ pub struct Input {
 }
 
 impl Work for Input {
-    fn items(&self, _: &Context<'_>) -> usize {
+    unsafe fn items(&self, _: &Context<'_>) -> usize {
         (self.dst.h - 2 * self.border).div_ceil(INPUT_ROWS)
     }
 

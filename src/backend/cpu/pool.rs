@@ -6,6 +6,7 @@
 //! finally sleep.
 
 use std::cell::UnsafeCell;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -89,7 +90,10 @@ pub struct Pool {
 
 impl Pool {
     /// A team of `threads`, at least one, the calling thread included.
-    pub fn new(threads: usize) -> Pool {
+    ///
+    /// # Errors
+    /// The system's own, if it refuses to start a thread; those started have ended then.
+    pub fn new(threads: usize) -> io::Result<Pool> {
         let threads = threads.max(1);
         let shared = Arc::new(Shared {
             threads,
@@ -102,16 +106,14 @@ impl Pool {
             arrived: AtomicUsize::new(0),
             generation: AtomicUsize::new(0),
         });
-        let workers = (1..threads)
-            .map(|index| {
-                let shared = Arc::clone(&shared);
-                thread::Builder::new()
-                    .name(format!("rtmo-{index}"))
-                    .spawn(move || work(&shared, index))
-                    .expect("the system refuses to start a thread")
-            })
-            .collect();
-        Pool { shared, workers }
+        // A pool from the first worker on: should a later one fail, dropping it ends those before.
+        let mut pool = Pool { shared, workers: Vec::with_capacity(threads - 1) };
+        for index in 1..threads {
+            let shared = Arc::clone(&pool.shared);
+            let worker = thread::Builder::new().name(format!("rtmo-{index}"));
+            pool.workers.push(worker.spawn(move || work(&shared, index))?);
+        }
+        Ok(pool)
     }
 
     /// Threads of the team.
@@ -203,7 +205,7 @@ mod tests {
     #[test]
     fn barriers_order_the_phases_of_a_region() {
         for threads in [1, 2, 3, 7] {
-            let mut pool = Pool::new(threads);
+            let mut pool = Pool::new(threads).unwrap();
             let counters: Vec<AtomicUsize> = (0..50).map(|_| AtomicUsize::new(0)).collect();
             for round in 1..=20 {
                 pool.run(&|worker| {
@@ -219,7 +221,7 @@ mod tests {
 
     #[test]
     fn workers_wake_from_sleep() {
-        let mut pool = Pool::new(3);
+        let mut pool = Pool::new(3).unwrap();
         for _ in 0..3 {
             thread::sleep(std::time::Duration::from_millis(20));
             let hits = AtomicUsize::new(0);
@@ -232,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_panic_reaches_the_caller_and_leaves_the_pool_usable() {
-        let mut pool = Pool::new(3);
+        let mut pool = Pool::new(3).unwrap();
         for index in 0..3 {
             let result = catch_unwind(AssertUnwindSafe(|| {
                 pool.run(&|worker| {

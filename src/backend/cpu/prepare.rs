@@ -14,7 +14,7 @@ use super::matrix::Matrix;
 use super::memory::Map;
 use super::pointwise::{Input, LayerNorm, PoolPyramid};
 use super::simd::Simd;
-use super::survivors::{Level, MAX_LEVELS, Select, SurvivorLinear};
+use super::survivors::{Level, Select, SurvivorLinear};
 use super::winograd::scheme::{F23, F23Stride2, F43, F43Stride2, Scheme};
 use super::winograd::{self, Winograd};
 use super::work::Work;
@@ -83,7 +83,9 @@ fn make(jobs: Vec<Job>, threads: usize) -> Vec<Phase> {
         }
     };
     let mut made = thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        // Fewer threads do as well, where the system gives no more.
+        let start = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
+        let others: Vec<_> = (1..threads).map_while(start).collect();
         let mut made = work();
         for other in others {
             made.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
@@ -192,7 +194,6 @@ impl<S: Simd> Builder<'_, S> {
                 self.push(step, "layer norm", LayerNorm { simd, src, dst, gamma, beta, eps });
             }
             Op::Select { levels } => {
-                assert!(levels.len() <= MAX_LEVELS, "a head of {} levels", levels.len());
                 let level = |l: &crate::plan::GridLevel| Level {
                     cls: self.map(plan, l.cls),
                     bbox: self.map(plan, l.bbox),
@@ -245,7 +246,7 @@ impl<S: Simd> Builder<'_, S> {
     fn map(&self, plan: &Plan, view: View) -> Map {
         match self.input {
             Some((input, map, border)) if view.buffer == input.buffer => {
-                assert!(border == 0, "only the stem reads the network input");
+                assert!(border == 0, "a padded network input has one reader, which pads it");
                 map
             }
             _ => Map::new(plan, self.arena, view),

@@ -59,6 +59,7 @@ impl CpuExecutor {
         let letterbox = Letterbox::new((1, 1), (w.max(1), h.max(1)));
         let at = |step: usize| self.phases.partition_point(|phase| phase.step < step);
         let phases = at(steps.start)..at(steps.end);
+        self.batch = 1;
         self.execute(phases, Frame { photo: &photo, letterbox: &letterbox }, options, &|_| ());
         self.survivors(options)
     }

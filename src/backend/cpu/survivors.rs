@@ -4,10 +4,8 @@ use super::matrix::Matrix;
 use super::memory::Map;
 use super::simd::Simd;
 use super::work::{Context, Scratch, Work};
+use crate::plan::MAX_LEVELS;
 use crate::vision::select::{LevelMaps, select};
-
-/// Most head levels of a plan.
-pub const MAX_LEVELS: usize = 4;
 
 /// A head level, resolved.
 pub struct Level {
@@ -26,7 +24,7 @@ pub struct Select {
 }
 
 impl Work for Select {
-    fn items(&self, _: &Context<'_>) -> usize {
+    unsafe fn items(&self, _: &Context<'_>) -> usize {
         1
     }
 
@@ -75,7 +73,7 @@ pub struct SurvivorLinear<S> {
 }
 
 impl<S: Simd> Work for SurvivorLinear<S> {
-    fn items(&self, _: &Context<'_>) -> usize {
+    unsafe fn items(&self, _: &Context<'_>) -> usize {
         self.levels.iter().map(|(_, m)| m.panels()).sum()
     }
 

@@ -51,11 +51,9 @@ pub struct Rows {
 impl Rows {
     /// Rows of `channels` values; none yet.
     pub fn new(channels: usize) -> Rows {
-        Rows {
-            block: Block::default(),
-            ptr: std::ptr::null_mut(),
-            pitch: (channels + 16).next_multiple_of(16),
-        }
+        // Kernels may read a vector from the last channel on.
+        let pitch = if channels == 0 { 0 } else { (channels + 16).next_multiple_of(16) };
+        Rows { block: Block::default(), ptr: std::ptr::null_mut(), pitch }
     }
 
     /// Makes room for `n` rows.
@@ -67,7 +65,7 @@ impl Rows {
     /// First value of row `i`, which must be below the last [`Rows::reserve`].
     #[inline(always)]
     pub fn row(&self, i: usize) -> *mut f32 {
-        debug_assert!((i + 1) * self.pitch <= self.block.len());
+        debug_assert!((i + 1) * self.pitch <= self.block.values());
         self.ptr.wrapping_add(i * self.pitch)
     }
 }
@@ -119,8 +117,11 @@ impl Context<'_> {
 
 /// A phase of a step. All items may run at the same time; a barrier follows.
 pub trait Work: Send + Sync {
-    /// Number of items; called when all earlier phases are complete.
-    fn items(&self, context: &Context<'_>) -> usize;
+    /// Number of items.
+    ///
+    /// # Safety
+    /// All earlier phases must be complete: the survivors may be looked at.
+    unsafe fn items(&self, context: &Context<'_>) -> usize;
 
     /// Scratch that an item needs.
     fn scratch(&self) -> ScratchSize {

@@ -347,12 +347,15 @@ impl Reference {
 
 impl Executor for Reference {
     fn run(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
+        let all: Result<_> = frames.iter().map(|&frame| Ok(self.run_timed(frame, options)?.0)).collect();
         self.batch = frames.len();
-        frames.iter().map(|&frame| Ok(self.run_timed(frame, options)?.0)).collect()
+        all
     }
 
     fn run_timed(&mut self, frame: Frame<'_>, options: &RunOptions) -> Result<(Survivors, Vec<StepTime>)> {
         let (w, h) = self.plan.input_size;
+        frame.check((w, h))?;
+        self.batch = 1;
         let mut row = vec![0; w * 3];
         let mut input = Vec::with_capacity(h * w * 3);
         for y in 0..h {

@@ -282,7 +282,7 @@ impl<T: Simd> Kernel for Convert<'_, T> {
 }
 
 impl<S: Simd> Work for TileConv<S> {
-    fn items(&self, _: &Context<'_>) -> usize {
+    unsafe fn items(&self, _: &Context<'_>) -> usize {
         self.blocks * self.ranges
     }
 

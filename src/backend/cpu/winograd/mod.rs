@@ -172,7 +172,7 @@ impl<S: Simd, W: Scheme, T: Factor> Winograd<S, W, T> {
 }
 
 impl<S: Simd, W: Scheme, T: Factor> Work for Winograd<S, W, T> {
-    fn items(&self, _: &Context<'_>) -> usize {
+    unsafe fn items(&self, _: &Context<'_>) -> usize {
         self.blocks() * self.cut.ranges
     }
 
