@@ -1,5 +1,6 @@
 //! `rtmo-engine bench`
 
+use super::files::Files;
 use super::options::Network;
 use super::plot;
 use super::sweep::Sweep;
@@ -80,6 +81,7 @@ impl Bench {
     pub fn run(self) -> Ended {
         let to_stdout = self.json.as_deref() == Some(Path::new("-"));
         let mut terminal = Terminal::new(to_stdout, false);
+        self.check_files()?;
         // Before the long work.
         let json = self.json.as_deref().filter(|_| !to_stdout).map(AtomicFile::create).transpose()?;
         let plot = self.plot.as_deref().map(AtomicFile::create).transpose()?;
@@ -213,6 +215,15 @@ impl Bench {
             if self.network_only { ("network", |t| t.stages.network) } else { ("total", |t| t.total) };
         terminal.say(format!("{what} p50 {:.3} ms", report.statistics(stage).p50))?;
         Ok(Outcome::Done)
+    }
+
+    /// That the results replace neither an input nor each other.
+    fn check_files(&self) -> Result<()> {
+        let mut files = Files::default();
+        self.image.iter().for_each(|image| files.reads(image, "the photo to run on"));
+        self.network.file().iter().for_each(|weights| files.reads(weights, "the weights"));
+        self.json.iter().try_for_each(|path| files.writes(path, "--json"))?;
+        self.plot.iter().try_for_each(|path| files.writes(path, "--plot"))
     }
 
     /// Writes the figures and the picture where they were asked for.

@@ -79,6 +79,11 @@ impl Network {
         }
     }
 
+    /// The weights file of [`Network::any_checkpoint`], if there is one.
+    pub fn file(&self) -> Option<PathBuf> {
+        registry::resolve(self.model.as_deref(), self.weights.as_deref()).ok()
+    }
+
     /// Whether these are the demonstration's weights.
     pub fn is_demo(checkpoint: &Checkpoint) -> bool {
         checkpoint.path().file_stem().is_some_and(|stem| stem == DEMO)
