@@ -5,7 +5,7 @@ mod reading;
 mod results;
 
 use super::files::Files;
-use super::options::{DEMO_SCORE_THR, Network};
+use super::options::{Network, fraction};
 use super::terminal::Terminal;
 use super::{Ended, Outcome};
 use clap::Args;
@@ -13,7 +13,7 @@ use pictures::{Done, Pictures};
 use reading::{Photos, decode_ahead, next_batch};
 use results::{Results, image_ids};
 use rtmo_engine::atomic_file::remove_unfinished;
-use rtmo_engine::backend::{Device, device};
+use rtmo_engine::backend::device;
 use rtmo_engine::vision::decode::Decoded;
 use rtmo_engine::vision::draw::DrawOptions;
 use rtmo_engine::vision::{Skeleton, sources};
@@ -34,7 +34,10 @@ JSON is one object a line and photo, people by falling score, in the photo's own
   {\"image\": path, \"width\": W, \"height\": H, \"people\": [
     {\"score\": s, \"bbox\": [x1, y1, x2, y2], \"keypoints\": [[x, y, score], ...]}]}
 
-Files appear complete or not at all. A photo that cannot be read is reported, the others are done, and the exit status \
+Without --model and --weights the first published checkpoint that is here is taken: rtmo-s, else the others in the order \
+of 'rtmo-engine models', else the demonstration model. The first line tells which.
+
+Files appear complete or not at all, and none replaces a photo. A photo that cannot be read is reported, the others are done, and the exit status \
 is 1. The milliseconds shown are from decoded photo to people, while other photos are read, written and, on a GPU, \
 computed; 'rtmo-engine bench' measures properly.
 
@@ -44,22 +47,23 @@ Examples:
   rtmo-engine infer crowd.jpg --model rtmo-l --size 1280x960 --boxes --heatmaps
   find . -name '*.jpg' | rtmo-engine infer - --json - --no-draw | jq '.people | length'")]
 pub struct Infer {
-    /// Photos: files, folders, patterns like '*.jpg'; '-' reads a list from standard input
+    /// Photos: files, folders (not their subfolders), patterns like '*.jpg' or 'folder/**/*'; '-' reads a list from
+    /// standard input, a path a line
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
     #[command(flatten)]
     network: Network,
     /// Photos that are computed together
-    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(short, long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch: u16,
-    /// Score that a person must exceed [default: 0.1, with --compat rtmlib 0.7]
-    #[arg(long, value_name = "0..1", help_heading = "People")]
+    /// Score that a person must exceed [default: 0.1, with --compat rtmlib 0.7, of the demonstration model at least 0.5]
+    #[arg(long, value_name = "0..1", value_parser = fraction, allow_negative_numbers = true, help_heading = "People")]
     score_thr: Option<f32>,
     /// Overlap (IoU) from which on the lesser of two people is dropped [default: 0.65, with --compat rtmlib 0.45]
-    #[arg(long, value_name = "0..1", help_heading = "People")]
+    #[arg(long, value_name = "0..1", value_parser = fraction, allow_negative_numbers = true, help_heading = "People")]
     nms_thr: Option<f32>,
     /// At most N people a photo, best first
-    #[arg(long, value_name = "N", help_heading = "People")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "People")]
     max_people: Option<usize>,
     /// Whose geometry and thresholds: mmpose or rtmlib
     #[arg(long, value_name = "WHOSE", default_value = "mmpose", help_heading = "People")]
@@ -71,7 +75,7 @@ pub struct Infer {
     #[arg(long, help_heading = "Output", conflicts_with_all = ["heatmaps", "boxes", "kpt_thr"])]
     no_draw: bool,
     /// Draw keypoints of at least this score
-    #[arg(long, value_name = "0..1", default_value_t = DrawOptions::default().keypoint_thr, help_heading = "Output")]
+    #[arg(long, value_name = "0..1", value_parser = fraction, allow_negative_numbers = true, default_value_t = DrawOptions::default().keypoint_thr, help_heading = "Output")]
     kpt_thr: f32,
     /// Draw boxes and scores, too
     #[arg(long, help_heading = "Output")]
@@ -134,7 +138,7 @@ impl Infer {
             // Perhaps in that folder.
             let mut results = Results::create(self.json.as_deref(), self.coco.as_deref().zip(ids))?;
             if photos.len() > 1 {
-                terminal.progress(photos.len());
+                terminal.progress(photos.len(), "photos");
             }
             let skeleton = Skeleton::of(engine.keypoints());
             let (terminal, pictures) = (&terminal, pictures.as_ref());
@@ -167,6 +171,9 @@ impl Infer {
     /// The photos that the arguments mean, and how many arguments mean none, which is told.
     fn photos(&self, terminal: &Terminal) -> Result<(Vec<PathBuf>, usize)> {
         let sources = sources::expand(&self.paths, &mut std::io::stdin().lock());
+        if !self.quiet {
+            sources.notes.iter().for_each(|note| terminal.complain("note", note));
+        }
         let mut errors = sources.errors.into_iter();
         let last = if sources.files.is_empty() { errors.next_back() } else { None };
         let failed = errors.len();
@@ -237,9 +244,9 @@ impl Infer {
     /// Threads that read photos, and as many that draw: one where the CPU computes, which needs its cores; where a GPU
     /// does, as many as it takes to keep that busy.
     fn workers(&self) -> usize {
-        let cpu = self.network.device == Device::Cpu || device::cuda().is_err();
         let threads = thread::available_parallelism().map_or(1, |n| n.get());
-        if cpu { 1 } else { threads.clamp(1, 8) }
+        let gpu = self.network.on_gpu(|| device::cuda().is_ok());
+        if gpu { threads.clamp(1, 8) } else { 1 }
     }
 
     fn engine(
@@ -251,20 +258,20 @@ impl Infer {
             input_size: self.network.size,
             placement: self.network.placement(),
             compat: self.compat,
-            score_thr: self.score_thr.or(Network::is_demo(&checkpoint).then_some(DEMO_SCORE_THR)),
+            score_thr: Network::score_thr(&checkpoint, self.score_thr, self.compat),
             nms_thr: self.nms_thr,
             max_people: self.max_people,
             force_people: None,
             heatmaps: self.heatmaps,
         };
         let engine = Engine::from_checkpoint(&checkpoint, options)?;
-        if let Some(warning) = warning {
+        for warning in warning.into_iter().chain(self.network.crowded()) {
             terminal.complain("warning", warning);
         }
         let (w, h) = engine.input_size();
         let weights = checkpoint.path().display();
         terminal.say(format!("{} {w}x{h}, {}, {weights}", engine.name(), engine.describe()))?;
-        if let Some(remark) = Network::remark(&checkpoint) {
+        if let Some(remark) = Network::remark(&checkpoint, self.score_thr, self.compat) {
             terminal.say(remark)?;
         }
         Ok(engine)
