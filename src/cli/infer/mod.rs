@@ -37,7 +37,7 @@ JSON is one object a line and photo, people by falling score, in the photo's own
 Without --model and --weights the first published checkpoint that is here is taken: rtmo-s, else the others in the order \
 of 'rtmo-engine models', else the demonstration model. The first line tells which.
 
-Files appear complete or not at all, and none replaces a photo. A photo that cannot be read is reported, the others are done, and the exit status \
+Files appear complete or not at all, and none replaces what the run reads. A photo that cannot be read is reported, the others are done, and the exit status \
 is 1. The milliseconds shown are from decoded photo to people, while other photos are read, written and, on a GPU, \
 computed; 'rtmo-engine bench' measures properly.
 
