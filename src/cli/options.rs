@@ -236,3 +236,30 @@ pub fn ends_in(path: &Path, suffix: &str, what: &str) -> Result<()> {
         false => Err(Error::Usage(format!("{}: {what} needs a name that ends in .{suffix}", path.display()))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        network: Network,
+    }
+
+    fn on_gpu(arguments: &str) -> bool {
+        let arguments = std::iter::once("x").chain(arguments.split_whitespace());
+        Command::parse_from(arguments).network.on_gpu(|| true)
+    }
+
+    #[test]
+    fn a_gpu_is_left_out_where_the_cpu_computes() {
+        for gpu in ["", "--fp16", "--precision fp16", "--device cuda:1"] {
+            assert!(on_gpu(gpu), "{gpu}");
+        }
+        for cpu in ["--device cpu", "--precision fp32", "--precision bf16", "--precision bf16x3"] {
+            assert!(!on_gpu(cpu), "{cpu}");
+        }
+    }
+}

@@ -32,7 +32,8 @@ fn check_compares_step_by_step() {
     }
 
     // Where there is no GPU the CPU is checked, and the reason told.
-    let (out, _) = check(0, &["--stages"]);
+    let arguments = ["check", "a.png", "-m", "rtmo-s", "--stages"];
+    let (out, _) = expect(0, folder.path(), &[&arguments[..], &SMALL[..2]].concat());
     assert!(out.contains("no GPU is checked: ") != out.contains("checked  NVIDIA"), "{out}");
 
     // bf16 against fp32, by the emulation that every machine has.
@@ -130,9 +131,12 @@ fn check_takes_the_threshold_of_the_demonstration_model() {
     let folder = workplace();
     let path = folder.path().join("demo.safetensors");
     save_with(&checkpoint(), &path, &[("purpose", "demonstration")]);
-    let people = |weights: &str| {
+    let count = |weights: &str| -> usize {
         let arguments = ["check", "a.png", "--stages", "-w", weights];
-        expect(0, folder.path(), &[&arguments[..], &SMALL].concat()).0
+        let (out, _) = expect(0, folder.path(), &[&arguments[..], &SMALL].concat());
+        let line = out.lines().find_map(|line| line.strip_prefix("people ")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
     };
-    assert_ne!(people("demo.safetensors"), people("weights/rtmo-t.safetensors"));
+    let (demo, other) = (count("demo.safetensors"), count("weights/rtmo-t.safetensors"));
+    assert!(demo < other, "{demo} people of the demonstration's, {other} of another's");
 }

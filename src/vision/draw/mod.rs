@@ -153,21 +153,23 @@ fn draw_score(photo: &mut Photo, person: &Person, color: Rgb, width: f32) {
     let score = format!("{:.2}", person.score);
     let label = |height: f32| {
         let text = Text { height, color: INK, upwards: false };
-        let (w, h) = (text.width(&score) + text.height, text.height * 2.0);
-        (text, w, h)
+        (text, text.width(&score) + 2.0 * MARGIN * height, (1.0 + 2.0 * MARGIN) * height)
     };
     let (Text { height, .. }, w, h) = label((width * 2.6).clamp(7.0, 40.0));
-    let scale = ((x2 - x1) / w).min((y2 - y1) / 6.0 / h).min(1.0);
+    let scale = (0.4 * (x2 - x1) / w).min((y2 - y1) / 6.0 / h).min(1.0);
     let (text, w, h) = label((height * scale).max(LEGIBLE));
     if !(w <= x2 - x1 && h <= (y2 - y1) / 3.0) {
         return;
     }
-    let pad = text.height * 0.5;
+    let pad = MARGIN * text.height;
     let left = x1.clamp(0.0, (photo.width as f32 - w).max(0.0));
     let top = if y1 >= h { y1 - h } else { y1.max(0.0) };
     rect(photo, [left - 0.5, top - 0.5, left + w, top + h], color, 1.0);
     text.paint(photo, [left + pad, top + h - pad - 0.5], &score);
 }
+
+/// Around a label's letters, in their heights.
+const MARGIN: f32 = 0.4;
 
 /// Height of the smallest letters that can be read.
 const LEGIBLE: f32 = 6.0;
