@@ -20,7 +20,7 @@ use std::path::PathBuf;
 Without --device and --precision a GPU is checked, and where there is none the CPU in fp32. A map's relative error is the \
 root mean square of its difference over that of the map; 'worst' is the largest difference over the same, found at row, \
 column and channel 'at'. The stages' maps (c3 to p5, and the head's cls and bbox) and the people are held to what the \
-engine promises for the precision; the exit status is 1 if anything is beyond it. Weights are generated where the model's \
+engine promises for the precision (people of scores above 0.1, of the demonstration model above 0.5); the exit status is 1 if anything is beyond it. Weights are generated where the model's \
 are not here: then their people mean nothing, and in bf16 and fp16 only the maps are held to anything, in fp16 to 7e-3: generated \
 weights amplify rounding.
 

@@ -23,14 +23,16 @@ impl Files {
     /// # Errors
     /// If it is an input, or what another option writes.
     pub fn writes(&mut self, path: &Path, option: &str) -> Result<()> {
-        let conflict = |what: &str| {
-            Error::Usage(format!("{}: {option} would replace it, but it is {what}", path.display()))
-        };
-        let key = if path == Path::new("-") { path.to_path_buf() } else { identity(path) };
+        let stdout = Path::new("standard output");
+        let (key, name) =
+            if path == Path::new("-") { (stdout.into(), stdout) } else { (identity(path), path) };
         // Devices and pipes take what comes, from several too.
         let written = self.written.get(&key).filter(|_| !path.exists() || path.is_file());
         if let Some(what) = self.read.get(&key).or(written) {
-            return Err(conflict(what));
+            return Err(Error::Usage(format!(
+                "{}: {option} would replace it, but it is {what}",
+                name.display()
+            )));
         }
         self.written.insert(key, format!("what {option} writes"));
         Ok(())

@@ -75,8 +75,18 @@ fn no_output_replaces_an_input() {
     );
     refused(
         &["a.png", "--json", "-", "--coco", "-", "--coco-images", "list.json"],
-        &["-: --coco would replace it, but it is what --json writes"],
+        &["standard output: --coco would replace it, but it is what --json writes"],
     );
+    #[cfg(unix)]
+    {
+        // Whoever writes to a link writes to what it points to.
+        fs::create_dir(at.join("links")).unwrap();
+        std::os::unix::fs::symlink("../b.jpg", at.join("links/a.jpg")).unwrap();
+        refused(
+            &["a.bmp", "b.jpg", "--out", "links"],
+            &["a.bmp: its picture, links/a.jpg, would replace a photo"],
+        );
+    }
     let (_, err) = expect(2, at, &["bench", "--json", "x.svg", "--plot", "x.svg"]);
     assert!(err.contains("--plot would replace it, but it is what --json writes"), "{err}");
     let (_, err) = expect(2, at, &["bench", "--image", "a.png", "--json", "a.png"]);

@@ -1,6 +1,6 @@
 //! Help, and options that make no sense.
 
-use super::{SMALL, expect, workplace};
+use super::{SMALL, expect, program, text, workplace};
 
 #[test]
 fn help_and_version() {
@@ -27,6 +27,8 @@ fn models_and_info() {
     assert_eq!(out.matches("https://").count(), 11, "{out}");
     assert!(out.lines().next().unwrap().ends_with("here: weights/rtmo-t.safetensors"), "{out}");
     assert_eq!(out.matches("not here").count(), 10, "{out}");
+    let mistyped = program(folder.path(), &["models"]).env("RTMO_WEIGHTS", "mistyped").output().unwrap();
+    assert!(text(&mistyped.stderr).starts_with("warning: mistyped: no such file or folder"));
     let (out, _) = expect(0, folder.path(), &["info"]);
     for key in ["version", "CPU", "ISA", "CUDA", "weights"] {
         assert!(out.lines().any(|line| line.starts_with(key)), "{key}: {out}");
