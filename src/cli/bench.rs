@@ -1,6 +1,7 @@
 //! `rtmo-engine bench`
 
-use super::options::Network;
+use super::files::Files;
+use super::options::{Network, ends_in};
 use super::plot;
 use super::sweep::Sweep;
 use super::table::{Align, Table};
@@ -42,16 +43,16 @@ pub struct Bench {
     #[command(flatten)]
     network: Network,
     /// Timed runs
-    #[arg(short, long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(short, long, value_name = "N", default_value_t = 50, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     iters: u32,
     /// Runs before them that are not timed
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     warmup: u32,
     /// Photos a run
-    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(short, long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch: u16,
     /// Make the best N grids people, whatever their scores
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     people: Option<u16>,
     /// Photo to run on [default: a generated one of 1280x720]
     #[arg(long, value_name = "FILE")]
@@ -66,7 +67,7 @@ pub struct Bench {
     #[arg(long, conflicts_with_all = ["batch", "layers", "network_only"])]
     sweep: bool,
     /// Batch sizes of a sweep [default: 1,2,4,8 on a CPU, to 64 on a GPU]
-    #[arg(long, value_name = "N,N,..", requires = "sweep", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N,N,..", allow_negative_numbers = true, requires = "sweep", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
     batches: Vec<u16>,
     /// Write all figures as JSON; '-' for standard output
     #[arg(long, value_name = "FILE")]
@@ -80,6 +81,7 @@ impl Bench {
     pub fn run(self) -> Ended {
         let to_stdout = self.json.as_deref() == Some(Path::new("-"));
         let mut terminal = Terminal::new(to_stdout, false);
+        self.check_files()?;
         // Before the long work.
         let json = self.json.as_deref().filter(|_| !to_stdout).map(AtomicFile::create).transpose()?;
         let plot = self.plot.as_deref().map(AtomicFile::create).transpose()?;
@@ -123,11 +125,14 @@ impl Bench {
         {
             terminal.say(format!("         ({why})"))?;
         }
+        if let Some(warning) = self.network.crowded() {
+            terminal.complain("warning", warning);
+        }
         if cfg!(debug_assertions) {
             terminal.complain("warning", "this is an unoptimised build; use cargo build --release");
         }
 
-        terminal.progress((self.warmup + self.iters) as usize);
+        terminal.progress((self.warmup + self.iters) as usize, "runs");
         let gpu = engine.options().placement.device != Device::Cpu;
         let mut people = 0;
         for _ in 0..self.warmup {
@@ -161,8 +166,8 @@ impl Bench {
 
         let report = Report { runs, batch: self.batch.into(), flops: engine.flops(), peak, gpu };
         let (pw, ph) = (photos[0].width, photos[0].height);
-        let noun = if people == 1 { "person" } else { "people" };
-        terminal.say(format!("photo    {pw}x{ph}, {photo_name}; {people} {noun}"))?;
+        let people_told = told(people, self.people.map(usize::from));
+        terminal.say(format!("photo    {pw}x{ph}, {photo_name}; {people_told}"))?;
         if let Some(launches) = engine.executor().launches() {
             terminal.say(format!("launches {launches} a run"))?;
         }
@@ -215,6 +220,20 @@ impl Bench {
         Ok(Outcome::Done)
     }
 
+    /// That the results replace neither an input nor each other.
+    fn check_files(&self) -> Result<()> {
+        let mut files = Files::default();
+        self.image.iter().for_each(|image| files.reads(image, "the photo to run on"));
+        let networks = if self.sweep { Sweep::networks(&self.network) } else { vec![self.network.clone()] };
+        for network in networks {
+            network.file()?.iter().for_each(|weights| files.reads(weights, "the weights"));
+        }
+        self.json.iter().try_for_each(|path| files.writes(path, "--json"))?;
+        let Some(plot) = &self.plot else { return Ok(()) };
+        ends_in(plot, "svg", "--plot")?;
+        files.writes(plot, "--plot")
+    }
+
     /// Writes the figures and the picture where they were asked for.
     fn write(
         &self,
@@ -237,6 +256,15 @@ impl Bench {
             file.commit()?;
         }
         Ok(Outcome::Done)
+    }
+}
+
+/// How many people there were, and why not as many as were asked for.
+fn told(people: usize, asked: Option<usize>) -> String {
+    match asked.filter(|&asked| asked > people) {
+        Some(asked) => format!("{people} people of {asked}: the grid has no more"),
+        None if people == 1 => "1 person".into(),
+        None => format!("{people} people"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `rtmo-engine convert`
 
+use super::options::ends_in;
 use super::{Ended, Outcome, terminal};
 use clap::Args;
 use rtmo_engine::weights;
@@ -15,7 +16,7 @@ Example:
 pub struct Convert {
     /// Checkpoint to read: .pth or .safetensors
     input: PathBuf,
-    /// File to write
+    /// File to write, .safetensors
     output: PathBuf,
     /// Store matrices and convolutions as 16-bit floats: half the size, and keypoints move by hundredths of a pixel
     #[arg(long)]
@@ -24,6 +25,7 @@ pub struct Convert {
 
 impl Convert {
     pub fn run(self) -> Ended {
+        ends_in(&self.output, "safetensors", "the file to write")?;
         let conversion = weights::convert(&self.input, &self.output, self.half)?;
         terminal::print(&conversion)?;
         if conversion.genuine == Some(false) {

@@ -35,7 +35,8 @@ impl Info {
         places.insert(
             0,
             match &search.variable {
-                Some(path) => format!("{} ($RTMO_WEIGHTS)", path.display()),
+                Some(path) if path.exists() => format!("{} ($RTMO_WEIGHTS)", path.display()),
+                Some(path) => format!("{} ($RTMO_WEIGHTS, does not exist)", path.display()),
                 None => "$RTMO_WEIGHTS (not set)".into(),
             },
         );

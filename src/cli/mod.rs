@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod convert;
 mod curves;
+mod files;
 mod infer;
 mod info;
 mod models;

@@ -2,7 +2,7 @@
 
 use super::{Ended, Outcome, terminal};
 use clap::Args;
-use rtmo_engine::weights::registry::{PUBLISHED, Published};
+use rtmo_engine::weights::registry::{PUBLISHED, Published, Search};
 
 /// Lists the checkpoints that the authors of RTMO published: name, network input, keypoints, training data, average
 /// precision as published, whether the file is on this machine, and where it can be downloaded.
@@ -18,6 +18,10 @@ pub struct Models {
 
 impl Models {
     pub fn run(self) -> Ended {
+        // What is wrong with $RTMO_WEIGHTS would make all of them seem to be elsewhere.
+        if let Err(error) = Search::from_environment().look(None, None) {
+            terminal::complain("warning", error);
+        }
         for model in &PUBLISHED {
             match self.names {
                 true => terminal::print(model.name)?,

@@ -3,15 +3,16 @@
 use clap::Args;
 use rtmo_engine::backend::{Device, Placement, Precision};
 use rtmo_engine::model::{self, Variant};
-use rtmo_engine::weights::Checkpoint;
-use rtmo_engine::weights::registry::{self, Search};
-use rtmo_engine::{Error, Result};
-use std::path::PathBuf;
+use rtmo_engine::weights::registry::{self, Published, Search};
+use rtmo_engine::weights::{Architecture, Checkpoint};
+use rtmo_engine::{Compat, Error, Result};
+use std::path::{Path, PathBuf};
 
 /// Which network, and where it runs.
 #[derive(Args, Clone)]
 pub struct Network {
-    /// Published model, e.g. rtmo-t, rtmo-s-coco, rtmo-l-crowdpose; see 'rtmo-engine models' [default: rtmo-s]
+    /// Published model, e.g. rtmo-t, rtmo-s-coco, rtmo-l-crowdpose; see 'rtmo-engine models' [default: rtmo-s; infer
+    /// without it takes another that is here]
     #[arg(short, long, value_name = "NAME")]
     pub model: Option<String>,
     /// Weights file, .pth or .safetensors; or a folder that holds the model's
@@ -30,7 +31,7 @@ pub struct Network {
     #[arg(long, conflicts_with = "precision")]
     pub fp16: bool,
     /// CPU threads [default: all that the process may use]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 }
 
@@ -41,70 +42,171 @@ impl Network {
         Placement { device: self.device, precision, threads }
     }
 
-    /// The weights asked for. If nobody asked for any, the default model's; without those, the demonstration's; without
-    /// those, generated ones, with a warning to show.
+    /// The weights asked for. If nobody asked for any, the first published ones that are here; without those, the
+    /// demonstration's; without those, generated ones, with a warning to show.
+    ///
+    /// # Errors
+    /// If what was asked for is not here, cannot be read, or is another model.
     pub fn checkpoint(&self) -> Result<(Checkpoint, Option<String>)> {
+        let search = Search::from_environment();
         let (model, weights) = (self.model.as_deref(), self.weights.as_deref());
-        let found = match registry::resolve(model, weights) {
-            Err(_) if self.nothing_asked() => registry::resolve(Some(DEMO), None),
-            found => found,
-        };
-        match found {
-            Ok(path) => Ok((Checkpoint::open(path)?, None)),
-            Err(_) if self.nothing_asked() => {
-                let url = registry::find(registry::DEFAULT_MODEL).map_or("", |published| published.url);
-                let warning = format!(
-                    "no weights found: these are random ones of rtmo-t, and the people they find mean nothing; put \
-                     {url} into weights/, or see 'rtmo-engine models'"
-                );
-                Ok((model::random(Variant::T, 17, 2, SEED), Some(warning)))
-            }
-            Err(error) => Err(error),
+        let mut found = search.look(model, weights)?;
+        if found.is_none() && model.is_none() {
+            found = search.look(Some(DEMO), weights)?;
         }
+        if found.is_none() && model.is_none() && weights.is_none() && search.variable.is_none() {
+            let warning = format!(
+                "no weights found: these are random ones of rtmo-t, and the people they find mean nothing; put {} \
+                 into weights/, or see 'rtmo-engine models'",
+                default_url()
+            );
+            return Ok((model::random(Variant::T, 17, 2, SEED), Some(warning)));
+        }
+        let path = found.map_or_else(|| search.resolve(model, weights), Ok)?;
+        Ok((self.open(&path, &search)?, None))
     }
 
-    /// The weights asked for; for a published model that is not here, generated ones of its shape.
+    /// The weights asked for, by default [`registry::DEFAULT_MODEL`]'s; for a published model that is not here,
+    /// generated ones of its shape.
+    ///
+    /// # Errors
+    /// As [`Network::checkpoint`].
     pub fn any_checkpoint(&self) -> Result<Checkpoint> {
-        let (model, weights) = (self.model.as_deref(), self.weights.as_deref());
-        let published = registry::find(model.unwrap_or(registry::DEFAULT_MODEL));
-        let variant = published.and_then(|published| {
-            Some((Variant::ALL.into_iter().find(|v| published.name[5..].starts_with(v.letter()))?, published))
-        });
-        match (registry::resolve(model, weights), variant) {
-            (Ok(path), _) => Checkpoint::open(path),
-            (Err(_), Some((variant, published))) if weights.is_none() => {
-                Ok(model::random(variant, published.keypoints, 2, SEED))
-            }
-            (Err(error), _) => Err(error),
+        let search = Search::from_environment();
+        if let Some(path) = self.look(&search)? {
+            return self.open(&path, &search);
+        }
+        let published = registry::find(self.model.as_deref().unwrap_or(registry::DEFAULT_MODEL));
+        match published.filter(|_| self.weights.is_none()).and_then(|p| Some((p, variant(p)?))) {
+            Some((published, variant)) => Ok(model::random(variant, published.keypoints, 2, SEED)),
+            None => Checkpoint::open(search.resolve(self.model.as_deref(), self.weights.as_deref())?),
         }
     }
 
-    /// Whether these are the demonstration's weights.
-    pub fn is_demo(checkpoint: &Checkpoint) -> bool {
-        checkpoint.path().file_stem().is_some_and(|stem| stem == DEMO)
+    /// The weights file of [`Network::any_checkpoint`], if there is one.
+    ///
+    /// # Errors
+    /// If a path that was named does not exist.
+    pub fn file(&self) -> Result<Option<PathBuf>> {
+        self.look(&Search::from_environment())
+    }
+
+    /// Whether one network is meant rather than any: by an option, or by a file in `$RTMO_WEIGHTS`.
+    pub fn is_named(&self) -> bool {
+        let file = Search::from_environment().variable.is_some_and(|path| !path.is_dir());
+        self.model.is_some() || self.weights.is_some() || file
+    }
+
+    fn look(&self, search: &Search) -> Result<Option<PathBuf>> {
+        let default = (!self.is_named()).then_some(registry::DEFAULT_MODEL);
+        search.look(self.model.as_deref().or(default), self.weights.as_deref())
+    }
+
+    /// Opens a file that was found; it holds the model that was asked for, or that it was found by.
+    fn open(&self, path: &Path, search: &Search) -> Result<Checkpoint> {
+        let by_variable = self.weights.is_none() && search.variable.as_deref() == Some(path);
+        let checkpoint = Checkpoint::open(path).map_err(|error| match error {
+            Error::Weights { path, what } if by_variable => {
+                Error::Weights { path, what: format!("{what} (RTMO_WEIGHTS names it)") }
+            }
+            Error::Io { path, source, .. } if by_variable => {
+                Error::Io { path, action: "cannot open the weights that RTMO_WEIGHTS names", source }
+            }
+            error => error,
+        })?;
+        let by_path = by_variable || self.weights.as_deref() == Some(path);
+        match &self.model {
+            Some(name) => agree(&checkpoint, &format!("--model {name}"), registry::find(name))?,
+            None if by_path => {}
+            None => agree(&checkpoint, "its name", registry::find_by_file(path))?,
+        }
+        Ok(checkpoint)
+    }
+
+    /// The score that people must exceed, if that is not `compat`'s own: what was asked for, or the demonstration
+    /// model's.
+    pub fn score_thr(checkpoint: &Checkpoint, asked: Option<f32>, compat: Compat) -> Option<f32> {
+        let raised = Network::is_demo(checkpoint) && compat.score_thr() < DEMO_SCORE_THR;
+        asked.or(raised.then_some(DEMO_SCORE_THR))
+    }
+
+    /// Whether these are the demonstration's weights: they say so.
+    fn is_demo(checkpoint: &Checkpoint) -> bool {
+        checkpoint.metadata().get("purpose").is_some_and(|purpose| purpose == "demonstration")
     }
 
     /// What to say of them then.
-    pub fn remark(checkpoint: &Checkpoint) -> Option<String> {
+    pub fn remark(checkpoint: &Checkpoint, asked: Option<f32>, compat: Compat) -> Option<String> {
+        let threshold = match Network::score_thr(checkpoint, asked, compat) {
+            Some(threshold) if asked.is_none() => {
+                format!(", with people above {threshold} unless --score-thr says otherwise")
+            }
+            _ => String::new(),
+        };
         Network::is_demo(checkpoint).then(|| {
-            let url = registry::find(registry::DEFAULT_MODEL).map_or("", |published| published.url);
             format!(
-                "this is the demonstration model, trained mostly on rendered scenes, with people above {DEMO_SCORE_THR} unless \
-                 --score-thr says otherwise; for photos put {url} into weights/, or see 'rtmo-engine models'"
+                "this is the demonstration model, trained mostly on rendered scenes{threshold}; for photos put {} into \
+                 weights/, or see 'rtmo-engine models'",
+                default_url()
             )
         })
     }
 
-    fn nothing_asked(&self) -> bool {
-        self.model.is_none() && self.weights.is_none() && Search::from_environment().variable.is_none()
+    /// Whether a GPU will compute, given whether one is usable: where the choice is left open, it takes fp16 only.
+    pub fn on_gpu(&self, usable: impl FnOnce() -> bool) -> bool {
+        let Placement { device, precision, .. } = self.placement();
+        match device {
+            Device::Cpu => false,
+            Device::Cuda(_) => true,
+            Device::Auto => matches!(precision, None | Some(Precision::Fp16)) && usable(),
+        }
     }
+
+    /// A warning, if a CPU is to run more threads than it can at once.
+    pub fn crowded(&self) -> Option<String> {
+        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let threads = self.threads.filter(|_| !matches!(self.device, Device::Cuda(_)))?;
+        (usize::from(threads) > cpus).then(|| {
+            let noun = if cpus == 1 { "CPU" } else { "CPUs" };
+            format!("{threads} threads on {cpus} {noun} wait for each other: --threads {cpus} is faster")
+        })
+    }
+}
+
+/// That a file holds the model that `claim` promises.
+fn agree(checkpoint: &Checkpoint, claim: &str, promised: Option<&Published>) -> Result<()> {
+    let architecture = Architecture::of(checkpoint);
+    // What is no RTMO at all is told in more detail when its network is built.
+    let (Some(promised), Some(_), Some(keypoints)) = (promised, architecture.width, architecture.keypoints)
+    else {
+        return Ok(());
+    };
+    let (expected, got) = (&promised.name[..6], architecture.to_string());
+    if expected == got && promised.keypoints == keypoints {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "{}: by {claim} expected {expected} of {} keypoints, got {got} of {keypoints}",
+        checkpoint.path().display(),
+        promised.keypoints
+    )))
+}
+
+/// A published model's size.
+fn variant(published: &Published) -> Option<Variant> {
+    Variant::ALL.into_iter().find(|v| published.name[5..].starts_with(v.letter()))
+}
+
+/// Where the default model can be downloaded.
+fn default_url() -> &'static str {
+    registry::find(registry::DEFAULT_MODEL).map_or("", |published| published.url)
 }
 
 /// A small model that may lie beside the program, for a first look.
 const DEMO: &str = "rtmo-t-demo";
 
 /// Its doubles and false people mostly score less.
-pub const DEMO_SCORE_THR: f32 = 0.5;
+const DEMO_SCORE_THR: f32 = 0.5;
 
 /// Of generated weights.
 const SEED: u64 = 0;
@@ -116,5 +218,48 @@ fn size(text: &str) -> Result<(usize, usize)> {
     match (side(w), side(h)) {
         (Some(w), Some(h)) => Ok((w, h)),
         _ => Err(Error::Usage("expected width x height, both multiples of 32, such as 960x544".into())),
+    }
+}
+
+/// A score or an overlap.
+pub fn fraction(text: &str) -> Result<f32> {
+    match text.parse::<f32>() {
+        Ok(x) if (0.0..=1.0).contains(&x) => Ok(x),
+        _ => Err(Error::Usage("expected a number from 0 to 1".into())),
+    }
+}
+
+/// That the file an option or argument writes says what it is.
+pub fn ends_in(path: &Path, suffix: &str, what: &str) -> Result<()> {
+    match path.extension().is_some_and(|found| found.eq_ignore_ascii_case(suffix)) {
+        true => Ok(()),
+        false => Err(Error::Usage(format!("{}: {what} needs a name that ends in .{suffix}", path.display()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        network: Network,
+    }
+
+    fn on_gpu(arguments: &str) -> bool {
+        let arguments = std::iter::once("x").chain(arguments.split_whitespace());
+        Command::parse_from(arguments).network.on_gpu(|| true)
+    }
+
+    #[test]
+    fn a_gpu_is_left_out_where_the_cpu_computes() {
+        for gpu in ["", "--fp16", "--precision fp16", "--device cuda:1"] {
+            assert!(on_gpu(gpu), "{gpu}");
+        }
+        for cpu in ["--device cpu", "--precision fp32", "--precision bf16", "--precision bf16x3"] {
+            assert!(!on_gpu(cpu), "{cpu}");
+        }
     }
 }

@@ -133,13 +133,13 @@ fn draw_distribution(area: &Area, sorted: &[f64]) -> Drawn {
     steps.push((high, share));
     chart.draw_secondary_series(LineSeries::new(steps, ORANGE.stroke_width(2)))?;
 
-    // Labels of close marks stand on lines of their own, and one near the edge to the left of its mark.
     let top = 1.08 * f64::from(most);
-    for (i, (name, q)) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)].into_iter().enumerate() {
-        let (v, line) = (quantile(sorted, q), 6 + 15 * (2 - i) as i32);
+    let quantiles = [0.5, 0.9, 0.99].map(|q| quantile(sorted, q));
+    let labels = labels(quantiles.map(|v| (v - low) / (high - low)));
+    for ((name, v), Label { left, line }) in ["p50", "p90", "p99"].into_iter().zip(quantiles).zip(labels) {
+        let line = 6 + 15 * line as i32;
         chart.draw_series(DashedLineSeries::new([(v, 0.0), (v, top)], 4, 3, INK.into()))?;
-        let late = v > high - 0.12 * (high - low);
-        let (side, shift) = if late { (HPos::Right, -5) } else { (HPos::Left, 5) };
+        let (side, shift) = if left { (HPos::Right, -5) } else { (HPos::Left, 5) };
         let mark = EmptyElement::at((v, top))
             + PathElement::new([(0, 0), (0, -line - 6)], INK)
             + Text::new(
@@ -150,6 +150,38 @@ fn draw_distribution(area: &Area, sorted: &[f64]) -> Drawn {
         chart.plotting_area().draw(&mark)?;
     }
     Ok(())
+}
+
+/// Where a mark's name and value stand.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Label {
+    /// To the left of the mark rather than to its right.
+    left: bool,
+    /// Counted upwards.
+    line: usize,
+}
+
+/// Places labels, each on a line of its own, so that they stay in the picture and none crosses another mark: marks that
+/// are closer than a label is wide have theirs on the same side, and whoever reaches over others stands above them. The
+/// marks are ascending, from 0 to 1.
+fn labels(marks: [f64; 3]) -> [Label; 3] {
+    /// Width of a label.
+    const ROOM: f64 = 0.19;
+    let mut labels = [2, 1, 0].map(|line| Label { left: false, line });
+    let mut first = 0;
+    for last in 0..3 {
+        if last < 2 && marks[last + 1] - marks[last] < ROOM {
+            continue;
+        }
+        if marks[last] > 1.0 - ROOM {
+            let lines: Vec<usize> = labels[first..=last].iter().rev().map(|label| label.line).collect();
+            for (label, line) in labels[first..=last].iter_mut().zip(lines) {
+                *label = Label { left: true, line };
+            }
+        }
+        first = last + 1;
+    }
+    labels
 }
 
 #[cfg(test)]
@@ -169,6 +201,28 @@ mod tests {
     #[test]
     fn ticks_are_short() {
         assert_eq!([0.1, 1.0, 100.0, 2500.0].map(|v| short(&v)), ["0.1", "1", "100", "2500"]);
+    }
+
+    #[test]
+    fn labels_cross_no_marks() {
+        let steps = (0..=20).map(|i| f64::from(i) / 20.0);
+        let all = steps.clone().flat_map(|a| steps.clone().map(move |b| (a, b)));
+        for (a, b, c) in all.flat_map(|(a, b)| (0..=20).map(move |c| (a, b, f64::from(c) / 20.0))) {
+            let marks = [a, b, c];
+            if !marks.is_sorted() {
+                continue;
+            }
+            let labels = labels(marks);
+            for (i, Label { left, line }) in labels.into_iter().enumerate() {
+                let (from, to) = if left { (marks[i] - 0.18, marks[i]) } else { (marks[i], marks[i] + 0.18) };
+                assert!(from >= 0.0 && to <= 1.0, "{marks:?}: {labels:?}");
+                for j in (0..3).filter(|&j| j != i) {
+                    assert_ne!(line, labels[j].line, "{marks:?}");
+                    let crosses = (from..=to).contains(&marks[j]) && labels[j].line > line;
+                    assert!(!crosses || marks[j] == marks[i], "{marks:?}: {labels:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -26,17 +26,22 @@ const LONGEST: Duration = Duration::from_secs(3);
 const FEWEST: usize = 3;
 
 impl Sweep<'_> {
+    /// The network that was asked for, or all sizes of the model.
+    pub fn networks(asked: &Network) -> Vec<Network> {
+        let named = |name: &str| Network { model: Some(name.into()), ..asked.clone() };
+        match asked.is_named() {
+            true => vec![asked.clone()],
+            false => ["rtmo-t", "rtmo-s", "rtmo-m", "rtmo-l"].map(named).into(),
+        }
+    }
+
     /// Measures all; says what it measures, and returns the figures and their curves.
     ///
     /// # Errors
     /// If a network cannot be prepared, or does not run even alone.
     pub fn run(&self, photo: &Photo, terminal: &Terminal) -> Result<(Value, String)> {
-        let asked = self.network.model.is_some() || self.network.weights.is_some();
-        let sizes = ["rtmo-t", "rtmo-s", "rtmo-m", "rtmo-l"].map(|name| Some(name.to_string()));
-        let models = if asked { vec![self.network.model.clone()] } else { sizes.to_vec() };
         let (mut points, mut all, mut backend) = (Vec::new(), Vec::new(), String::new());
-        for model in models {
-            let network = Network { model, ..self.network.clone() };
+        for network in Sweep::networks(self.network) {
             let checkpoint = network.any_checkpoint()?;
             let options = EngineOptions {
                 input_size: network.size,

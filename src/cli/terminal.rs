@@ -33,15 +33,15 @@ impl Terminal {
         Terminal { data_on_stdout, quiet, bar: ProgressBar::hidden() }
     }
 
-    /// Shows a bar of `len` things at the bottom, if standard error is a terminal.
-    pub fn progress(&mut self, len: usize) {
+    /// Shows a bar of `len` things, called `noun`, at the bottom, if standard error is a terminal.
+    pub fn progress(&mut self, len: usize, noun: &'static str) {
         let style = "{bar:30} {pos}/{len}  {per_sec}  {eta} left";
         let style = ProgressStyle::with_template(style).expect("a valid template").progress_chars("━╸─");
         self.bar = ProgressBar::with_draw_target(Some(len as u64), ProgressDrawTarget::stderr_with_hz(10))
             .with_style(style.with_key(
                 "per_sec",
-                |state: &indicatif::ProgressState, w: &mut dyn std::fmt::Write| {
-                    write!(w, "{:.1} photos/s", state.per_sec()).ok();
+                move |state: &indicatif::ProgressState, w: &mut dyn std::fmt::Write| {
+                    write!(w, "{:.1} {noun}/s", state.per_sec()).ok();
                 },
             ));
     }

@@ -3,11 +3,14 @@
 use crate::error::{Error, Result};
 use glob::MatchOptions;
 use std::collections::HashSet;
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
 /// Suffixes of images, for folders and patterns.
 const SUFFIXES: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib"];
+
+/// No path is longer.
+const MAX_LINE: u64 = 1 << 16;
 
 /// Photos to read, and what of the arguments could not be understood.
 #[derive(Debug, Default)]
@@ -16,6 +19,8 @@ pub struct Sources {
     pub files: Vec<PathBuf>,
     /// One for each argument that gives no photo. They do not touch the others.
     pub errors: Vec<Error>,
+    /// What folders hold besides, which is left out.
+    pub notes: Vec<String>,
 }
 
 /// Expands arguments into photos:
@@ -30,13 +35,13 @@ pub fn expand<S: AsRef<Path>>(arguments: &[S], stdin: &mut dyn BufRead) -> Sourc
     for argument in arguments {
         let argument = argument.as_ref();
         if argument == Path::new("-") {
-            for line in stdin.lines() {
+            while let Some(line) = next_line(stdin).transpose() {
                 match line {
                     Ok(line) if line.trim().is_empty() => {}
                     // Some tools end lines with a carriage return.
-                    Ok(line) => found.add(Path::new(line.trim_end_matches('\r')), false),
-                    Err(e) => {
-                        found.sources.errors.push(Error::io("cannot read the list of photos", "-")(e));
+                    Ok(line) => found.add(Path::new(line.trim_end_matches(['\r', '\n'])), false),
+                    Err(error) => {
+                        found.sources.errors.push(error);
                         break;
                     }
                 }
@@ -48,6 +53,20 @@ pub fn expand<S: AsRef<Path>>(arguments: &[S], stdin: &mut dyn BufRead) -> Sourc
     found.sources
 }
 
+/// The next line of a list of paths, with its end; `None` after the last.
+fn next_line(list: &mut dyn BufRead) -> Result<Option<String>> {
+    let mut line = Vec::new();
+    let read = Read::take(list, MAX_LINE).read_until(b'\n', &mut line);
+    read.map_err(Error::io("cannot read the list of photos", "-"))?;
+    let wrong = |what: &str| Err(Error::Usage(format!("'-' takes one path a line, got {what}")));
+    match String::from_utf8(line) {
+        Ok(line) if line.contains('\0') => wrong("a zero byte (find needs no -print0)"),
+        Ok(line) if line.len() as u64 == MAX_LINE => wrong(&format!("a line of {MAX_LINE} bytes or more")),
+        Ok(line) => Ok((!line.is_empty()).then_some(line)),
+        Err(_) => wrong("something that is not UTF-8 text"),
+    }
+}
+
 #[derive(Default)]
 struct Found {
     sources: Sources,
@@ -56,7 +75,7 @@ struct Found {
 
 impl Found {
     fn add(&mut self, path: &Path, patterns: bool) {
-        match resolve(path, patterns) {
+        match resolve(path, patterns, &mut self.sources.notes) {
             Ok(files) => {
                 for file in files {
                     // Absolute, without "." parts; links stay what they are.
@@ -71,9 +90,9 @@ impl Found {
     }
 }
 
-fn resolve(path: &Path, patterns: bool) -> Result<Vec<PathBuf>> {
+fn resolve(path: &Path, patterns: bool, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
     match std::fs::metadata(path) {
-        Ok(meta) if meta.is_dir() => folder(path),
+        Ok(meta) if meta.is_dir() => folder(path, notes),
         Ok(_) => Ok(vec![path.to_path_buf()]),
         Err(e) => match path.to_str().filter(|p| patterns && p.contains(['*', '?', '['])) {
             Some(pattern) => matches(pattern),
@@ -82,22 +101,50 @@ fn resolve(path: &Path, patterns: bool) -> Result<Vec<PathBuf>> {
     }
 }
 
-fn folder(path: &Path) -> Result<Vec<PathBuf>> {
+fn folder(path: &Path, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
     let cannot = || Error::io("cannot list the folder", path);
-    let mut files = Vec::new();
+    let (mut files, mut others, mut subfolders) = (Vec::new(), 0, 0);
     for entry in std::fs::read_dir(path).map_err(cannot())? {
         let file = entry.map_err(cannot())?.path();
         let hidden = file.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
-        if !hidden && is_image(&file) && !file.is_dir() {
-            files.push(file);
+        match file {
+            _ if hidden => {}
+            file if file.is_dir() => subfolders += 1,
+            file if is_image(&file) => files.push(file),
+            _ => others += 1,
         }
     }
+    let left_out = left_out(path, others, subfolders);
     if files.is_empty() {
         let suffixes = SUFFIXES.join(", ");
-        return Err(Error::Usage(format!("the folder '{}' holds no image ({suffixes})", path.display())));
+        let besides = left_out.map_or(String::new(), |left_out| format!("; {left_out}"));
+        return Err(Error::Usage(format!(
+            "the folder '{}' holds no image ({suffixes}){besides}",
+            path.display()
+        )));
     }
+    notes.extend(left_out.map(|left_out| format!("{}: {left_out}", path.display())));
     files.sort();
     Ok(files)
+}
+
+/// What of a folder is not taken.
+fn left_out(folder: &Path, others: usize, subfolders: usize) -> Option<String> {
+    let count = |n: usize, one: &str, many: &str| match n {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        n => Some(format!("{n} {many}")),
+    };
+    let parts = [
+        count(others, "file of another format", "files of other formats"),
+        count(subfolders, "subfolder", "subfolders"),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    let deeper = match subfolders {
+        0 => String::new(),
+        _ => format!(" ('{}' goes deeper)", folder.join("**").join("*").display()),
+    };
+    (!parts.is_empty()).then(|| format!("left out {}{deeper}", parts.join(" and ")))
 }
 
 fn matches(pattern: &str) -> Result<Vec<PathBuf>> {

@@ -4,7 +4,6 @@
 
 use crate::error::{Error, Result};
 use std::env;
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 /// The model that is meant when none is named.
@@ -91,8 +90,9 @@ impl Published {
 
     /// Where this checkpoint is on this machine, if [`resolve`] would find it without being told a path.
     pub fn installed(&self) -> Option<PathBuf> {
-        let search = Search::from_environment();
-        search.find(&self.file_names(), &mut Vec::new())
+        let found = Search::from_environment().look(Some(self.name), None).ok().flatten()?;
+        // A file of one's own in $RTMO_WEIGHTS would be taken for any model.
+        (find_by_file(&found) == Some(self)).then_some(found)
     }
 }
 
@@ -114,10 +114,11 @@ pub fn find_by_file(path: &Path) -> Option<&'static Published> {
 
 /// Finds the weights file that `--model` and `--weights` mean: `weights` itself, else by name in `$RTMO_WEIGHTS`
 /// (a file or a folder), `weights/`, the user's cache folder `rtmo-engine/`, and torch's, where mmpose downloads to.
-/// Without a model, [`DEFAULT_MODEL`] is meant.
+/// Without a model it is the first published one that is here: [`DEFAULT_MODEL`], then in the order of [`PUBLISHED`].
 ///
 /// # Errors
-/// If nothing is found: the message says where it was looked for, and the official address.
+/// If nothing is found: the message says where it was looked for, and the official address. If `model` is no name, or
+/// one of one's own and `weights` another file; if `weights` or `$RTMO_WEIGHTS` does not exist.
 pub fn resolve(model: Option<&str>, weights: Option<&Path>) -> Result<PathBuf> {
     Search::from_environment().resolve(model, weights)
 }
@@ -157,92 +158,134 @@ impl Search {
     /// # Errors
     /// As [`resolve`].
     pub fn resolve(&self, model: Option<&str>, weights: Option<&Path>) -> Result<PathBuf> {
-        let name = model.unwrap_or(DEFAULT_MODEL);
-        let published = find(name);
-        let files = match published {
-            Some(published) => published.file_names(),
-            None if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') => {
+        self.look(model, weights)?.ok_or_else(|| self.nothing(model, weights))
+    }
+
+    /// As [`resolve`], with `None` where nothing is found.
+    ///
+    /// # Errors
+    /// As [`resolve`] otherwise.
+    pub fn look(&self, model: Option<&str>, weights: Option<&Path>) -> Result<Option<PathBuf>> {
+        model.map_or(Ok(()), check_name)?;
+        if let Some(weights) = weights.filter(|weights| !weights.is_dir()) {
+            return given(model, weights).map(Some);
+        }
+        let candidates = candidates(model);
+        let in_folders = |folders: &[&Path]| {
+            candidates.iter().find_map(|files| folders.iter().find_map(|folder| first_in(folder, files)))
+        };
+        if let Some(folder) = weights {
+            return Ok(in_folders(&[folder]));
+        }
+        match &self.variable {
+            Some(path) if !path.exists() => {
                 return Err(Error::Usage(format!(
-                    "model '{name}' is not a name; a file is given with --weights"
+                    "{}: no such file or folder, and RTMO_WEIGHTS names it",
+                    path.display()
                 )));
             }
-            None => with_suffixes(name).to_vec(),
+            Some(path) if !path.is_dir() && stands_for(path, model) => return Ok(Some(path.clone())),
+            _ => {}
+        }
+        let folders = self.variable.iter().chain(&self.folders);
+        Ok(in_folders(&folders.map(PathBuf::as_path).collect::<Vec<_>>()))
+    }
+
+    /// That nothing was found, with all the places where it was looked for.
+    fn nothing(&self, model: Option<&str>, weights: Option<&Path>) -> Error {
+        let name = model.unwrap_or(DEFAULT_MODEL);
+        let others = if model.is_none() { ", nor for another published one" } else { "" };
+        let files = &candidates(Some(name))[0];
+        let mut what = format!(
+            "no weights for model '{name}'{others}: looked for {} in",
+            list(&files[..files.len().min(4)])
+        );
+        let places = match weights {
+            Some(weights) => vec![format!("{} (--weights)", weights.display())],
+            None => self.places(),
         };
-
-        let mut looked = Vec::new();
-        if let Some(weights) = weights {
-            if weights.is_dir() {
-                if let Some(found) = first_in(weights, &files) {
-                    return Ok(found);
-                }
-                looked.push(format!("{} (--weights)", weights.display()));
-            } else if weights.exists() {
-                return Ok(weights.to_path_buf());
-            } else {
-                let mut what = format!("{}: no such weights file", weights.display());
-                if let Some(published) = find_by_file(weights) {
-                    write!(what, "; it can be downloaded from {}", published.url)
-                        .expect("a String takes all");
-                }
-                return Err(Error::Usage(what));
-            }
-        } else if let Some(found) = self.find(&files, &mut looked) {
-            return Ok(found);
-        }
-
-        let mut what =
-            format!("no weights for model '{name}': looked for {} in\n", list(&files[..files.len().min(4)]));
-        for place in looked {
-            writeln!(what, "  {place}").expect("a String takes all");
-        }
-        match published {
+        places.into_iter().for_each(|place| what += &format!("\n  {place}"));
+        what += &match find(name) {
             Some(published) => {
-                write!(what, "download {} into one of them, or give a file with --weights", published.url)
+                format!("\ndownload {} into one of them, or give a file with --weights", published.url)
             }
             None => {
                 let names: Vec<&str> = PUBLISHED.iter().map(|published| published.name).collect();
-                write!(
-                    what,
-                    "put it there, give a file with --weights, or take a published model: {}",
+                format!(
+                    "\nput it there, give a file with --weights, or take a published model: {}",
                     names.join(", ")
                 )
             }
-        }
-        .expect("a String takes all");
-        Err(Error::Usage(what))
+        };
+        Error::Usage(what)
     }
 
-    /// The first of `files` that exists; writes the places where it was looked for to `looked`.
-    fn find(&self, files: &[String], looked: &mut Vec<String>) -> Option<PathBuf> {
-        match &self.variable {
-            None => looked.push("$RTMO_WEIGHTS (not set)".into()),
-            Some(path) if path.is_dir() => {
-                looked.push(format!("{} ($RTMO_WEIGHTS)", path.display()));
-                if let Some(found) = first_in(path, files) {
-                    return Some(found);
-                }
+    /// The places in words, best first.
+    fn places(&self) -> Vec<String> {
+        let variable = match &self.variable {
+            None => "$RTMO_WEIGHTS (not set)".into(),
+            Some(path) if path.is_dir() => format!("{} ($RTMO_WEIGHTS)", path.display()),
+            Some(path) => {
+                let name = find_by_file(path).map_or("another file", |published| published.name);
+                format!("{} ($RTMO_WEIGHTS, is {name})", path.display())
             }
-            Some(path) if path.exists() => {
-                // A file of one's own stands for any model; one that says that it is another model does not.
-                let other =
-                    find_by_file(path).filter(|p| !p.file_names().iter().any(|file| files.contains(file)));
-                match other {
-                    None => return Some(path.clone()),
-                    Some(other) => {
-                        looked.push(format!("{} ($RTMO_WEIGHTS, is {})", path.display(), other.name))
-                    }
-                }
-            }
-            Some(path) => looked.push(format!("{} ($RTMO_WEIGHTS, does not exist)", path.display())),
-        }
-        for folder in &self.folders {
-            looked.push(std::path::absolute(folder).unwrap_or_else(|_| folder.clone()).display().to_string());
-            if let Some(found) = first_in(folder, files) {
-                return Some(found);
-            }
-        }
-        None
+        };
+        let folders = self.folders.iter().map(|folder| {
+            std::path::absolute(folder).unwrap_or_else(|_| folder.clone()).display().to_string()
+        });
+        std::iter::once(variable).chain(folders).collect()
     }
+}
+
+/// That a model's name is one.
+fn check_name(name: &str) -> Result<()> {
+    let path = name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.');
+    match path || [".pth", ".safetensors"].iter().any(|suffix| name.ends_with(suffix)) {
+        true => Err(Error::Usage(format!("model '{name}' is not a name; a file is given with --weights"))),
+        false => Ok(()),
+    }
+}
+
+/// File names of what a model's name means, best first; without one, of every published checkpoint.
+fn candidates(model: Option<&str>) -> Vec<Vec<String>> {
+    match model {
+        Some(name) => vec![find(name).map_or_else(|| with_suffixes(name).to_vec(), Published::file_names)],
+        None => {
+            let default = find(DEFAULT_MODEL).into_iter();
+            default.chain(&PUBLISHED).map(Published::file_names).collect()
+        }
+    }
+}
+
+/// A weights file that is named by its path.
+fn given(model: Option<&str>, weights: &Path) -> Result<PathBuf> {
+    if !weights.exists() {
+        let download = find_by_file(weights)
+            .map_or(String::new(), |published| format!("; it can be downloaded from {}", published.url));
+        return Err(Error::Usage(format!("{}: no such weights file{download}", weights.display())));
+    }
+    match model.filter(|name| find(name).is_none() && !is_called(weights, name)) {
+        Some(name) => Err(Error::Usage(format!(
+            "model '{name}' is not a published one, and --weights names another file, {}: give one of them",
+            weights.display()
+        ))),
+        None => Ok(weights.into()),
+    }
+}
+
+/// Whether the file in `$RTMO_WEIGHTS` may be the model that is asked for: it is if none is. A file of one's own stands
+/// for any published one; one that says that it is another does not.
+fn stands_for(path: &Path, model: Option<&str>) -> bool {
+    let Some(name) = model else { return true };
+    match (find(name), find_by_file(path)) {
+        (Some(asked), Some(said)) => asked == said,
+        (Some(_), None) => true,
+        (None, _) => is_called(path, name),
+    }
+}
+
+fn is_called(path: &Path, name: &str) -> bool {
+    path.file_name().is_some_and(|file| with_suffixes(name).iter().any(|candidate| file == &candidate[..]))
 }
 
 fn first_in(folder: &Path, files: &[String]) -> Option<PathBuf> {

@@ -73,7 +73,7 @@ fn places_are_searched_in_order() {
     let error = resolve(&with(&other), Some("rtmo-l")).unwrap_err().to_string();
     assert!(error.contains("$RTMO_WEIGHTS, is rtmo-s"), "{error}");
     let error = resolve(&with(&folder.path("gone")), Some("rtmo-l")).unwrap_err().to_string();
-    assert!(error.contains("$RTMO_WEIGHTS, does not exist"), "{error}");
+    assert!(error.contains("gone: no such file or folder, and RTMO_WEIGHTS names it"), "{error}");
 
     // --weights before all.
     assert_eq!(search.resolve(Some("rtmo-s"), Some(&own)).unwrap(), own);
@@ -82,6 +82,30 @@ fn places_are_searched_in_order() {
     assert!(error.contains("no such weights file; it can be downloaded from https://"), "{error}");
     let error = search.resolve(Some("rtmo-l"), Some(&folder.path("env"))).unwrap_err().to_string();
     assert!(error.contains("env (--weights)"), "{error}");
+}
+
+#[test]
+fn any_published_one_will_do_when_none_is_named() {
+    let folder = Folder::new();
+    let search = Search { variable: None, folders: vec![folder.path("weights"), folder.path("cache")] };
+    assert_eq!(search.look(None, None).unwrap(), None);
+    let error = search.resolve(None, None).unwrap_err().to_string();
+    assert!(error.contains("'rtmo-s', nor for another published one"), "{error}");
+    // The default, then the table's order, wherever they are.
+    for name in
+        ["weights/rtmo-l-crowdpose.pth", "cache/rtmo-m.safetensors", "weights/t.pth", "cache/rtmo-s.pth"]
+    {
+        let path = folder.write(name, b"");
+        assert_eq!(search.look(None, None).unwrap(), Some(path));
+    }
+    let weights = folder.path("weights");
+    assert_eq!(search.resolve(None, Some(&weights)).unwrap(), folder.path("weights/t.pth"));
+    // A file in the variable is what is meant, whatever its name; a folder goes before the others.
+    let file = folder.write("env/rtmo-l.pth", b"");
+    let with = |variable: &Path| Search { variable: Some(variable.into()), ..search.clone() };
+    assert_eq!(with(&file).resolve(None, None).unwrap(), file);
+    assert_eq!(with(&folder.path("env")).resolve(Some("rtmo-l"), None).unwrap(), file);
+    assert_eq!(with(&folder.path("env")).resolve(None, None).unwrap(), folder.path("cache/rtmo-s.pth"));
 }
 
 #[test]
@@ -95,7 +119,15 @@ fn models_of_ones_own() {
         error.contains("rtmo-x.{safetensors,pth}") && error.contains("rtmo-l-body7-crowdpose"),
         "{error}"
     );
-    for name in ["", "../secret", "a/b", "..", "a\\b"] {
+    // What is called so, not what was meant for another model.
+    let other = folder.write("env/other.safetensors", b"");
+    let with = Search { variable: Some(other.clone()), ..search.clone() };
+    assert_eq!(with.resolve(Some("rtmo-t-demo"), None).unwrap(), demo);
+    assert_eq!(with.resolve(Some("other"), None).unwrap(), other);
+    assert_eq!(search.resolve(Some("other"), Some(&other)).unwrap(), other);
+    let error = search.resolve(Some("rtmo-t-demo"), Some(&other)).unwrap_err().to_string();
+    assert!(error.contains("is not a published one, and --weights names another file"), "{error}");
+    for name in ["", "../secret", "a/b", "..", "a\\b", "rtmo-s.pth", "mine.safetensors"] {
         let error = search.resolve(Some(name), None).unwrap_err().to_string();
         assert!(error.contains("is not a name"), "{error}");
     }

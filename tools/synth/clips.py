@@ -1,4 +1,4 @@
-"""Recorded poses: the motion clips of the PyPI package `pybullet`, read where that package is installed.
+"""Recorded poses: the motion clips of the Python package `pybullet`, read where that package is installed.
 
 Nothing of them is part of this repository. The package states the zlib licence for its files and took the clips from
 DeepMimic, which states MIT; neither says from which recordings a clip was made. Whoever passes on what is trained with

@@ -1,9 +1,10 @@
 """Weights for the engine, and training states in pieces.
 
-    python -m tools.train.export run/state.pt --out rtmo-t-demo.safetensors
+    python -m tools.train.export run/state.pt --demo --out rtmo-t-demo.safetensors
 
 writes the averaged (EMA) weights in FP16; rtmo-t takes 13.7 MB. Names are those of the published checkpoints, so that
-the engine and mmpose read the file; its metadata tells the engine the input size.
+the engine and mmpose read the file; its metadata tells the engine the input size, and with --demo that this is the
+demonstration model.
 """
 import argparse
 import glob
@@ -29,10 +30,13 @@ def weights(state, half=True):
     return out
 
 
-def save_weights(net_state, path, arch, side, half=True):
+def save_weights(net_state, path, arch, side, half=True, demo=False):
     from safetensors.torch import save_file
     keypoints = len(net_state['head.dcc.pos_enc'])
     metadata = {'format': 'pt', 'arch': f'rtmo-{arch}', 'keypoints': str(keypoints), 'input_size': f'{side}x{side}'}
+    if demo:
+        # By this the engine knows it: it raises the score threshold, and says that the people mean little.
+        metadata['purpose'] = 'demonstration'
     save_file(weights(net_state, half), path + '.part', metadata)
     os.chmod(path + '.part', 0o644)
     os.replace(path + '.part', path)
@@ -89,13 +93,16 @@ def main():
     parser.add_argument('--out', required=True)
     parser.add_argument('--raw', action='store_true', help='the last weights, not their average')
     parser.add_argument('--float32', action='store_true')
+    parser.add_argument('--demo', action='store_true', help='say in the file that this is the demonstration model')
     a = parser.parse_args()
     if a.state.endswith('.safetensors'):
         net = model.load(a.state)
-        save_weights(net.state_dict(), a.out, net.arch, a.side or model.ARCHS[net.arch].size, not a.float32)
+        save_weights(net.state_dict(), a.out, net.arch, a.side or model.ARCHS[net.arch].size, not a.float32,
+                     a.demo)
     else:
         state = read_state(a.state)
-        save_weights(state['model' if a.raw else 'ema'], a.out, state['arch'], a.side or state['side'], not a.float32)
+        save_weights(state['model' if a.raw else 'ema'], a.out, state['arch'], a.side or state['side'], not a.float32,
+                     a.demo)
     print(f'{a.out}: {os.path.getsize(a.out) / 1e6:.2f} MB')
 
 

@@ -11,6 +11,8 @@ const PICTURE: f32 = 640.0;
 /// Height of one keypoint's curve, and from one to the next.
 const CURVE: f32 = 40.0;
 const STEP: f32 = 22.0;
+/// Width of a curve beside the picture: no column reaches into the next, as rows do behind the one before.
+const COLUMN: f32 = STEP - 4.0;
 const MARGIN: f32 = 24.0;
 /// For the names of the keypoints.
 const NAMES: f32 = 112.0;
@@ -39,7 +41,7 @@ pub fn draw_heatmaps(photo: &Photo, person: &Person, skeleton: Option<&Skeleton>
 
     let panel = STEP * (k - 1) as f32 + CURVE;
     let (x0, y0) = (MARGIN + NAMES, MARGIN + NAMES);
-    let (width, height) = (x0 + w + MARGIN + panel + MARGIN, y0 + h + MARGIN + panel + MARGIN);
+    let (width, height) = (x0 + w + MARGIN + STEP * k as f32 + MARGIN, y0 + h + MARGIN + panel + MARGIN);
     let [r, g, b] = PAPER;
     let mut page = Photo::filled(width as usize, height as usize, [b, g, r]);
 
@@ -99,7 +101,7 @@ pub fn draw_heatmaps(photo: &Photo, person: &Person, skeleton: Option<&Skeleton>
         let base = x0 + w + MARGIN + STEP * j as f32;
         let along = |t: f32| y0 + t * (h - 1.0);
         line(&mut page, [base, along(0.0)], [base, along(1.0)], 0.5, [GRID; 2], 1.0);
-        curve(&mut page, &mut mask, maps_y[j], color, |t, v| [base + v * (CURVE - 4.0), along(t)]);
+        curve(&mut page, &mut mask, maps_y[j], color, |t, v| [base + v * COLUMN, along(t)]);
         let upwards = Text { upwards: true, ..text };
         upwards.paint(&mut page, [base + 4.0, y0 - 10.0], &label);
     }

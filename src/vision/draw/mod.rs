@@ -143,13 +143,53 @@ fn draw_box(photo: &mut Photo, person: &Person, color: Rgb, width: f32) {
             line(photo, corners[i], corners[(i + 1) % 4], radius, [shade; 2], opacity);
         }
     }
-    let text = Text { height: (width * 2.6).clamp(7.0, 40.0), color: INK, upwards: false };
-    let label = format!("{:.2}", person.score);
-    let pad = text.height * 0.5;
-    let (w, h) = (text.width(&label) + 2.0 * pad, text.height + 2.0 * pad);
-    // Above the box, or inside where the photo ends.
+    draw_score(photo, person, color, width);
+}
+
+/// The person's score above the box, or inside where the photo ends. It never outgrows the box: that of a small person is
+/// small, and there is none where it would not be legible.
+fn draw_score(photo: &mut Photo, person: &Person, color: Rgb, width: f32) {
+    let [x1, y1, x2, y2] = person.bbox;
+    let score = format!("{:.2}", person.score);
+    let label = |height: f32| {
+        let text = Text { height, color: INK, upwards: false };
+        (text, text.width(&score) + 2.0 * MARGIN * height, (1.0 + 2.0 * MARGIN) * height)
+    };
+    let (Text { height, .. }, w, h) = label((width * 2.6).clamp(7.0, 40.0));
+    let scale = (0.4 * (x2 - x1) / w).min((y2 - y1) / 6.0 / h).min(1.0);
+    let (text, w, h) = label((height * scale).max(LEGIBLE));
+    if !(w <= x2 - x1 && h <= (y2 - y1) / 3.0) {
+        return;
+    }
+    let pad = MARGIN * text.height;
     let left = x1.clamp(0.0, (photo.width as f32 - w).max(0.0));
     let top = if y1 >= h { y1 - h } else { y1.max(0.0) };
     rect(photo, [left - 0.5, top - 0.5, left + w, top + h], color, 1.0);
-    text.paint(photo, [left + pad, top + h - pad - 0.5], &label);
+    text.paint(photo, [left + pad, top + h - pad - 0.5], &score);
+}
+
+/// Around a label's letters, in their heights.
+const MARGIN: f32 = 0.4;
+
+/// Height of the smallest letters that can be read.
+const LEGIBLE: f32 = 6.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows above a box of this size that its label covers.
+    fn label_rows(width: f32, height: f32) -> usize {
+        let mut photo = Photo::filled(1600, 900, [128; 3]);
+        let bbox = [500.0, 400.0, 500.0 + width, 400.0 + height];
+        let person = Person { score: 0.75, bbox, keypoints: Vec::new(), heatmaps: None };
+        draw_people(&mut photo, &[person], None, &DrawOptions { boxes: true, ..Default::default() });
+        (0..394).filter(|&y| photo.row(y).iter().any(|&byte| byte != 128)).count()
+    }
+
+    #[test]
+    fn labels_are_as_small_as_their_boxes() {
+        let (large, small, tiny) = (label_rows(300.0, 600.0), label_rows(40.0, 80.0), label_rows(16.0, 30.0));
+        assert!(large > 15 && (4..12).contains(&small) && tiny == 0, "{large} {small} {tiny} rows");
+    }
 }

@@ -5,6 +5,7 @@ import unittest
 
 import numpy as np
 import torch
+from safetensors import safe_open
 
 from .. import data, evaluate, export, losses, model, train
 from .test_augment import dotted
@@ -83,8 +84,10 @@ class State(unittest.TestCase):
         net = model.Rtmo('t').eval()
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, 'w.safetensors')
-            export.save_weights(net.state_dict(), path, 't', 416)
+            export.save_weights(net.state_dict(), path, 't', 416, demo=True)
             self.assertLess(os.path.getsize(path), 16e6)
+            with safe_open(path, framework='pt') as file:
+                self.assertEqual(file.metadata()['purpose'], 'demonstration')
             back = model.load(path).eval()
         images = torch.rand(1, 3, 64, 64) * 255
         with torch.no_grad():

@@ -1,0 +1,123 @@
+//! Numbers: JSON lines and COCO results.
+
+use rtmo_engine::atomic_file::AtomicFile;
+use rtmo_engine::output::{CocoWriter, ImageIds, write_json_line};
+use rtmo_engine::{Error, Person, Result};
+use std::collections::HashMap;
+use std::io::{BufWriter, Stdout, Write};
+use std::path::{Path, PathBuf};
+
+/// Where numbers go.
+pub struct Results {
+    json: Option<Sink>,
+    coco: Option<(PathBuf, CocoWriter<Sink>)>,
+}
+
+impl Results {
+    /// Begins the files; those of COCO results know their images' ids.
+    ///
+    /// # Errors
+    /// If one cannot be written.
+    pub fn create(json: Option<&Path>, coco: Option<(&Path, ImageIds)>) -> Result<Results> {
+        let begin = |(path, ids): (&Path, _)| Ok((path.into(), CocoWriter::new(Sink::create(path)?, ids)));
+        Ok(Results { json: json.map(Sink::create).transpose()?, coco: coco.map(begin).transpose()? })
+    }
+
+    /// Adds a photo's people.
+    ///
+    /// # Errors
+    /// If they cannot be written, or are no numbers.
+    pub fn add(&mut self, photo: &Path, size: (usize, usize), people: &[Person]) -> Result<()> {
+        if let Some(sink) = &mut self.json {
+            write_json_line(sink, photo, size, people)?;
+            sink.line()?;
+        }
+        match &mut self.coco {
+            Some((_, coco)) => coco.add(photo, people),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts the files at their places.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn finish(self) -> Result<()> {
+        self.json.map_or(Ok(()), Sink::commit)?;
+        match self.coco {
+            Some((path, coco)) => coco.finish().map_err(Error::io("cannot write", path))?.commit(),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Ids of all the photos for COCO results, each with one of its own.
+///
+/// # Errors
+/// If the annotations cannot be read, or a photo has no id, or another's.
+pub fn image_ids(annotations: Option<&Path>, photos: &[PathBuf]) -> Result<ImageIds> {
+    let ids = annotations.map_or_else(|| Ok(ImageIds::from_names()), ImageIds::from_annotations)?;
+    let mut taken = HashMap::new();
+    for photo in photos {
+        let id = ids.of(photo).map_err(|error| match annotations {
+            Some(_) => Error::Usage(error.to_string()),
+            None => Error::Usage(format!(
+                "{}: --coco takes an image's id from the number at the end of its name, and there is none; \
+                 --coco-images FILE takes ids from COCO annotations",
+                photo.display()
+            )),
+        })?;
+        if let Some(other) = taken.insert(id, photo) {
+            let (other, photo) = (other.display(), photo.display());
+            return Err(Error::Usage(format!("{other} and {photo} have the same COCO image id, {id}")));
+        }
+    }
+    Ok(ids)
+}
+
+/// A file that appears when it is whole, or standard output.
+enum Sink {
+    Stdout(BufWriter<Stdout>),
+    File(AtomicFile),
+}
+
+impl Sink {
+    /// '-' is standard output.
+    fn create(path: &Path) -> Result<Sink> {
+        match path == Path::new("-") {
+            true => Ok(Sink::Stdout(BufWriter::new(std::io::stdout()))),
+            false => AtomicFile::create(path).map(Sink::File),
+        }
+    }
+
+    /// A line is complete: whoever reads standard output gets it now.
+    fn line(&mut self) -> Result<()> {
+        match self {
+            Sink::Stdout(out) => out.flush().map_err(Error::io("cannot write", "standard output")),
+            Sink::File(_) => Ok(()),
+        }
+    }
+
+    fn commit(self) -> Result<()> {
+        match self {
+            Sink::Stdout(mut out) => out.flush().map_err(Error::io("cannot write", "standard output")),
+            Sink::File(file) => file.commit(),
+        }
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Sink::Stdout(out) => out.write(bytes),
+            Sink::File(file) => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Sink::Stdout(out) => out.flush(),
+            Sink::File(file) => file.flush(),
+        }
+    }
+}

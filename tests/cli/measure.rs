@@ -1,0 +1,142 @@
+//! bench and check.
+
+use super::{SMALL, checkpoint, expect, program, save_with, text, workplace};
+use serde_json::Value;
+use std::fs;
+
+#[test]
+fn check_compares_step_by_step() {
+    let folder = workplace();
+    let check = |status: i32, more: &[&str]| {
+        let common = ["check", "a.png", "-m", "rtmo-t"];
+        expect(status, folder.path(), &[&common[..], &SMALL[..2], more].concat())
+    };
+    let (out, err) = check(0, &["--device", "cpu"]);
+    assert!(err.is_empty() && out.contains("against  64-bit arithmetic"), "{out}{err}");
+    assert!(out.contains("all is within the bounds of fp32"), "{out}");
+    let rows = |out: &str| out.lines().filter(|line| line.contains("e-")).count();
+    assert!(out.lines().any(|line| line.starts_with("c3 ")), "{out}");
+    assert!(out.contains("backbone.stem.conv") && rows(&out) > 50, "{out}");
+    // The network input is the same to the bit.
+    assert!(out.lines().any(|line| line.starts_with("input") && line.contains("0.00e0")), "{out}");
+    let (out, _) = check(0, &["--device", "cpu", "--stages"]);
+    assert!(!out.contains("backbone.stem.conv") && out.contains("cls.1"), "{out}");
+
+    // No arithmetic in fp32 is that close to one in 64 bit.
+    let (out, err) = check(1, &["--device", "cpu", "--map-error", "1e-9"]);
+    assert!(err.contains("beyond the bounds: c3 differs by") && err.contains("allowed 1.0e-9"), "{err}");
+    assert!(!out.contains("within"), "{out}");
+    for nonsense in ["0", "-1", "NaN", "x"] {
+        let (_, err) = check(2, &["--map-error", nonsense]);
+        assert!(err.contains("expected a number above 0"), "{err}");
+    }
+
+    // Where there is no GPU the CPU is checked, and the reason told.
+    let arguments = ["check", "a.png", "-m", "rtmo-s", "--stages"];
+    let (out, _) = expect(0, folder.path(), &[&arguments[..], &SMALL[..2]].concat());
+    assert!(out.contains("no GPU is checked: ") != out.contains("checked  NVIDIA"), "{out}");
+
+    // bf16 against fp32, by the emulation that every machine has.
+    let arguments = [&["check", "a.png", "-m", "rtmo-s", "--precision", "bf16"], &SMALL[..]].concat();
+    let output = program(folder.path(), &arguments).env("RTMO_ISA", "scalar16").output().unwrap();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{out}{err}");
+    assert!(
+        out.contains("generated rtmo-s") && out.contains("the maps are within the bounds of bf16"),
+        "{out}"
+    );
+}
+
+#[test]
+fn bench_ends_in_the_median() {
+    let folder = workplace();
+    let tiny = ["bench", "-m", "rtmo-t", "--size", "64", "--device", "cpu", "--iters", "3", "--warmup", "0"];
+    let more = ["--layers", "--people", "5", "--json", "b.json", "--plot", "b.svg"];
+    let (out, _) = expect(0, folder.path(), &[&tiny[..], &more].concat());
+    let last = out.lines().last().unwrap();
+    let number = |line: &str, prefix: &str| -> f64 {
+        line.strip_prefix(prefix)
+            .and_then(|l| l.strip_suffix(" ms"))
+            .and_then(|x| x.parse().ok())
+            .expect(line)
+    };
+    let p50 = number(last, "total p50 ");
+    let json: Value = serde_json::from_slice(&fs::read(folder.path().join("b.json")).unwrap()).unwrap();
+    assert!((json["ms"]["total"]["p50"].as_f64().unwrap() - p50).abs() < 1e-3);
+    let ms = |stage: &str| json["ms"][stage]["min"].as_f64().unwrap();
+    let parts = ["letterbox", "network", "select", "dcc"].map(ms).iter().sum::<f64>();
+    assert!(parts > 0.0 && parts <= json["ms"]["total"]["mean"].as_f64().unwrap());
+    assert_eq!(json["photo"]["people"], 5);
+    assert_eq!(json["total_ms"].as_array().unwrap().len(), 3);
+    assert!(json["layers"].as_array().unwrap().len() > 50);
+    assert!(out.contains("backbone.stem.conv") && out.contains("FMA peak"), "{out}");
+    let svg = fs::read_to_string(folder.path().join("b.svg")).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("p99"), "{svg}");
+
+    // Without a weights file it makes weights of that shape.
+    let other = [
+        "bench",
+        "-m",
+        "rtmo-s-crowdpose",
+        "--size",
+        "32",
+        "--iters",
+        "1",
+        "--warmup",
+        "0",
+        "--network-only",
+    ];
+    let (out, _) = expect(0, folder.path(), &other);
+    assert!(out.contains("14 keypoints") && out.contains("generated"), "{out}");
+    number(out.lines().last().unwrap(), "network p50 ");
+}
+
+#[test]
+fn a_sweep_draws_curves() {
+    let folder = workplace();
+    let arguments = [
+        "bench", "--sweep", "-m", "rtmo-t", "--size", "64", "--iters", "2", "--warmup", "0", "--device",
+        "cpu",
+    ];
+    let more = ["--batches", "1,3", "--json", "s.json", "--plot", "s.svg"];
+    let (out, _) = expect(0, folder.path(), &[&arguments[..], &more].concat());
+    let json: Value = serde_json::from_slice(&fs::read(folder.path().join("s.json")).unwrap()).unwrap();
+    let points = json["sweep"].as_array().unwrap();
+    let batches: Vec<u64> = points.iter().map(|p| p["batch"].as_u64().unwrap()).collect();
+    assert_eq!(batches, [1, 3]);
+    for point in points {
+        let (n, ms) = (point["batch"].as_f64().unwrap(), point["p50_ms"].as_f64().unwrap());
+        assert!(ms > 0.0 && (point["images_per_second"].as_f64().unwrap() * ms / 1e3 / n - 1.0).abs() < 1e-9);
+    }
+    assert!(out.contains("rtmo-t 64x64 batch 3: ") && out.contains("images/s"), "{out}");
+    let svg = fs::read_to_string(folder.path().join("s.svg")).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("rtmo-t 64x64") && !svg.contains("NaN"), "{svg}");
+    expect(2, folder.path(), &["bench", "--sweep", "--batch", "2"]);
+    expect(2, folder.path(), &["bench", "--batches", "2"]);
+}
+
+#[test]
+fn bench_says_when_a_grid_has_too_few_people() {
+    let folder = workplace();
+    let bench = |people: &str| {
+        let arguments = ["bench", "-m", "rtmo-t", "--iters", "1", "--warmup", "0", "--people", people];
+        expect(0, folder.path(), &[&arguments[..], &SMALL].concat()).0
+    };
+    assert!(bench("65535").contains("; 30 people of 65535: the grid has no more\n"));
+    assert!(bench("1").contains("; 1 person\n"));
+}
+
+#[test]
+fn check_takes_the_threshold_of_the_demonstration_model() {
+    let folder = workplace();
+    let path = folder.path().join("demo.safetensors");
+    save_with(&checkpoint(), &path, &[("purpose", "demonstration")]);
+    let count = |weights: &str| -> usize {
+        let arguments = ["check", "a.png", "--stages", "-w", weights];
+        let (out, _) = expect(0, folder.path(), &[&arguments[..], &SMALL].concat());
+        let line = out.lines().find_map(|line| line.strip_prefix("people ")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let (demo, other) = (count("demo.safetensors"), count("weights/rtmo-t.safetensors"));
+    assert!(demo < other, "{demo} people of the demonstration's, {other} of another's");
+}
