@@ -333,19 +333,25 @@ def dump_case(name):
     save(os.path.join(FOLDER, f'{name}.safetensors'), tensors)
 
 
-def dump_photo(a):
-    if a.weights.endswith('.safetensors'):
+def load(arch, weights):
+    """mmpose's model with the weights of a file, its configuration, keypoints and head levels."""
+    if weights.endswith('.safetensors'):
         from safetensors.torch import load_file
-        state = load_file(a.weights)
+        state = load_file(weights)
     else:
-        state = torch.load(a.weights, map_location='cpu', weights_only=False)['state_dict']
+        state = torch.load(weights, map_location='cpu', weights_only=False)['state_dict']
     keypoints = state['head.dcc.pos_enc'].shape[0]
     levels = sum(k.startswith('head.head_module.out_cls.') and k.endswith('.weight') for k in state)
-    model, config = build(a.arch, keypoints, levels)
+    model, config = build(arch, keypoints, levels)
     missing, unexpected = model.load_state_dict(state, strict=False)
     missing = [m for m in missing if not training_only(m) and m not in CONSTANTS]
     if missing or unexpected:
-        raise SystemExit(f'{a.weights}: missing {missing[:5]}, unexpected {unexpected[:5]}')
+        raise SystemExit(f'{weights}: missing {missing[:5]}, unexpected {unexpected[:5]}')
+    return model, config, keypoints, levels
+
+
+def dump_photo(a):
+    model, config, keypoints, levels = load(a.arch, a.weights)
     import cv2
     from mmpose.datasets.transforms import BottomupResize
     size = tuple(int(v) for v in a.size.split('x')) if a.size else tuple(config.model.test_cfg.input_size)
