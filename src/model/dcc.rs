@@ -8,8 +8,8 @@ use crate::plan::{BinAxis, BinDecode, Gau, Op, View};
 
 /// Added to the variances of `pose_to_kpts`' batch norm (PyTorch's default).
 const BN_EPS: f64 = 1e-5;
-/// `bbox_padding` of `RTMOHead`.
-const BOX_PADDING: f32 = 1.25;
+/// The bins of the coordinate classifier span this many times a person's box (`bbox_padding` of `RTMOHead`).
+pub const BOX_PADDING: f32 = 1.25;
 
 /// Appends everything after the selection; `pose` are the pose branches' last maps. Sets the plan's outputs.
 pub(super) fn dcc(net: &mut Net<'_>, config: &Config, pose: Vec<View>) -> Result<()> {

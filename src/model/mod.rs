@@ -19,6 +19,7 @@ mod net;
 mod random;
 
 pub use config::{Config, Dcc, Head, Neck, Stage, Variant};
+pub use dcc::BOX_PADDING;
 pub use random::{noise_image, random, random_tensors};
 
 use crate::error::{Error, Result};

@@ -3,6 +3,7 @@
 use super::Letterbox;
 use super::letterbox::Geometry;
 use crate::backend::Survivors;
+use crate::model::BOX_PADDING;
 
 /// One joint of a person, in photo pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,9 +42,6 @@ pub struct Heatmaps {
     /// Photo pixels of the first and the last vertical bin.
     pub y_range: [f32; 2],
 }
-
-/// Bins span this many times the box (`padding` of the DCC).
-const PADDING: f32 = 1.25;
 
 /// People in photo pixels, by falling score, from what a backend returns in network-input pixels.
 ///
@@ -91,7 +89,7 @@ fn heatmaps(survivors: &Survivors, i: usize, letterbox: &Letterbox) -> Option<He
     };
     let (x, y) = (of_person(&survivors.heatmaps_x)?, of_person(&survivors.heatmaps_y)?);
     let [x1, y1, x2, y2] = survivors.boxes[i];
-    let pad = (PADDING - 1.0) / 2.0;
+    let pad = (BOX_PADDING - 1.0) / 2.0;
     let [left, top] = letterbox.to_photo([x1 - pad * (x2 - x1), y1 - pad * (y2 - y1)]);
     let [right, bottom] = letterbox.to_photo([x2 + pad * (x2 - x1), y2 + pad * (y2 - y1)]);
     Some(Heatmaps { x, y, x_range: [left, right], y_range: [top, bottom] })

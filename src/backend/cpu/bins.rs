@@ -13,11 +13,11 @@
 
 use super::math;
 use super::matrix::Matrix;
-use super::memory::Block;
 use super::micro::{MAX_ROWS, Micros, Tile, max_rows};
 use super::pack::{Panel, panels, tiles};
 use super::simd::{Kernel, Simd};
 use super::work::{Context, Scratch, ScratchSize, Work};
+use crate::plan;
 
 /// One axis, prepared.
 pub struct Axis<S> {
@@ -42,6 +42,7 @@ impl<S: Simd> Axis<S> {
 /// A prepared classifier; an item an axis of a survivor.
 pub struct BinDecode<S> {
     simd: S,
+    /// Buffer and first channel.
     src: (usize, usize),
     dst: (usize, usize),
     tokens: usize,
@@ -53,29 +54,23 @@ pub struct BinDecode<S> {
 }
 
 impl<S: Simd> BinDecode<S> {
-    /// Prepares. `src` and `dst` are buffer and first channel; `axes` x, then y.
-    #[allow(clippy::too_many_arguments)] // the op's own fields
-    pub fn new(
-        simd: S,
-        src: (usize, usize),
-        dst: (usize, usize),
-        tokens: usize,
-        dim: usize,
-        pe_dim: usize,
-        temperature: f32,
-        padding: f32,
-        axes: [Axis<S>; 2],
-    ) -> BinDecode<S> {
-        let half = pe_dim / 2;
-        let frequencies = (0..half).map(|j| f64::from(temperature).powf(-(j as f64) / half as f64)).collect();
+    /// Prepares a step, whose axes, x and y, are prepared already.
+    pub fn new(simd: S, op: &plan::BinDecode, axes: [Axis<S>; 2]) -> BinDecode<S> {
+        let half = op.pe_dim / 2;
+        let frequency = |j| f64::from(op.temperature).powf(-(j as f64) / half as f64);
         let widest = axes.iter().flat_map(|a| &a.panels).map(|p| p.vectors).max().unwrap_or(0);
         let micros = Micros::new(simd, widest);
-        BinDecode { simd, src, dst, tokens, dim, padding: padding.into(), frequencies, axes, micros }
-    }
-
-    /// Values of a survivor's heatmaps.
-    pub fn heatmap_len(&self) -> usize {
-        self.tokens * (self.axes[0].bins + self.axes[1].bins)
+        BinDecode {
+            simd,
+            src: (op.src.buffer.0, op.src.c0),
+            dst: (op.dst.buffer.0, op.dst.c0),
+            tokens: op.tokens,
+            dim: op.dim,
+            padding: op.padding.into(),
+            frequencies: (0..half).map(frequency).collect(),
+            axes,
+            micros,
+        }
     }
 }
 
@@ -248,11 +243,4 @@ impl<S: Simd> Work for BinDecode<S> {
             }
         }
     }
-}
-
-/// Values as an aligned block.
-pub fn block(values: &[f32]) -> Block {
-    let mut block = Block::zeroed(values.len());
-    block.copy_from_slice(values);
-    block
 }

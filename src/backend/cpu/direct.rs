@@ -28,6 +28,11 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// Whether an output pixel needs its own input pixel only.
+    fn keeps_pixels(&self) -> bool {
+        self.kernel == 1 && self.stride == 1 && self.pad == 0
+    }
+
     /// The name of a 1x1, another dense, or a grouped layer.
     pub fn pick(&self, names: [&'static str; 3]) -> &'static str {
         match (self.kernel, self.groups) {
@@ -90,8 +95,10 @@ pub struct Direct<S, T> {
     micro: Micros<T>,
     /// Micro-kernels that finish whole vectors of the output themselves.
     finishing: Option<Micros<T>>,
-    /// Values from a converted pixel to the next, and values of the largest block's converted input.
-    converted: (usize, usize),
+    /// Values from a converted pixel to the next.
+    converted_pixel: usize,
+    /// Values of the largest block's converted input.
+    converted_len: usize,
 }
 
 /// Input pixels that a block reads.
@@ -128,7 +135,7 @@ impl<S: Simd, T: Factor> Direct<S, T> {
         let total = kernel * kernel * cin;
         assert_eq!(weight.len(), bias.len() * total, "weights of a {shape:?} convolution");
         let mut across = epilogue.dst.w;
-        if shape == (Shape { kernel: 1, stride: 1, pad: 0, groups }) {
+        if shape.keeps_pixels() {
             // Rows do not matter: a block is then one run of pixels.
             across = src.pixels();
             src = Map { h: 1, w: src.pixels(), ..src };
@@ -183,7 +190,8 @@ impl<S: Simd, T: Factor> Direct<S, T> {
             cut,
             micro: Micros::new(simd, widest),
             finishing,
-            converted: (pixel, 0),
+            converted_pixel: pixel,
+            converted_len: 0,
         };
         if !T::IN_PLACE {
             let window = |block| {
@@ -192,7 +200,7 @@ impl<S: Simd, T: Factor> Direct<S, T> {
                 window.rows.len() * window.columns.len()
             };
             let largest = (0..direct.blocks()).map(window).max().unwrap_or(0);
-            direct.converted.1 = largest * pixel + T::GROUP;
+            direct.converted_len = largest * pixel + T::GROUP;
         }
         direct
     }
@@ -241,10 +249,10 @@ impl<S: Simd, T: Factor> Direct<S, T> {
                 columns: columns.len(),
                 c: src.c,
                 out: room,
-                pitch: self.converted.0,
+                pitch: self.converted_pixel,
             });
             let at = (rows.start, columns.start);
-            Source { first: room, at, row: columns.len() * self.converted.0, pixel: self.converted.0 }
+            Source { first: room, at, row: columns.len() * self.converted_pixel, pixel: self.converted_pixel }
         }
     }
 
@@ -253,6 +261,13 @@ impl<S: Simd, T: Factor> Direct<S, T> {
     /// # Safety
     /// `source` must be the input of these pixels, and `rows` writable for one pointer a pixel and segment.
     unsafe fn row_pointers(&self, source: &Source<T>, p0: usize, p1: usize, max: usize, rows: *mut *const T) {
+        if self.shape.keeps_pixels() {
+            for (i, x) in (p0..p1).enumerate() {
+                // SAFETY: the pixel lies inside the map, and so inside the window; `rows` by contract.
+                unsafe { *rows.add(i) = source.first.add((x - source.at.1) * source.pixel) };
+            }
+            return;
+        }
         let (src, stride) = (&self.src, self.shape.stride);
         let (mut y, mut x) = (p0 / self.across, p0 % self.across);
         // From the output pixel's own input pixel to the segment's first.
@@ -352,7 +367,7 @@ impl<S: Simd, T: Factor> Work for Direct<S, T> {
     }
 
     fn scratch(&self) -> ScratchSize {
-        let converted = (self.converted.1 * size_of::<T>()).div_ceil(size_of::<f32>());
+        let converted = (self.converted_len * size_of::<T>()).div_ceil(size_of::<f32>());
         ScratchSize { values: Self::TILE + converted, rows: self.cut.pixels * self.segments.len() }
     }
 

@@ -334,6 +334,10 @@ impl Executor for CpuExecutor {
 
     fn describe(&self) -> String {
         let CpuOptions { isa, precision, .. } = self.options;
-        format!("CPU, {}, {} threads, {precision}", isa.name(), self.pool.threads())
+        let threads = match self.pool.threads() {
+            1 => "1 thread".to_string(),
+            n => format!("{n} threads"),
+        };
+        format!("CPU, {}, {threads}, {precision}", isa.name())
     }
 }

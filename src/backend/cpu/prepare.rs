@@ -4,14 +4,14 @@ use super::CpuOptions;
 use super::amx::conv::TileConv;
 use super::amx::unit::Unit;
 use super::attention;
-use super::bins::{self, BinDecode, block};
+use super::bins::{self, BinDecode};
 use super::choice::{Algorithm, Layer};
 use super::direct::{self, Direct, Shape};
 use super::epilogue::{Addend, Epilogue};
 use super::factor::{Factor, round_keeping_sum};
 use super::gau::Gau;
 use super::matrix::Matrix;
-use super::memory::Map;
+use super::memory::{Block, Map};
 use super::pointwise::{Input, LayerNorm, PoolPyramid};
 use super::simd::Simd;
 use super::survivors::{Level, Select, SurvivorLinear};
@@ -190,7 +190,8 @@ impl<S: Simd> Builder<'_, S> {
             }
             Op::LayerNorm { src, dst, gamma, beta, eps } => {
                 let (src, dst) = (self.map(plan, src), self.map(plan, dst));
-                let (gamma, beta) = (block(&self.take(plan, gamma)), block(&self.take(plan, beta)));
+                let (gamma, beta) =
+                    (Block::from_slice(&self.take(plan, gamma)), Block::from_slice(&self.take(plan, beta)));
                 self.push(step, "layer norm", LayerNorm { simd, src, dst, gamma, beta, eps });
             }
             Op::Select { levels } => {
@@ -211,7 +212,7 @@ impl<S: Simd> Builder<'_, S> {
                 self.push(step, "rows", SurvivorLinear { levels, dst: dst.buffer.0, c0: dst.c0 });
             }
             Op::Gau(g) => {
-                let mut take = |id| block(&self.take(plan, id));
+                let mut take = |id| Block::from_slice(&self.take(plan, id));
                 let (q, k) = ((take(g.q_gain), take(g.q_bias)), (take(g.k_gain), take(g.k_bias)));
                 let (uv, out, norm) = (take(g.uv), take(g.out), take(g.norm_gain));
                 let gau = Gau {
@@ -234,10 +235,7 @@ impl<S: Simd> Builder<'_, S> {
             Op::BinDecode(d) => {
                 let axes = [d.x, d.y]
                     .map(|axis| bins::Axis::new(simd, axis.bins, &self.take(plan, axis.weight), d.dim));
-                let (src, dst) = ((d.src.buffer.0, d.src.c0), (d.dst.buffer.0, d.dst.c0));
-                let decode =
-                    BinDecode::new(simd, src, dst, d.tokens, d.dim, d.pe_dim, d.temperature, d.padding, axes);
-                self.push(step, "bins", decode);
+                self.push(step, "bins", BinDecode::new(simd, &d, axes));
             }
         }
     }
@@ -259,7 +257,7 @@ impl<S: Simd> Builder<'_, S> {
             PreAdd::None => Addend::None,
             PreAdd::Same(view) => Addend::Same(self.map(plan, view)),
             PreAdd::Upsampled(view) => Addend::Upsampled(self.map(plan, view)),
-            PreAdd::Table(id) => Addend::Table(block(&self.take(plan, id))),
+            PreAdd::Table(id) => Addend::Table(Block::from_slice(&self.take(plan, id))),
         };
         let dst = self.map(plan, conv.dst);
         let epilogue =
