@@ -86,7 +86,8 @@ pub struct CudaExecutor {
     cache: Cache,
     /// Setup of the last run, for `read`.
     last: usize,
-    /// The last whole run: its images, and what was uploaded and asked for.
+    /// The last batch that [`Executor::run`] ran in one piece: its images, and what was uploaded and asked for. Of more
+    /// frames than fit into a batch it is the last of them, of an image that ran again alone that one.
     held: Option<(usize, Key, RunOptions)>,
     /// Runs begun and not finished, oldest first, each in a lane of its own.
     flights: VecDeque<Flight>,
@@ -156,10 +157,10 @@ impl CudaExecutor {
         Ok(i)
     }
 
-    /// (Re)makes a setup's launches; addresses or tiles have changed.
+    /// (Re)makes a setup's launches; addresses or tiles have changed. After a failure it has none.
     fn lower(&mut self, index: usize) -> Result<()> {
         let setup = &mut self.setups[index];
-        setup.programs.clear();
+        setup.forget_launches();
         let (caps, images, place) = (self.gpu.caps(), setup.images, setup.place());
         if self.options.tune {
             // what the cache does not know is measured before weights are packed for it
@@ -294,11 +295,12 @@ impl CudaExecutor {
         self.held = None;
         let index = self.setup(frames.len(), lane)?;
         let setup = &mut self.setups[index];
-        let mut changed = setup.make_room(&self.gpu, layout.bytes)?;
+        setup.make_room(&self.gpu, layout.bytes)?;
         if options.heatmaps {
-            changed |= setup.make_heatmaps(&self.gpu, &self.plan)?;
+            setup.make_heatmaps(&self.gpu, &self.plan)?;
         }
-        if changed {
+        // memory has moved, now or in a run before that failed halfway
+        if setup.launches.is_empty() {
             self.lower(index)?;
         }
         let setup = &mut self.setups[index];
@@ -337,12 +339,13 @@ impl Executor for CudaExecutor {
     }
 
     fn finish(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
-        let flight = self.flights.pop_front().ok_or_else(|| Error::Usage("no run is under way".into()))?;
-        let Flight { images, lane, key } = flight;
+        let flight = self.flights.front().ok_or_else(|| Error::Usage("no run is under way".into()))?;
+        let Flight { images, lane, key } = *flight;
         if images != frames.len() {
             let got = frames.len();
             return Err(Error::Usage(format!("a run of {images} frames was started, finished with {got}")));
         }
+        self.flights.pop_front();
         let (Some(key), Some(index)) = (key, self.find(images, lane)) else {
             return self.run_in(lane, frames, options);
         };

@@ -15,11 +15,12 @@ use super::tiles::{Choice, Shape};
 use super::{CudaExecutor, Options, device, tune};
 use crate::backend::Executor;
 use crate::backend::reference::{Person, Reference};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::*;
 use crate::vision::{Letterbox, Photo};
 use half::f16;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Reproducible numbers, about standard normal.
 struct Rng(u64);
@@ -55,13 +56,22 @@ fn real() -> Option<Arc<dyn Gpu>> {
     }
 }
 
-/// A GPU of which the host sees only a few multiprocessors: blocks that stay until all tiles are done have many.
-struct Few {
+/// A GPU with less to give than it has.
+struct Limited {
     gpu: Arc<dyn Gpu>,
+    /// Multiprocessors: where there are few, blocks that stay until all tiles are done have many.
     sms: u32,
+    /// Device buffers that can still be had.
+    buffers: AtomicUsize,
 }
 
-impl Gpu for Few {
+impl Limited {
+    fn new(gpu: Arc<dyn Gpu>, sms: u32) -> Arc<Limited> {
+        Arc::new(Limited { gpu, sms, buffers: AtomicUsize::new(usize::MAX) })
+    }
+}
+
+impl Gpu for Limited {
     fn caps(&self) -> Caps {
         Caps { sms: self.sms, ..self.gpu.caps() }
     }
@@ -72,6 +82,9 @@ impl Gpu for Few {
         self.gpu.identity()
     }
     fn alloc(&self, bytes: usize, purpose: Purpose) -> Result<u64> {
+        let take = |left: usize| left.checked_sub(1);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.buffers.fetch_update(set, fetch, take).map_err(|_| Error::Device("no memory".into()))?;
         self.gpu.alloc(bytes, purpose)
     }
     fn free(&self, address: u64) {

@@ -199,6 +199,7 @@ fn runs_under_way_do_not_mix() {
                 assert!(x.start(next, &options).is_err(), "two at most");
                 assert!(x.run(next, &options).is_err(), "not between them");
             }
+            assert!(x.finish(&frames[..2], &options).is_err(), "another number of frames");
             assert_eq!(x.finish(&frames[i..=i], &options).unwrap(), std::slice::from_ref(want), "photo {i}");
         }
         assert!(x.finish(&frames[..1], &options).is_err(), "none is under way");
@@ -224,6 +225,37 @@ fn runs_under_way_do_not_mix() {
         x.start(&frames[..1], &options).unwrap();
         x.start(&frames[1..2], &options).unwrap();
         drop(x);
+    }
+}
+
+/// A run that fails for lack of memory leaves nothing behind that a later one would stumble over: neither launches that know
+/// memory which is gone, nor such as know nothing of memory that has come.
+#[test]
+fn runs_go_on_after_one_that_found_no_memory() {
+    let (input, plan, options, plain) = two_people();
+    let sizes = [(40, 30), (300, 200)]; // the second needs more memory than was set aside
+    let photos = sizes.map(|(w, h)| photo(3, w, h, input));
+    let [small, large] = [0, 1].map(|i| Frame { photo: &photos[i].0, letterbox: &photos[i].1 });
+    let heat = RunOptions { heatmaps: true, ..options };
+    for gpu in gpus(&[1]) {
+        let fresh = |frame: Frame<'_>, options: &RunOptions| {
+            let mut x = CudaExecutor::on(gpu.clone(), plan.clone(), plain).unwrap();
+            x.run(&[frame], options).unwrap()
+        };
+        let want = [fresh(small, &options), fresh(large, &options), fresh(large, &heat)];
+        assert!(want[0] != want[1] && !want[2][0].heatmaps_x.is_empty());
+        // a growth takes a buffer for the photo and one for each axis of the heatmaps
+        for buffers in 0..3 {
+            let limited = Limited::new(gpu.clone(), gpu.caps().sms);
+            let mut x = CudaExecutor::on(limited.clone(), plan.clone(), plain).unwrap();
+            assert_eq!(x.run(&[small], &options).unwrap(), want[0]);
+            limited.buffers.store(buffers, Ordering::Relaxed);
+            assert!(x.run(&[large], &heat).is_err(), "{buffers} buffers suffice");
+            limited.buffers.store(usize::MAX, Ordering::Relaxed);
+            assert_eq!(x.run(&[small], &options).unwrap(), want[0], "after {buffers} buffers");
+            assert_eq!(x.run(&[large], &options).unwrap(), want[1], "after {buffers} buffers");
+            assert_eq!(x.run(&[large], &heat).unwrap(), want[2], "after {buffers} buffers");
+        }
     }
 }
 
