@@ -46,6 +46,9 @@ pub(super) fn cells(plan: &Plan) -> (usize, usize) {
 /// Candidates that are sorted in shared memory, where a key and a box each must fit into every GPU's 64 KiB.
 const NEAR: usize = 2048;
 
+/// Keys and values that attention holds in shared memory at a time, `CHUNK` in `kernels/attention.cu`.
+const ATTENTION_CHUNK: usize = 448;
+
 /// A convolution, as far as tiling is concerned. The stem counts as a 3x3 on 2x2 cells of 16 channels.
 pub(super) fn shape(plan: &Plan, c: &Conv) -> Shape {
     let ((h, w), (oh, ow)) = (plan.hw(c.src), plan.hw(c.dst));
@@ -284,7 +287,7 @@ impl Lowering<'_> {
                     reserved: 0,
                 };
                 // queries, keys and values; later the sums of four slices of 32 queries
-                let slots = tokens.next_multiple_of(16).min(512) | 1;
+                let slots = tokens.next_multiple_of(16).min(ATTENTION_CHUNK) | 1;
                 let shared = (4 * 33 * 16 + 2 * 4 * slots * 16).max(4 * 32 * 36 * 4);
                 let grid = [tokens.div_ceil(32) as u32, *heads as u32, depth];
                 ("attention", grid, 256, shared, Params::Attention(params))

@@ -299,3 +299,13 @@ fn one_engine_takes_less_than_300_mb() {
         assert!(bytes < 300_000_000, "{bytes} bytes");
     }
 }
+
+/// A T4 has the least shared memory of the GPUs that are supported; a wide input has more tokens for attention than the usual one.
+#[test]
+fn wide_inputs_fit_into_the_smallest_gpu() {
+    let plan = model::build(&model::random(model::Variant::T, 17, 2, 0), (960, 544)).unwrap();
+    let Some(gpu) = Emulator::start(TURING, 0) else { return };
+    let x = CudaExecutor::on(gpu, plan, Options { keep_all: false, ..OPTIONS }).unwrap();
+    let attention = x.setups[0].launches.iter().find(|l| l.kernel == "attention").unwrap();
+    assert_eq!(attention.shared, 59_584);
+}
