@@ -185,14 +185,16 @@ impl CudaExecutor {
     fn refine(&mut self, place: Place, rivals: &measure::Rivals) -> Result<()> {
         let (caps, images) = (self.gpu.caps(), place.images);
         let launches = self.launches(place)?;
-        let mut best = measure::network(&self.gpu, launches)?;
+        // SAFETY: addresses are those of the setup whose place this is, and of constants, which stay until the end of this.
+        let mut best = unsafe { measure::network(&self.gpu, launches) }?;
         for (shapes, choices) in rivals {
             for &(alone, choice) in choices {
                 let Some(kept) = self.cache.get(&caps, shapes, images) else { continue };
                 let kept_alone = self.cache.time(shapes, images);
                 self.cache.insert(shapes, images, choice, alone);
                 let launches = self.launches(place)?;
-                let time = measure::network(&self.gpu, launches)?;
+                // SAFETY: as above.
+                let time = unsafe { measure::network(&self.gpu, launches) }?;
                 if time.as_secs_f64() < best.as_secs_f64() * 0.998 {
                     best = time;
                 } else {
@@ -412,7 +414,9 @@ impl Executor for CudaExecutor {
         let sequence = setup.sequence(key, &self.plan);
         let launches: Vec<(Vec<usize>, &'static str)> =
             sequence.launches.iter().map(|l| (l.steps.clone(), l.kernel)).collect();
-        let times = self.gpu.compile(sequence)?.run_timed()?;
+        // SAFETY: addresses are those of the setup and of constants, which stay as they are until the program is dropped, at
+        // the end of the line.
+        let times = unsafe { self.gpu.compile(sequence) }?.run_timed()?;
         let people = self.setups[index].results(&self.gpu, &self.plan, options)?.pop().flatten();
         let people = people.ok_or_else(|| Error::Device("more survivors than grid cells".into()))?;
         // A launch of several steps counts for the first; the others show the kernel they went with, and no time.

@@ -102,8 +102,9 @@ impl Gpu for Limited {
     fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
         self.gpu.download(from, to)
     }
-    fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>> {
-        self.gpu.compile(sequence)
+    unsafe fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>> {
+        // SAFETY: the caller's promise.
+        unsafe { self.gpu.compile(sequence) }
     }
 }
 
@@ -237,7 +238,8 @@ impl Rig {
             data
         };
         let before = [snapshot(&self.gpu, &setup.arena), snapshot(&self.gpu, &setup.rows)];
-        self.gpu.compile(Sequence { launches, ..Sequence::default() })?.run()?;
+        // SAFETY: addresses are those of the executor and of `heat`, which outlive the program.
+        unsafe { self.gpu.compile(Sequence { launches, ..Sequence::default() }) }?.run()?;
         let after = [snapshot(&self.gpu, &setup.arena), snapshot(&self.gpu, &setup.rows)];
         let mut allowed = [vec![false; before[0].len()], vec![false; before[1].len()]];
         for step in &plan.steps {
