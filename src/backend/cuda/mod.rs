@@ -84,6 +84,8 @@ pub struct CudaExecutor {
     gpu: Arc<dyn Gpu>,
     options: Options,
     cache: Cache,
+    /// The largest batch for which choices were measured, or known.
+    tuned: usize,
     /// Setup of the last run, for `read`.
     last: usize,
     /// The last batch that [`Executor::run`] ran in one piece: its images, and what was uploaded and asked for. Of more
@@ -125,6 +127,7 @@ impl CudaExecutor {
             gpu,
             options,
             cache,
+            tuned: 0,
             last: 0,
             held: None,
             flights: VecDeque::new(),
@@ -162,8 +165,9 @@ impl CudaExecutor {
         let setup = &mut self.setups[index];
         setup.forget_launches();
         let (caps, images, place) = (self.gpu.caps(), setup.images, setup.place());
-        if self.options.tune {
-            // what the cache does not know is measured before weights are packed for it
+        // What the cache does not know is measured before weights are packed for it. But a batch after a larger one is likely
+        // what was left of the photos: it runs with the choices of that, rather than wait for measurements.
+        if self.options.tune && images > self.tuned {
             let shapes = self.schedule.groups.iter().filter_map(|group| self.shapes(group));
             let unknown: Vec<Vec<Shape>> =
                 shapes.filter(|s| self.cache.get(&caps, s, images).is_none()).collect();
@@ -175,6 +179,7 @@ impl CudaExecutor {
                     self.refine(place, &rivals)?;
                 }
             }
+            self.tuned = images;
         }
         self.setups[index].launches = self.launches(place)?;
         Ok(())
@@ -213,7 +218,7 @@ impl CudaExecutor {
         let (caps, images) = (self.gpu.caps(), place.images);
         let cache = &self.cache;
         let mut choose = |shapes: &[Shape]| -> Choice {
-            cache.get(&caps, shapes, images).unwrap_or_else(|| tune::built_in(&caps, shapes, images))
+            cache.near(&caps, shapes, images).unwrap_or_else(|| tune::built_in(&caps, shapes, images))
         };
         let (plan, schedule, constants) = (&self.plan, &self.schedule, &mut self.constants);
         Lowering { plan, schedule, constants, place, choose: &mut choose }.launches()

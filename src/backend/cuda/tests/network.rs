@@ -2,10 +2,13 @@
 
 use super::*;
 use crate::backend::cpu::{CpuExecutor, CpuOptions};
+use crate::backend::cuda::launch::{Launch, Params};
+use crate::backend::cuda::tiles::Trigger;
 use crate::backend::{Frame, RunOptions, SelectParams, Survivors};
 use crate::model;
 use crate::parity::{self, Tolerance};
 use crate::weights::{Architecture, Checkpoint};
+use std::time::Duration;
 
 #[test]
 fn a_whole_network_finds_the_same_people() {
@@ -308,4 +311,30 @@ fn wide_inputs_fit_into_the_smallest_gpu() {
     let x = CudaExecutor::on(gpu, plan, Options { keep_all: false, ..OPTIONS }).unwrap();
     let attention = x.setups[0].launches.iter().find(|l| l.kernel == "attention").unwrap();
     assert_eq!(attention.shared, 59_584);
+}
+
+/// The rest of many photos is a batch of a size of its own: it takes the choices of the larger batches before it.
+#[test]
+fn a_batch_after_a_larger_one_is_not_measured() {
+    let (_, plan, ..) = two_people();
+    for gpu in gpus(&[1]) {
+        let group = true;
+        let mut x =
+            CudaExecutor::on(gpu.clone(), plan.clone(), Options { tune: false, keep_all: false, group })
+                .unwrap();
+        // as if batches of four had been measured
+        let shapes: Vec<Vec<Shape>> = x.schedule.groups.iter().filter_map(|g| x.shapes(g)).collect();
+        for shapes in &shapes {
+            let choice = Choice { trigger: Trigger::Late, ..tune::built_in(&gpu.caps(), shapes, 4) };
+            x.cache.insert(shapes, 4, choice, Duration::from_micros(1));
+        }
+        x.options.tune = true;
+        for images in [4, 3] {
+            let setup = x.setup(images, 0).unwrap();
+            let late =
+                |l: &&Launch| matches!(&l.params, Params::Conv(p) if p.trigger == Trigger::Late as i32);
+            assert_eq!(x.setups[setup].launches.iter().filter(late).count(), shapes.len(), "{images} images");
+        }
+        assert!(shapes.iter().all(|s| x.cache.get(&gpu.caps(), s, 3).is_none()), "measured");
+    }
 }
