@@ -4,9 +4,9 @@ use super::constants::{Constants, Packing};
 use super::launch::{Launch, Params};
 use super::pack;
 use super::params::*;
-use super::schedule::{Group, Schedule, Storage};
+use super::schedule::{Group, Schedule, Storage, beyond};
 use super::tiles::{Choice, Shape, TILES, Unit, geometry, grid, shared_bytes, stages};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::plan::{Conv, Op, Plan, PreAdd, TensorId, View};
 
 /// Memory that a batch of images works in. Device addresses.
@@ -85,12 +85,10 @@ impl Lowering<'_> {
         for l in &launches {
             if l.shared > limit {
                 let names: Vec<&str> = l.steps.iter().map(|&s| self.plan.steps[s].name.as_str()).collect();
-                return Err(Error::Device(format!(
-                    "step {}: kernel {} needs {} bytes of shared memory, this GPU has {limit}",
-                    names.join(", "),
-                    l.kernel,
-                    l.shared
-                )));
+                let (kernel, needs) = (l.kernel, l.shared);
+                let why =
+                    format!("kernel {kernel} needs {needs} bytes of shared memory, this GPU has {limit}");
+                return Err(beyond(self.plan, &names.join(", "), &why));
             }
         }
         Ok(launches)

@@ -3,6 +3,7 @@
 use super::*;
 use crate::backend::cpu::{CpuExecutor, CpuOptions};
 use crate::backend::cuda::launch::{Launch, Params};
+use crate::backend::cuda::schedule::Schedule;
 use crate::backend::cuda::tiles::Trigger;
 use crate::backend::{Frame, RunOptions, SelectParams, Survivors};
 use crate::model;
@@ -337,4 +338,47 @@ fn a_batch_after_a_larger_one_is_not_measured() {
         }
         assert!(shapes.iter().all(|s| x.cache.get(&gpu.caps(), s, 3).is_none()), "measured");
     }
+}
+
+/// What a GPU has no room for is refused by name, with what can be done about it.
+#[test]
+fn inputs_beyond_a_gpu_are_refused() {
+    for (caps, side) in [(TURING, 1472), (HOPPER, 2752)] {
+        let plan = |side: usize| {
+            let mut plan = Plan { input_size: (side, side), ..Plan::default() };
+            let (src, dst) =
+                (plan.map("src", side / 32, side / 32, 8), plan.map("dst", side / 32, side / 32, 24));
+            plan.push("spp", Op::PoolPyramid { src, dst, window: 5 });
+            plan
+        };
+        let Some(gpu) = Emulator::start(caps, 0) else { return };
+        CudaExecutor::on(gpu.clone(), plan(side - 32), OPTIONS).unwrap();
+        let error = CudaExecutor::on(gpu, plan(side), OPTIONS).err().unwrap().to_string();
+        let size = format!("{side}x{side}");
+        for part in ["step spp", "shared memory", size.as_str(), "--device cpu"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+}
+
+/// Kernels after the selection read early what they know to be there, because of what runs between.
+#[test]
+fn what_follows_the_selection_keeps_its_order() {
+    let (_, plan, ..) = two_people();
+    let schedule = |plan: &Plan| Schedule::new(plan, false, true);
+    assert!(schedule(&plan).is_ok());
+    let at = plan.steps.iter().position(|s| matches!(s.op, Op::Select { .. })).unwrap();
+    for (a, b) in [(at, at + 1), (at + 1, at + 2), (at + 2, at + 3)] {
+        let mut other = plan.clone();
+        other.steps.swap(a, b);
+        assert!(schedule(&other).is_err(), "{} and {} exchanged", plan.steps[a].name, plan.steps[b].name);
+    }
+    for missing in at..at + 4 {
+        let mut other = plan.clone();
+        other.steps.remove(missing);
+        assert!(schedule(&other).is_err(), "without {}", plan.steps[missing].name);
+    }
+    let mut longer = plan.clone();
+    longer.steps.push(plan.steps[at - 1].clone());
+    assert!(schedule(&longer).is_err(), "with {} after them", plan.steps[at - 1].name);
 }
