@@ -55,7 +55,8 @@ use std::time::Duration;
 pub struct Options {
     /// Keep every buffer intact until the end of a run, for [`Executor::read`]. Takes more memory.
     pub keep_all: bool,
-    /// Measure tiles for shapes that the user's cache does not know yet; otherwise the built-in table serves.
+    /// Measure tiles for shapes that the user's cache does not know yet, once for batches of each size but such as follow a
+    /// larger one, which take its tiles; otherwise the built-in table serves.
     pub tune: bool,
     /// Independent convolutions share a launch.
     pub group: bool,
@@ -88,8 +89,8 @@ pub struct CudaExecutor {
     tuned: usize,
     /// Setup of the last run, for `read`.
     last: usize,
-    /// The last batch that [`Executor::run`] ran in one piece: its images, and what was uploaded and asked for. Of more
-    /// frames than fit into a batch it is the last of them, of an image that ran again alone that one.
+    /// The last batch that ran from start to end in lane 0, if the device still holds its photos: its images, and what was
+    /// uploaded and asked for. Not all frames of a run, if they took several batches or one of them ran again alone.
     held: Option<(usize, Key, RunOptions)>,
     /// Runs begun and not finished, oldest first, each in a lane of its own.
     flights: VecDeque<Flight>,
