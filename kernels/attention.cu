@@ -1,14 +1,15 @@
 // Multi-head self-attention over the pixels of a map: O = softmax(Q K^T) V per head, head dimension 32, Q already scaled.
 //
 // Tile           one block = 32 queries of one head; 8 warps = 2 groups of 16 queries x 4 slices of the keys. Keys and values of the
-//                head come into shared memory 512 at a time, as planes of 8 channels (one 16-byte slot a token).
+//                head come into shared memory 448 at a time, as many as 64 KiB (sm_75) hold with the queries, as planes of 8 channels (one 16-byte slot a token).
 // Maths          each warp keeps a running softmax over its keys: with m the largest score so far, l = sum exp(s - m) and
 //                o = sum exp(s - m) v; a new maximum m' rescales l and o by exp(m - m'). At the end the slices' (m, l, o) are
 //                merged by the same rule and o / l is stored. Scores and sums in fp32; exp(s - m) enters the product as fp16.
 // Fragments      the accumulators of Q K^T are, two n8 tiles at a time, exactly the A fragment of the product with V.
 #include "params.cuh"
 
-constexpr int QUERIES = 32, SLICES = 4, DIM = 32, PLANES = DIM / 8, CHUNK = 512, THREADS = 256;
+constexpr int QUERIES = 32, SLICES = 4, DIM = 32, PLANES = DIM / 8, CHUNK = 448, THREADS = 256;   // CHUNK: as in lower.rs
+static_assert(CHUNK % (SLICES * 16) == 0, "every slice has as many keys of a whole chunk");
 
 KERNEL(attention, AttentionLaunch, 256, 1) {
   SHARED_MEMORY(smem);

@@ -308,16 +308,21 @@ DEVICE void epilogue_rows(const ConvStep& p, const ConvTarget& t, float (&acc)[M
     }
   }
 }
-// Finishes a tile. GELU is compiled in only where a kernel asks for it.
+template <int N> struct Constant { static constexpr int value = N; };
+// Calls `rows` with the step's activation and addends as constants. GELU is compiled in only where a kernel asks for it.
+template <bool WITH_GELU, class Rows> DEVICE void for_step(const ConvStep& p, const ConvTarget& t, const Rows& rows) {
+  if (p.act == ACT_SILU) {
+    if (!p.pre_add && !t.post) rows(Constant<ACT_SILU>(), Constant<ADD_NONE>());
+    else if (!p.pre_add) rows(Constant<ACT_SILU>(), Constant<ADD_POST>());
+    else rows(Constant<ACT_SILU>(), Constant<ADD_ANY>());
+  } else if (WITH_GELU && p.act == ACT_GELU) rows(Constant<ACT_GELU>(), Constant<ADD_ANY>());
+  else if (!p.pre_add && !t.post) rows(Constant<ACT_NONE>(), Constant<ADD_NONE>());
+  else rows(Constant<ACT_NONE>(), Constant<ADD_ANY>());
+}
+// Finishes a tile.
 template <bool WITH_GELU, bool AHEAD, int MT, int NT>
 DEVICE void epilogue(const ConvStep& p, const ConvTarget& t, float (&acc)[MT][NT][4], const Addends<NT>& first, const float* bias, const int (&pixel)[MT][2], int n0, int lane, int part, int parts) {
-#define ROWS(ACT, ADD) epilogue_rows<ACT, ADD, AHEAD, MT, NT>(p, t, acc, first, bias, pixel, n0, lane, part, parts)
-  if (p.act == ACT_SILU) {
-    if (!p.pre_add && !t.post) ROWS(ACT_SILU, ADD_NONE);
-    else if (!p.pre_add) ROWS(ACT_SILU, ADD_POST);
-    else ROWS(ACT_SILU, ADD_ANY);
-  } else if (WITH_GELU && p.act == ACT_GELU) ROWS(ACT_GELU, ADD_ANY);
-  else if (!p.pre_add && !t.post) ROWS(ACT_NONE, ADD_NONE);
-  else ROWS(ACT_NONE, ADD_ANY);
-#undef ROWS
+  for_step<WITH_GELU>(p, t, [&](auto act, auto add) {
+    epilogue_rows<decltype(act)::value, decltype(add)::value, AHEAD, MT, NT>(p, t, acc, first, bias, pixel, n0, lane, part, parts);
+  });
 }

@@ -125,17 +125,6 @@ DEVICE void finish_rows(const ConvStep& p, const ConvTarget& t, float (&acc)[NT]
     if (ADD == ADD_POST) load(i + 3);
   }
 }
-template <int NT>
-DEVICE void finish(const ConvStep& p, const ConvTarget& t, float (&acc)[NT][4], const float* bias, const int (&pixel)[2], int n0, int lane) {
-#define ROWS(ACT, ADD) finish_rows<ACT, ADD, NT>(p, t, acc, bias, pixel, n0, lane)
-  if (p.act == ACT_SILU) {
-    if (!p.pre_add && !t.post) ROWS(ACT_SILU, ADD_NONE);
-    else if (!p.pre_add) ROWS(ACT_SILU, ADD_POST);
-    else ROWS(ACT_SILU, ADD_ANY);
-  } else if (!p.pre_add && !t.post) ROWS(ACT_NONE, ADD_NONE);
-  else ROWS(ACT_NONE, ADD_ANY);
-#undef ROWS
-}
 #endif
 
 template <int KS, int NWG, int BN, int BK> DEVICE void conv_pp(const ConvLaunch& l) {
@@ -270,7 +259,10 @@ template <int KS, int NWG, int BN, int BK> DEVICE void conv_pp(const ConvLaunch&
     }
     if (l.trigger != TRIGGER_EARLY && r.left == 1) pdl_launch();   // no effect if already triggered
     const float* bias = reinterpret_cast<const float*>(smem + bias_at);
-    finish<NT>(p, conv_target(p, l.image, at.image), acc, bias, pixel, n0, lane);
+    const ConvTarget target = conv_target(p, l.image, at.image);
+    for_step<false>(p, target, [&](auto act, auto add) {
+      finish_rows<decltype(act)::value, decltype(add)::value, NT>(p, target, acc, bias, pixel, n0, lane);
+    });
   }
 #endif
 }

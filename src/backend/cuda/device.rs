@@ -84,9 +84,10 @@ fn device_info(ordinal: usize) -> Result<DeviceInfo> {
 pub(super) struct Device {
     info: DeviceInfo,
     arch: &'static str,
-    shared: u32,
+    caps: Caps,
     device: sys::CUdevice,
     context: sys::CUcontext,
+    /// Null where opening the device has not come to it.
     streams: [sys::CUstream; LANES],
     loaded: Mutex<Loaded>,
 }
@@ -127,18 +128,22 @@ impl Device {
             ))
         })?;
         let device = result::device::get(ordinal as i32).map_err(failed("device"))?;
-        // SAFETY: `device` is valid; the primary context is released in `drop`.
-        let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed("creating a context"))?;
-        // SAFETY: `context` was just retained.
-        unsafe { result::ctx::set_current(context) }.map_err(failed("entering the context"))?;
-        let stream =
-            || result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("stream"));
-        let streams = [stream()?, stream()?];
         let optin = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         // SAFETY: `device` is valid.
         let shared =
             unsafe { result::device::get_attribute(device, optin) }.map_err(failed("attribute"))? as u32;
-        Ok(Arc::new(Device { info, arch, shared, device, context, streams, loaded: Mutex::default() }))
+        let caps = caps(arch, info.sms, shared);
+        // SAFETY: `device` is valid; the primary context is released in `drop`.
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed("creating a context"))?;
+        // From here on what fails drops it, and with it what it has until then.
+        let (streams, loaded) = ([std::ptr::null_mut(); LANES], Mutex::default());
+        let mut opened = Device { info, arch, caps, device, context, streams, loaded };
+        opened.enter()?;
+        for stream in &mut opened.streams {
+            let kind = result::stream::StreamKind::NonBlocking;
+            *stream = result::stream::create(kind).map_err(failed("stream"))?;
+        }
+        Ok(Arc::new(opened))
     }
 
     pub fn enter(&self) -> Result<()> {
@@ -181,9 +186,9 @@ impl Device {
         let function = unsafe { result::module::get_function(module, name) }.map_err(failed(kernel))?;
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: `function` is valid; kernels have no static shared memory, so all of it may be dynamic.
-        unsafe { sys::cuFuncSetAttribute(function, attribute, self.shared as i32) }
+        unsafe { sys::cuFuncSetAttribute(function, attribute, self.caps.shared as i32) }
             .result()
-            .map_err(failed(format!("kernel {kernel}: {} bytes of shared memory", self.shared)))?;
+            .map_err(failed(format!("kernel {kernel}: {} bytes of shared memory", self.caps.shared)))?;
         // The same split between L1 and shared memory for every kernel: a multiprocessor must be empty before it can
         // change it, which would keep a dependent kernel from starting early.
         let carveout = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
@@ -203,15 +208,24 @@ impl Device {
         unsafe { result::stream::synchronize(self.streams[lane]) }.map_err(failed("running the kernels"))
     }
 
-    pub fn enqueue(&self, item: &Launch, lane: usize, dependent: bool) -> Result<()> {
+    /// Enqueues a kernel. `dependent`: it may start early, where its code knows how to wait.
+    ///
+    /// # Safety
+    /// The context is current, and every address in the parameters is valid on the device whenever the kernel runs.
+    pub unsafe fn enqueue(&self, item: &Launch, lane: usize, dependent: bool) -> Result<()> {
         let function = self.function(item.kernel)?;
-        // SAFETY: `function` and the stream belong to this context; addresses in the parameters are buffers of the
-        // executor that owns the program, which outlives it; `dependent` is set for sm_90 code only.
-        unsafe { launch(function, self.streams[lane], item, dependent && self.caps().sm90) }
+        // SAFETY: `function` and the stream belong to this context, addresses are the caller's promise; `dependent` is
+        // set for sm_90 code only.
+        unsafe { launch(function, self.streams[lane], item, dependent && self.caps.sm90) }
     }
 
-    pub fn enqueue_upload(&self, (from, to, bytes): (u64, u64, usize), lane: usize) -> Result<()> {
-        // SAFETY: host memory and device memory of at least `bytes`, which the caller keeps until the copy is done.
+    /// Enqueues a copy of `bytes` from the host's memory to the device's.
+    ///
+    /// # Safety
+    /// The context is current, and whenever the copy is made, both addresses have so many bytes, those of the host
+    /// initialised and written to by nobody.
+    pub unsafe fn enqueue_upload(&self, (from, to, bytes): (u64, u64, usize), lane: usize) -> Result<()> {
+        // SAFETY: the caller's promise; the stream belongs to the context.
         unsafe { sys::cuMemcpyHtoDAsync_v2(to, from as *const c_void, bytes, self.streams[lane]) }
             .result()
             .map_err(failed("upload"))
@@ -220,16 +234,15 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        if self.enter().is_err() {
-            return;
-        }
+        let entered = self.enter().is_ok();
         let loaded = self.loaded.get_mut().unwrap_or_else(|e| e.into_inner());
-        // SAFETY: programs hold an `Arc` of the device, so nothing runs any more and the handles are used no longer.
+        // SAFETY: programs hold an `Arc` of the device, so nothing runs any more and the handles are used no longer; the
+        // context was retained once, by `open`.
         unsafe {
-            for stream in self.streams {
+            for stream in self.streams.into_iter().filter(|stream| entered && !stream.is_null()) {
                 let _ = result::stream::destroy(stream);
             }
-            for module in loaded.modules.values() {
+            for module in loaded.modules.values().filter(|_| entered) {
                 let _ = result::module::unload(*module);
             }
             let _ = result::primary_ctx::release(self.device);
@@ -240,19 +253,17 @@ impl Drop for Device {
 /// [`Device`] with the handle that programs share.
 pub(super) struct CudaGpu(pub Arc<Device>);
 
-impl Device {
-    fn caps(&self) -> Caps {
-        let (sms, shared, sm90) = (self.info.sms, self.shared, images::version(self.arch) >= (9, 0));
-        let wgmma = self.arch == "sm_90a";
-        // No GPU has run these kernels yet, so nobody gets them who does not ask; their tests do.
-        let asked = cfg!(test) || std::env::var_os("RTMO_PING_PONG").is_some_and(|value| value == "1");
-        Caps { sms, shared, sm90, wgmma, ping_pong: wgmma && asked }
-    }
+/// What kernels compiled for `arch` may use on a GPU with so much.
+fn caps(arch: &str, sms: u32, shared: u32) -> Caps {
+    let (sm90, wgmma) = (images::version(arch) >= (9, 0), arch == "sm_90a");
+    // No GPU has run these kernels yet, so nobody gets them who does not ask; their tests do.
+    let asked = cfg!(test) || std::env::var_os("RTMO_PING_PONG").is_some_and(|value| value == "1");
+    Caps { sms, shared, sm90, wgmma, ping_pong: wgmma && asked }
 }
 
 impl Gpu for CudaGpu {
     fn caps(&self) -> Caps {
-        self.0.caps()
+        self.0.caps
     }
 
     fn describe(&self) -> String {
@@ -284,15 +295,16 @@ impl Gpu for CudaGpu {
         self.0.enter()?;
         let mut host = std::ptr::null_mut();
         let mut device = 0;
-        // SAFETY: both calls write one address; the block is mapped into the context and freed by `free_host`.
-        unsafe {
-            sys::cuMemHostAlloc(&mut host, bytes, sys::CU_MEMHOSTALLOC_DEVICEMAP)
-                .result()
-                .map_err(failed(format!("{bytes} bytes of pinned memory")))?;
-            sys::cuMemHostGetDevicePointer_v2(&mut device, host, 0)
-                .result()
-                .map_err(failed("mapping pinned memory"))?;
+        // SAFETY: writes one address; the block is mapped into the context and freed by `free_host`.
+        unsafe { sys::cuMemHostAlloc(&mut host, bytes, sys::CU_MEMHOSTALLOC_DEVICEMAP) }
+            .result()
+            .map_err(failed(format!("{bytes} bytes of pinned memory")))?;
+        // SAFETY: writes one address; `host` was just allocated.
+        let mapped = unsafe { sys::cuMemHostGetDevicePointer_v2(&mut device, host, 0) }.result();
+        if mapped.is_err() {
+            self.free_host(host as u64);
         }
+        mapped.map_err(failed("mapping pinned memory"))?;
         Ok((host as u64, device))
     }
 
@@ -307,7 +319,8 @@ impl Gpu for CudaGpu {
     // the data has arrived, and no stream but the default one would wait for it.
     fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
         self.0.enter()?;
-        self.0.enqueue_upload((from.as_ptr() as u64, to, from.len()), 0)?;
+        // SAFETY: entered; the slice lives until the copy is done, below, and callers keep to their buffers.
+        unsafe { self.0.enqueue_upload((from.as_ptr() as u64, to, from.len()), 0) }?;
         self.0.synchronize(0)
     }
 
@@ -320,7 +333,8 @@ impl Gpu for CudaGpu {
         self.0.synchronize(0)
     }
 
-    fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>> {
-        Ok(Box::new(Graph::capture(self.0.clone(), sequence)?))
+    unsafe fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>> {
+        // SAFETY: the caller's promise is the same.
+        Ok(Box::new(unsafe { Graph::capture(self.0.clone(), sequence) }?))
     }
 }

@@ -290,7 +290,7 @@ impl Gpu for Emulator {
         Ok(())
     }
 
-    fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>> {
+    unsafe fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>> {
         let Emulator { library, caps, seed } = self;
         let under_way = AtomicBool::new(false);
         Ok(Box::new(Emulated { library: library.clone(), sm90: caps.sm90, seed: *seed, sequence, under_way }))

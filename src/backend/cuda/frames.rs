@@ -17,7 +17,7 @@ const ALIGN: usize = 16;
 
 impl Layout {
     /// # Errors
-    /// A photo that its letterbox was not made for, a letterbox for another input size, or photos of more than 2 GiB.
+    /// A photo that its letterbox was not made for, a letterbox for another input size, or a photo of 2 GiB or more.
     pub fn new(frames: &[Frame<'_>], input_size: (usize, usize)) -> Result<Layout> {
         let mut at = size_of::<Header>() * frames.len();
         let mut parts = Vec::with_capacity(frames.len());
@@ -43,19 +43,25 @@ impl Layout {
                     letterbox.photo_size()
                 )));
             }
+            // kernels count a photo's bytes in 32 bits
+            if i32::try_from(photo.bgr.len()).is_err() {
+                return Err(Error::Usage(format!("photo of {size:?} pixels: 2 GiB or more")));
+            }
             let (columns, rows) = match letterbox.geometry() {
                 Geometry::Warp(w) => (w.columns.len() * 4, w.rows.len() * 8),
                 Geometry::Resize(r) => (r.columns.len() * 16, r.rows.len() * 16),
             };
             tables.push([take(columns), take(rows)]);
         }
+        // Where the tables lie is 32 bits too. Photos come after them, at 64 bits: all together may be larger.
+        let end = take(0);
+        if i32::try_from(end).is_err() {
+            return Err(Error::Usage(format!("{end} bytes of sampling tables in one batch: 2 GiB or more")));
+        }
         for (frame, [columns, rows]) in frames.iter().zip(tables) {
             parts.push([columns, rows, take(frame.photo.bgr.len())]);
         }
-        match i32::try_from(at) {
-            Ok(_) => Ok(Layout { parts, bytes: at }),
-            Err(_) => Err(Error::Usage(format!("{at} bytes of photos in one batch, at most 2 GiB"))),
-        }
+        Ok(Layout { parts, bytes: at })
     }
 
     /// Writes the block.
@@ -131,3 +137,32 @@ fn limit(n: Option<usize>) -> i32 {
 
 /// Bytes of a survivor on the device.
 pub(super) const SURVIVOR_BYTES: usize = size_of::<Survivor>();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vision::{Letterbox, Photo};
+
+    #[test]
+    fn photos_of_a_batch_may_be_large_together_but_not_alone() {
+        let input = (640, 640);
+        let of = |width: usize, height: usize| Photo { width, height, bgr: vec![0; width * height * 3] };
+        // the memory of these is reserved only, nobody touches it
+        let photo = of(4000, 3000);
+        let letterbox = Letterbox::new((4000, 3000), input);
+        let frames = [Frame { photo: &photo, letterbox: &letterbox }; 64];
+        let layout = Layout::new(&frames, input).unwrap();
+        assert!(layout.bytes > i32::MAX as usize && layout.bytes >= 64 * photo.bgr.len());
+        for (of, next) in layout.parts.iter().zip(&layout.parts[1..]) {
+            assert!(of[..2].iter().all(|&table| i32::try_from(table).is_ok()));
+            assert!(of[2] + photo.bgr.len() <= next[2]);
+        }
+
+        let size = (40000, 17896);
+        let photo = of(size.0, size.1);
+        assert!(photo.bgr.len() > i32::MAX as usize);
+        let letterbox = Letterbox::new(size, input);
+        let error = Layout::new(&[Frame { photo: &photo, letterbox: &letterbox }], input).err().unwrap();
+        assert!(error.to_string().contains("2 GiB"), "{error}");
+    }
+}

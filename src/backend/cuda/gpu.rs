@@ -50,7 +50,7 @@ pub(super) struct Sequence {
 /// A [`Sequence`] ready to run, on a GPU as one graph. Dropping it waits for its end.
 pub(super) trait Program: Send {
     /// Lets it begin, and returns at once. Until [`Program::wait`] has returned, nothing that it reads or writes may be
-    /// touched, and it must not be started again.
+    /// touched, which whoever compiled it has promised, and it must not be started again.
     fn start(&self) -> Result<()>;
     /// Waits until its lane has nothing left to do.
     fn wait(&self) -> Result<()>;
@@ -81,7 +81,12 @@ pub(super) trait Gpu: Send + Sync {
     fn upload(&self, to: u64, from: &[u8]) -> Result<()>;
     fn download(&self, from: u64, to: &mut [u8]) -> Result<()>;
     /// Turns a sequence into a program.
-    fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>>;
+    ///
+    /// # Safety
+    /// As long as the program lives, every address of the sequence is valid: the host's of the upload for as many bytes,
+    /// initialised; the device's for what the kernels and the upload read and write. Between [`Program::start`] and the end of
+    /// [`Program::wait`] nobody writes what it reads, or touches what it writes.
+    unsafe fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>>;
 }
 
 /// A device buffer.

@@ -22,7 +22,10 @@ impl Graph {
     ///
     /// # Errors
     /// What the driver says.
-    pub fn capture(device: Arc<Device>, sequence: Sequence) -> Result<Graph> {
+    ///
+    /// # Safety
+    /// As of [`Gpu::compile`](super::gpu::Gpu::compile).
+    pub unsafe fn capture(device: Arc<Device>, sequence: Sequence) -> Result<Graph> {
         device.enter()?;
         let stream = device.stream(sequence.lane);
         for item in &sequence.launches {
@@ -40,7 +43,8 @@ impl Graph {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream belongs to this context, and is this executor's alone.
         unsafe { result::stream::begin_capture(stream, mode) }.map_err(failed("capturing a graph"))?;
-        let enqueued = enqueue_all(&device, &sequence, &events.0);
+        // SAFETY: the context was entered above; addresses are the caller's promise.
+        let enqueued = unsafe { enqueue_all(&device, &sequence, &events.0) };
         // SAFETY: ends the capture begun above, whatever was enqueued.
         let graph = unsafe { result::stream::end_capture(stream) };
         let instantiated = enqueued.and_then(|()| {
@@ -65,7 +69,10 @@ impl Graph {
 }
 
 /// Enqueues a sequence for capture, with an event at the start and at each mark (none for no events).
-fn enqueue_all(device: &Device, sequence: &Sequence, events: &[sys::CUevent]) -> Result<()> {
+///
+/// # Safety
+/// The device's context is current, and the sequence's addresses are valid whenever the graph runs.
+unsafe fn enqueue_all(device: &Device, sequence: &Sequence, events: &[sys::CUevent]) -> Result<()> {
     let mut marks = sequence.marks.iter().peekable();
     let mut events = events.iter();
     let mut record = || -> Result<()> {
@@ -79,7 +86,8 @@ fn enqueue_all(device: &Device, sequence: &Sequence, events: &[sys::CUevent]) ->
     };
     record()?;
     if let Some(upload) = sequence.upload {
-        device.enqueue_upload(upload, sequence.lane)?;
+        // SAFETY: the caller's promise.
+        unsafe { device.enqueue_upload(upload, sequence.lane) }?;
     }
     // The first kernel follows a copy, an event, or the end of another graph: a full dependence.
     let mut dependent = false;
@@ -89,7 +97,8 @@ fn enqueue_all(device: &Device, sequence: &Sequence, events: &[sys::CUevent]) ->
             dependent = false;
         }
         let Some(item) = sequence.launches.get(done) else { break };
-        device.enqueue(item, sequence.lane, dependent)?;
+        // SAFETY: the caller's promise.
+        unsafe { device.enqueue(item, sequence.lane, dependent) }?;
         dependent = true;
     }
     Ok(())
@@ -144,7 +153,8 @@ impl Program for Graph {
         let (device, whole) = (&self.device, &self.sequence);
         device.enter()?;
         if let Some(upload) = whole.upload {
-            device.enqueue_upload(upload, whole.lane)?;
+            // SAFETY: entered; this program's addresses are valid as long as it lives, and it is waited for at once.
+            unsafe { device.enqueue_upload(upload, whole.lane) }?;
             device.synchronize(whole.lane)?;
         }
         let mut ends = Vec::with_capacity(whole.launches.len() + 1);
@@ -155,7 +165,8 @@ impl Program for Graph {
                 launches: whole.launches[..count].to_vec(),
                 marks: vec![count],
             };
-            let graph = Graph::capture(device.clone(), part)?;
+            // SAFETY: all its addresses are this program's, which outlives it.
+            let graph = unsafe { Graph::capture(device.clone(), part) }?;
             let mut times = Vec::with_capacity(REPLAYS);
             for _ in 0..REPLAYS {
                 times.push(graph.run_staged()?.iter().sum::<Duration>());

@@ -4,9 +4,9 @@ use super::constants::{Constants, Packing};
 use super::launch::{Launch, Params};
 use super::pack;
 use super::params::*;
-use super::schedule::{Group, Schedule, Storage};
+use super::schedule::{Group, Schedule, Storage, beyond};
 use super::tiles::{Choice, Shape, TILES, Unit, geometry, grid, shared_bytes, stages};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::plan::{Conv, Op, Plan, PreAdd, TensorId, View};
 
 /// Memory that a batch of images works in. Device addresses.
@@ -46,6 +46,9 @@ pub(super) fn cells(plan: &Plan) -> (usize, usize) {
 /// Candidates that are sorted in shared memory, where a key and a box each must fit into every GPU's 64 KiB.
 const NEAR: usize = 2048;
 
+/// Keys and values that attention holds in shared memory at a time, `CHUNK` in `kernels/attention.cu`.
+const ATTENTION_CHUNK: usize = 448;
+
 /// A convolution, as far as tiling is concerned. The stem counts as a 3x3 on 2x2 cells of 16 channels.
 pub(super) fn shape(plan: &Plan, c: &Conv) -> Shape {
     let ((h, w), (oh, ow)) = (plan.hw(c.src), plan.hw(c.dst));
@@ -82,12 +85,10 @@ impl Lowering<'_> {
         for l in &launches {
             if l.shared > limit {
                 let names: Vec<&str> = l.steps.iter().map(|&s| self.plan.steps[s].name.as_str()).collect();
-                return Err(Error::Device(format!(
-                    "step {}: kernel {} needs {} bytes of shared memory, this GPU has {limit}",
-                    names.join(", "),
-                    l.kernel,
-                    l.shared
-                )));
+                let (kernel, needs) = (l.kernel, l.shared);
+                let why =
+                    format!("kernel {kernel} needs {needs} bytes of shared memory, this GPU has {limit}");
+                return Err(beyond(self.plan, &names.join(", "), &why));
             }
         }
         Ok(launches)
@@ -284,7 +285,7 @@ impl Lowering<'_> {
                     reserved: 0,
                 };
                 // queries, keys and values; later the sums of four slices of 32 queries
-                let slots = tokens.next_multiple_of(16).min(512) | 1;
+                let slots = tokens.next_multiple_of(16).min(ATTENTION_CHUNK) | 1;
                 let shared = (4 * 33 * 16 + 2 * 4 * slots * 16).max(4 * 32 * 36 * 4);
                 let grid = [tokens.div_ceil(32) as u32, *heads as u32, depth];
                 ("attention", grid, 256, shared, Params::Attention(params))

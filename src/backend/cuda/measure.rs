@@ -48,8 +48,9 @@ pub(super) fn tiles(
         for choice in candidates {
             let Some(launch) = bench.launch(shapes, &choice) else { continue };
             let launches = vec![[between.launch.clone(), launch]; repeats].concat();
-            let time = fastest(gpu, launches, best.map(|b| b.0 + between.time * repeats as u32))?
-                .saturating_sub(between.time * repeats as u32);
+            let chain = between.time * repeats as u32;
+            // SAFETY: addresses are those of `bench` and `between`.
+            let time = unsafe { fastest(gpu, launches, best.map(|b| b.0 + chain)) }?.saturating_sub(chain);
             all.push((time, choice));
             // a challenger must be clearly faster than the built-in choice
             let margin = if best.is_some_and(|b| b.1 == first) { 0.97 } else { 1.0 };
@@ -73,14 +74,18 @@ pub(super) fn tiles(
 ///
 /// # Errors
 /// Failures of the device.
-pub(super) fn network(gpu: &Arc<dyn Gpu>, launches: Vec<Launch>) -> Result<Duration> {
+///
+/// # Safety
+/// The launches' addresses are valid, and nobody else uses them meanwhile.
+pub(super) unsafe fn network(gpu: &Arc<dyn Gpu>, launches: Vec<Launch>) -> Result<Duration> {
     let body = launches.into_iter().filter(|l| {
         use Params::{Attention, Conv, LayerNorm, Pool, Predict};
         matches!(l.params, Conv(_) | Attention(_) | LayerNorm(_) | Pool(_) | Predict(_))
     });
     let launches: Vec<Launch> = body.collect();
     let marks = vec![launches.len()];
-    let program = gpu.compile(Sequence { launches, marks, ..Sequence::default() })?;
+    // SAFETY: the caller's promise; the program ends here.
+    let program = unsafe { gpu.compile(Sequence { launches, marks, ..Sequence::default() }) }?;
     program.run()?;
     let mut times = Vec::new();
     for _ in 0..15 {
@@ -91,9 +96,13 @@ pub(super) fn network(gpu: &Arc<dyn Gpu>, launches: Vec<Launch>) -> Result<Durat
 }
 
 /// The shortest of a few runs; fewer if they are clearly slower than the best so far.
-fn fastest(gpu: &Arc<dyn Gpu>, launches: Vec<Launch>, best: Option<Duration>) -> Result<Duration> {
+///
+/// # Safety
+/// As of [`network`].
+unsafe fn fastest(gpu: &Arc<dyn Gpu>, launches: Vec<Launch>, best: Option<Duration>) -> Result<Duration> {
     let marks = vec![launches.len()];
-    let program = gpu.compile(Sequence { launches, marks, ..Sequence::default() })?;
+    // SAFETY: the caller's promise; the program ends here.
+    let program = unsafe { gpu.compile(Sequence { launches, marks, ..Sequence::default() }) }?;
     program.run()?; // caches warm
     let mut time = Duration::MAX;
     for _ in 0..6 {
@@ -122,7 +131,8 @@ impl Between {
         let choice = tune::built_in(caps, &[shape], 1);
         let launch = memory.launch(&[shape], &choice).expect("the built-in choice can be launched");
         let count = 20;
-        let time = fastest(gpu, vec![launch.clone(); count], None)? / count as u32;
+        // SAFETY: addresses are those of `memory`.
+        let time = unsafe { fastest(gpu, vec![launch.clone(); count], None) }? / count as u32;
         Ok(Between { launch, time, _memory: memory })
     }
 }
@@ -160,7 +170,8 @@ pub(super) fn peak(gpu: &Arc<dyn Gpu>, values: &[u8], iterations: i32) -> Result
     let params = Params::Peak(params);
     let (grid, cluster, threads) = ([blocks, 1, 1], 1, 256);
     let launches = vec![Launch { kernel, grid, cluster, threads, shared, params, steps: vec![] }];
-    let program = gpu.compile(Sequence { launches, marks: vec![1], ..Sequence::default() })?;
+    // SAFETY: addresses are those of `data` and `out`, which live until the program is dropped.
+    let program = unsafe { gpu.compile(Sequence { launches, marks: vec![1], ..Sequence::default() }) }?;
     program.run()?;
     let time: Duration = program.run_staged()?.iter().sum();
     gpu.download(out.address, bytemuck::cast_slice_mut(&mut sums))?;

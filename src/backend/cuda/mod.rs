@@ -55,7 +55,8 @@ use std::time::Duration;
 pub struct Options {
     /// Keep every buffer intact until the end of a run, for [`Executor::read`]. Takes more memory.
     pub keep_all: bool,
-    /// Measure tiles for shapes that the user's cache does not know yet; otherwise the built-in table serves.
+    /// Measure tiles for shapes that the user's cache does not know yet, once for batches of each size but such as follow a
+    /// larger one, which take its tiles; otherwise the built-in table serves.
     pub tune: bool,
     /// Independent convolutions share a launch.
     pub group: bool,
@@ -84,9 +85,12 @@ pub struct CudaExecutor {
     gpu: Arc<dyn Gpu>,
     options: Options,
     cache: Cache,
+    /// The largest batch for which choices were measured, or known.
+    tuned: usize,
     /// Setup of the last run, for `read`.
     last: usize,
-    /// The last whole run: its images, and what was uploaded and asked for.
+    /// The last batch that ran from start to end in lane 0, if the device still holds its photos: its images, and what was
+    /// uploaded and asked for. Not all frames of a run, if they took several batches or one of them ran again alone.
     held: Option<(usize, Key, RunOptions)>,
     /// Runs begun and not finished, oldest first, each in a lane of its own.
     flights: VecDeque<Flight>,
@@ -124,6 +128,7 @@ impl CudaExecutor {
             gpu,
             options,
             cache,
+            tuned: 0,
             last: 0,
             held: None,
             flights: VecDeque::new(),
@@ -156,13 +161,14 @@ impl CudaExecutor {
         Ok(i)
     }
 
-    /// (Re)makes a setup's launches; addresses or tiles have changed.
+    /// (Re)makes a setup's launches; addresses or tiles have changed. After a failure it has none.
     fn lower(&mut self, index: usize) -> Result<()> {
         let setup = &mut self.setups[index];
-        setup.programs.clear();
+        setup.forget_launches();
         let (caps, images, place) = (self.gpu.caps(), setup.images, setup.place());
-        if self.options.tune {
-            // what the cache does not know is measured before weights are packed for it
+        // What the cache does not know is measured before weights are packed for it. But a batch after a larger one is likely
+        // what was left of the photos: it runs with the choices of that, rather than wait for measurements.
+        if self.options.tune && images > self.tuned {
             let shapes = self.schedule.groups.iter().filter_map(|group| self.shapes(group));
             let unknown: Vec<Vec<Shape>> =
                 shapes.filter(|s| self.cache.get(&caps, s, images).is_none()).collect();
@@ -174,6 +180,7 @@ impl CudaExecutor {
                     self.refine(place, &rivals)?;
                 }
             }
+            self.tuned = images;
         }
         self.setups[index].launches = self.launches(place)?;
         Ok(())
@@ -184,14 +191,16 @@ impl CudaExecutor {
     fn refine(&mut self, place: Place, rivals: &measure::Rivals) -> Result<()> {
         let (caps, images) = (self.gpu.caps(), place.images);
         let launches = self.launches(place)?;
-        let mut best = measure::network(&self.gpu, launches)?;
+        // SAFETY: addresses are those of the setup whose place this is, and of constants, which stay until the end of this.
+        let mut best = unsafe { measure::network(&self.gpu, launches) }?;
         for (shapes, choices) in rivals {
             for &(alone, choice) in choices {
                 let Some(kept) = self.cache.get(&caps, shapes, images) else { continue };
                 let kept_alone = self.cache.time(shapes, images);
                 self.cache.insert(shapes, images, choice, alone);
                 let launches = self.launches(place)?;
-                let time = measure::network(&self.gpu, launches)?;
+                // SAFETY: as above.
+                let time = unsafe { measure::network(&self.gpu, launches) }?;
                 if time.as_secs_f64() < best.as_secs_f64() * 0.998 {
                     best = time;
                 } else {
@@ -210,7 +219,7 @@ impl CudaExecutor {
         let (caps, images) = (self.gpu.caps(), place.images);
         let cache = &self.cache;
         let mut choose = |shapes: &[Shape]| -> Choice {
-            cache.get(&caps, shapes, images).unwrap_or_else(|| tune::built_in(&caps, shapes, images))
+            cache.near(&caps, shapes, images).unwrap_or_else(|| tune::built_in(&caps, shapes, images))
         };
         let (plan, schedule, constants) = (&self.plan, &self.schedule, &mut self.constants);
         Lowering { plan, schedule, constants, place, choose: &mut choose }.launches()
@@ -294,11 +303,12 @@ impl CudaExecutor {
         self.held = None;
         let index = self.setup(frames.len(), lane)?;
         let setup = &mut self.setups[index];
-        let mut changed = setup.make_room(&self.gpu, layout.bytes)?;
+        setup.make_room(&self.gpu, layout.bytes)?;
         if options.heatmaps {
-            changed |= setup.make_heatmaps(&self.gpu, &self.plan)?;
+            setup.make_heatmaps(&self.gpu, &self.plan)?;
         }
-        if changed {
+        // memory has moved, now or in a run before that failed halfway
+        if setup.launches.is_empty() {
             self.lower(index)?;
         }
         let setup = &mut self.setups[index];
@@ -337,12 +347,13 @@ impl Executor for CudaExecutor {
     }
 
     fn finish(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
-        let flight = self.flights.pop_front().ok_or_else(|| Error::Usage("no run is under way".into()))?;
-        let Flight { images, lane, key } = flight;
+        let flight = self.flights.front().ok_or_else(|| Error::Usage("no run is under way".into()))?;
+        let Flight { images, lane, key } = *flight;
         if images != frames.len() {
             let got = frames.len();
             return Err(Error::Usage(format!("a run of {images} frames was started, finished with {got}")));
         }
+        self.flights.pop_front();
         let (Some(key), Some(index)) = (key, self.find(images, lane)) else {
             return self.run_in(lane, frames, options);
         };
@@ -409,7 +420,9 @@ impl Executor for CudaExecutor {
         let sequence = setup.sequence(key, &self.plan);
         let launches: Vec<(Vec<usize>, &'static str)> =
             sequence.launches.iter().map(|l| (l.steps.clone(), l.kernel)).collect();
-        let times = self.gpu.compile(sequence)?.run_timed()?;
+        // SAFETY: addresses are those of the setup and of constants, which stay as they are until the program is dropped, at
+        // the end of the line.
+        let times = unsafe { self.gpu.compile(sequence) }?.run_timed()?;
         let people = self.setups[index].results(&self.gpu, &self.plan, options)?.pop().flatten();
         let people = people.ok_or_else(|| Error::Device("more survivors than grid cells".into()))?;
         // A launch of several steps counts for the first; the others show the kernel they went with, and no time.

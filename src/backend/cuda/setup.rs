@@ -35,6 +35,7 @@ pub(super) struct Setup {
     pub staging: HostMemory,
     pub host_counts: HostMemory,
     pub host_rows: HostMemory,
+    /// Empty: still to be made.
     pub launches: Vec<Launch>,
 }
 
@@ -93,31 +94,40 @@ impl Setup {
         fixed.into_iter().chain(heat.iter().flatten()).map(|memory| memory.bytes).sum()
     }
 
-    /// Makes room for `bytes` of frames; whether addresses have changed.
-    pub fn make_room(&mut self, gpu: &Arc<dyn Gpu>, bytes: usize) -> Result<bool> {
+    /// Launches and programs go: they know addresses that are no longer right. Whoever wants to run makes new ones first,
+    /// however what comes between may fail.
+    pub fn forget_launches(&mut self) {
+        self.programs.clear();
+        self.launches.clear();
+    }
+
+    /// Makes room for `bytes` of frames; if that moves them, there are no launches after it.
+    pub fn make_room(&mut self, gpu: &Arc<dyn Gpu>, bytes: usize) -> Result<()> {
         if bytes <= self.input.bytes {
-            return Ok(false);
+            return Ok(());
         }
         let bytes = bytes.next_multiple_of(1 << 20);
         let input = Memory::new(gpu, bytes, Purpose::Working)?;
         let staging = HostMemory::new(gpu, bytes)?;
-        self.programs.clear();
+        self.forget_launches();
         (self.input, self.staging) = (input, staging);
-        Ok(true)
+        Ok(())
     }
 
-    /// Makes room for heatmaps; whether addresses have changed.
-    pub fn make_heatmaps(&mut self, gpu: &Arc<dyn Gpu>, plan: &Plan) -> Result<bool> {
+    /// Makes room for heatmaps; if there was none, there are no launches after it.
+    pub fn make_heatmaps(&mut self, gpu: &Arc<dyn Gpu>, plan: &Plan) -> Result<()> {
         if self.heat.is_some() {
-            return Ok(false);
+            return Ok(());
         }
         let memory = |bins: usize| {
             let bytes = self.images * self.capacity * plan.keypoints * bins * 4;
             Memory::new(gpu, bytes, Purpose::Working)
         };
         let [x, y] = bins(plan);
-        self.heat = Some([memory(x)?, memory(y)?]);
-        Ok(true)
+        let heat = [memory(x)?, memory(y)?];
+        self.forget_launches();
+        self.heat = Some(heat);
+        Ok(())
     }
 
     /// Where the launches find their memory.
@@ -159,7 +169,10 @@ impl Setup {
                 if self.programs.len() >= KEPT {
                     self.programs.remove(0);
                 }
-                let program = gpu.compile(self.sequence(key, plan))?;
+                // SAFETY: addresses are those of this setup's memory, which programs are dropped before, and move only after
+                // `forget_launches`; and of constants, which the executor drops after its setups. It writes and reads
+                // staging and results only while nothing is under way in the lane.
+                let program = unsafe { gpu.compile(self.sequence(key, plan)) }?;
                 self.programs.push((key, program));
                 self.programs.len() - 1
             }

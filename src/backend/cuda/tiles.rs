@@ -113,6 +113,10 @@ const LOADERS: u32 = 128;
 /// Weight stages and activation buffers that a block of `conv_pp.cu` can have.
 const PP_STAGES: usize = 24;
 const PP_BUFFERS: usize = 16;
+/// Blocks that may share a tile: the kernels divide by shifting.
+pub(super) const SPLITS: [usize; 3] = [1, 2, 4];
+/// Activation buffers that `conv_wg.cu` has barriers for; no kernel needs more.
+const MAX_BUFFERS: usize = 8;
 /// Shared memory of a block on all GPUs that have wgmma.
 const PP_SHARED: usize = 227 << 10;
 /// Loads of a thread under way at a time, as in `kernels/conv.cuh`.
@@ -199,6 +203,10 @@ pub(super) fn window(shape: &Shape, n0: usize, bn: usize) -> (usize, usize) {
 /// Cuts a convolution; `None` if the kernel cannot do it that way.
 pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
     let tile = &TILES[choice.tile];
+    // a choice may come from a file
+    if !SPLITS.contains(&choice.split) || choice.buffers > MAX_BUFFERS {
+        return None;
+    }
     if let Unit::Wgmma { kernel, .. } | Unit::PingPong { kernel, .. } = tile.unit
         && (kernel != shape.kernel || shape.act == Act::Gelu)
     {
@@ -211,10 +219,7 @@ pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
     }
     let columns = shape.cout.div_ceil(tile.bn);
     let chunks = chunks(shape, tile);
-    if choice.split > chunks
-        || choice.split == 0
-        || choice.buffers < buffers_needed(shape, tile, chunks, choice.split)
-    {
+    if choice.split > chunks || choice.buffers < buffers_needed(shape, tile, chunks, choice.split) {
         return None;
     }
     let mut s = ConvStep {
@@ -242,6 +247,10 @@ pub(super) fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
         (3, -1) if shape.stride == 1 => {
             s.flat = 1;
             row = shape.ow + 2;
+            // positions are divided by `row` with a reciprocal that is exact up to here
+            if shape.oh * row >= (1 << 32) / row {
+                return None;
+            }
             (tile_w, tile_h, halo_h) = (tile.bm, 1, 1);
             halo_w = tile.bm + 2 * row + 2;
             tiles = (shape.oh * row - 2).div_ceil(tile.bm);

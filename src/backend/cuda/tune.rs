@@ -1,13 +1,15 @@
 //! Which tile for which convolution: measured on this GPU at first load and kept in a file, else the built-in table.
 
+use super::MAX_BATCH;
 use super::gpu::Caps;
 use super::tiles::{
-    Choice, Shape, TILES, Trigger, Trigger::*, Unit, buffers_needed, chunks, geometry, grid, shared_bytes,
-    stages, window,
+    Choice, SPLITS, Shape, TILES, Trigger, Trigger::*, Unit, buffers_needed, chunks, geometry, grid,
+    shared_bytes, stages, window,
 };
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// `[kernel, stride, cin, cout, output side]`, tile, width of the output tile, split along K, activation buffers, trigger.
@@ -72,9 +74,6 @@ const MEASURED: &[Measured] = &[
     ([3, 2, 256, 512, 40], "conv_wg_3_1x2_128x64_6", 8, 1, 2, Mid),
     ([3, 2, 512, 1024, 20], "conv_wg_3_1x2_256x64_3", 8, 2, 2, Mid),
 ];
-
-/// Largest number of blocks that share a tile.
-const MAX_SPLIT: usize = 4;
 
 /// Whether all shapes can be done that way on this GPU.
 pub(super) fn possible(caps: &Caps, shapes: &[Shape], choice: &Choice) -> bool {
@@ -194,7 +193,7 @@ pub(super) fn candidates(caps: &Caps, shapes: &[Shape], images: usize) -> Vec<Ch
     let mut all = Vec::new();
     for (tile, t) in TILES.iter().enumerate() {
         for &width in widths {
-            for split in [1, 2, MAX_SPLIT] {
+            for split in SPLITS {
                 let buffers: Vec<usize> = match t.unit {
                     Unit::Mma { .. } => {
                         let need = |s: &Shape| buffers_needed(s, t, chunks(s, t), split);
@@ -264,14 +263,10 @@ pub(super) fn signature(shapes: &[Shape], images: usize) -> String {
 }
 
 impl Cache {
-    /// The file for a GPU in the user's cache folder (`XDG_CACHE_HOME`, `~/.cache`, or `LOCALAPPDATA`). A file that is
-    /// missing or damaged counts as empty.
+    /// The file for a GPU in the user's cache folder. A file that is missing counts as empty, a line that is damaged or
+    /// asks for what the kernels cannot do as missing.
     pub fn open(identity: &str) -> Cache {
-        let folder = std::env::var_os("XDG_CACHE_HOME")
-            .or_else(|| std::env::var_os("LOCALAPPDATA"))
-            .map(PathBuf::from)
-            .or_else(|| std::env::var_os("HOME").map(|h| Path::new(&h).join(".cache")));
-        let Some(folder) = folder else { return Cache::default() };
+        let Some(folder) = folder(|name| std::env::var_os(name)) else { return Cache::default() };
         // Kernels of another version of this crate are other kernels.
         let text: String = format!("{identity} {}", env!("CARGO_PKG_VERSION"));
         let name: String =
@@ -289,11 +284,15 @@ impl Cache {
         self.known.get(&signature(shapes, images)).map(|k| k.0).filter(|c| possible(caps, shapes, c))
     }
 
+    /// The choice for this batch size, or else that of the next larger one that was measured.
+    pub fn near(&self, caps: &Caps, shapes: &[Shape], images: usize) -> Option<Choice> {
+        (images..=MAX_BATCH).find_map(|images| self.get(caps, shapes, images))
+    }
+
     /// What was measured for a launch, if anything.
     pub fn time(&self, shapes: &[Shape], images: usize) -> Duration {
-        self.known
-            .get(&signature(shapes, images))
-            .map_or(Duration::ZERO, |k| Duration::from_secs_f64(k.1 / 1e6))
+        let us = self.known.get(&signature(shapes, images)).map_or(0.0, |k| k.1);
+        Duration::try_from_secs_f64(us / 1e6).unwrap_or_default() // a damaged file may say anything
     }
 
     pub fn insert(&mut self, shapes: &[Shape], images: usize, choice: Choice, time: Duration) {
@@ -317,6 +316,13 @@ impl Cache {
         }
         self.changed = false;
     }
+}
+
+/// The user's cache folder, by the environment. Variables that are empty or name no place of their own say nothing: what is
+/// relative would be another folder for each working directory.
+fn folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let path = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    path("XDG_CACHE_HOME").or_else(|| path("LOCALAPPDATA")).or_else(|| path("HOME").map(|h| h.join(".cache")))
 }
 
 fn line(signature: &str, (choice, us): &(Choice, f64)) -> String {
@@ -439,7 +445,53 @@ mod tests {
         assert_eq!(Cache::read(path.clone()).get(&H100, &shapes[1..], 16), Some(choice));
         assert_eq!(Cache::read(path.clone()).get(&H100, &shapes[1..], 1), None);
         std::fs::write(&path, "garbage\nx1\tno_such_tile 0 1 1 Mid\n\t\n").unwrap();
-        assert!(Cache::read(path).known.is_empty());
+        assert!(Cache::read(path.clone()).known.is_empty());
+        // lines that are whole, but ask for what kernels cannot do or is no time
+        let shapes = [shape(1, 1, 512, 512, 20)];
+        let read = |what: &str| {
+            let line = format!("{}\tconv_wg_1_1x2_128x64_3 {what}\n", signature(&shapes, 1));
+            std::fs::write(&path, line).unwrap();
+            let cache = Cache::read(path.clone());
+            (cache.get(&H100, &shapes, 1), cache.time(&shapes, 1))
+        };
+        for good in ["0 1 8 Mid 7.00 us", "0 2 4 Late 7.00 us", "0 4 2 Early 7.00 us"] {
+            let (choice, time) = read(good);
+            assert!(choice.is_some() && time == Duration::from_micros(7), "{good}");
+        }
+        let huge = usize::MAX / 4;
+        for bad in [
+            "0 3 4",
+            "0 0 4",
+            "0 8 4",
+            "0 5 4",
+            "0 1 9",
+            "0 1 0",
+            "0 1 -1",
+            "8 1 4",
+            "-1 1 4",
+            "7 1 4",
+            &format!("0 1 {huge}"),
+            &format!("0 {huge} 4"),
+        ] {
+            assert_eq!(read(&format!("{bad} Mid 7.00 us")).0, None, "{bad}");
+        }
+        for bad in ["-7", "NaN", "inf", "1e300", "x"] {
+            assert_eq!(read(&format!("0 1 4 Mid {bad} us")).1, Duration::ZERO, "{bad}");
+        }
         std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_cache_s_folder_is_never_a_relative_one() {
+        let of = |set: &[(&str, &str)]| {
+            folder(|name| set.iter().find(|(n, _)| *n == name).map(|(_, value)| value.into()))
+        };
+        let home = ("HOME", "/home/me");
+        assert_eq!(of(&[home, ("XDG_CACHE_HOME", "/cache")]), Some("/cache".into()));
+        for nothing in ["", "cache", "./cache"] {
+            assert_eq!(of(&[home, ("XDG_CACHE_HOME", nothing)]), Some("/home/me/.cache".into()));
+            assert_eq!(of(&[("HOME", nothing)]), None);
+        }
     }
 }

@@ -212,7 +212,7 @@ fn blocks_that_stay_do_all_tiles() {
             if !gpu.caps().wgmma {
                 continue;
             }
-            let gpu: Arc<dyn Gpu> = Arc::new(Few { gpu, sms });
+            let gpu: Arc<dyn Gpu> = Limited::new(gpu, sms);
             for (name, width, buffers, images, case) in &runs {
                 let (tile, trigger) = (tile(name), [Trigger::Mid, Trigger::Late, Trigger::Early][images - 1]);
                 let choice = Choice { tile, width: *width, split: 1, buffers: *buffers, trigger };
@@ -396,7 +396,7 @@ fn mistakes_in_kernels_are_noticed() {
         let mut noticed = false;
         for seed in [0, 1, 2, 3] {
             let Some(gpu) = Emulator::mutated(file, &text, seed) else { return };
-            let gpu: Arc<dyn Gpu> = Arc::new(Few { gpu, sms: 1 });
+            let gpu: Arc<dyn Gpu> = Limited::new(gpu, 1);
             let case = Case { cin: 264, cout: 40, h, w, ..PLAIN };
             let run = std::panic::AssertUnwindSafe(|| check_conv(&gpu, &[case], Some(choice), what));
             let hook = std::panic::take_hook();

@@ -25,7 +25,9 @@ fn parameters_arrive_field_by_field() {
             params: Params::Raw(bytes),
             steps: vec![],
         };
-        gpu.compile(Sequence { launches: vec![launch], ..Sequence::default() }).unwrap().run().unwrap();
+        let sequence = Sequence { launches: vec![launch], ..Sequence::default() };
+        // SAFETY: the kernel follows no address but that of `out`.
+        unsafe { gpu.compile(sequence) }.unwrap().run().unwrap();
         let mut got = vec![0i64; want.len()];
         gpu.download(out.address, bytemuck::cast_slice_mut(&mut got)).unwrap();
         assert_eq!(got, want, "{kernel}");

@@ -7,7 +7,8 @@ use crate::backend::{Frame, RunOptions};
 #[test]
 fn pyramids_pool() {
     for gpu in gpus(&[1, 2]) {
-        for (h, w, window) in [(20, 20, 5), (3, 7, 5), (1, 1, 5), (9, 4, 3)] {
+        // the largest is the map of a 2048x2048 input
+        for (h, w, window) in [(20, 20, 5), (3, 7, 5), (1, 1, 5), (9, 4, 3), (64, 64, 5)] {
             let mut plan = Plan::default();
             let all = plan.map("all", h, w, 8 + 4 * 24);
             let (src, dst) = (all.slice(8, 24), all.slice(32, 72));
@@ -22,10 +23,16 @@ fn pyramids_pool() {
 
 #[test]
 fn attention_attends() {
-    // below and above one chunk of 512 keys, tails of queries and keys
-    for (seed, h, w, scale) in
-        [(1, 20, 20, 1.0), (2, 3, 5, 1.0), (3, 1, 1, 1.0), (0, 19, 28, 0.5), (4, 4, 8, 6.0)]
-    {
+    // below, at and above one chunk of 448 keys, tails of queries and keys; 17x30 is the map of a 960x544 input
+    for (seed, h, w, scale) in [
+        (1, 20, 20, 1.0),
+        (2, 3, 5, 1.0),
+        (3, 1, 1, 1.0),
+        (0, 19, 28, 0.5),
+        (4, 4, 8, 6.0),
+        (5, 17, 30, 1.0),
+        (6, 16, 28, 1.0),
+    ] {
         for gpu in gpus(&[seed]) {
             let heads = if h * w > 300 { 1 } else { 3 };
             let mut plan = Plan::default();

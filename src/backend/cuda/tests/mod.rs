@@ -15,11 +15,12 @@ use super::tiles::{Choice, Shape};
 use super::{CudaExecutor, Options, device, tune};
 use crate::backend::Executor;
 use crate::backend::reference::{Person, Reference};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::*;
 use crate::vision::{Letterbox, Photo};
 use half::f16;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Reproducible numbers, about standard normal.
 struct Rng(u64);
@@ -55,13 +56,22 @@ fn real() -> Option<Arc<dyn Gpu>> {
     }
 }
 
-/// A GPU of which the host sees only a few multiprocessors: blocks that stay until all tiles are done have many.
-struct Few {
+/// A GPU with less to give than it has.
+struct Limited {
     gpu: Arc<dyn Gpu>,
+    /// Multiprocessors: where there are few, blocks that stay until all tiles are done have many.
     sms: u32,
+    /// Device buffers that can still be had.
+    buffers: AtomicUsize,
 }
 
-impl Gpu for Few {
+impl Limited {
+    fn new(gpu: Arc<dyn Gpu>, sms: u32) -> Arc<Limited> {
+        Arc::new(Limited { gpu, sms, buffers: AtomicUsize::new(usize::MAX) })
+    }
+}
+
+impl Gpu for Limited {
     fn caps(&self) -> Caps {
         Caps { sms: self.sms, ..self.gpu.caps() }
     }
@@ -72,6 +82,9 @@ impl Gpu for Few {
         self.gpu.identity()
     }
     fn alloc(&self, bytes: usize, purpose: Purpose) -> Result<u64> {
+        let take = |left: usize| left.checked_sub(1);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.buffers.fetch_update(set, fetch, take).map_err(|_| Error::Device("no memory".into()))?;
         self.gpu.alloc(bytes, purpose)
     }
     fn free(&self, address: u64) {
@@ -89,8 +102,9 @@ impl Gpu for Few {
     fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
         self.gpu.download(from, to)
     }
-    fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>> {
-        self.gpu.compile(sequence)
+    unsafe fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>> {
+        // SAFETY: the caller's promise.
+        unsafe { self.gpu.compile(sequence) }
     }
 }
 
@@ -224,7 +238,8 @@ impl Rig {
             data
         };
         let before = [snapshot(&self.gpu, &setup.arena), snapshot(&self.gpu, &setup.rows)];
-        self.gpu.compile(Sequence { launches, ..Sequence::default() })?.run()?;
+        // SAFETY: addresses are those of the executor and of `heat`, which outlive the program.
+        unsafe { self.gpu.compile(Sequence { launches, ..Sequence::default() }) }?.run()?;
         let after = [snapshot(&self.gpu, &setup.arena), snapshot(&self.gpu, &setup.rows)];
         let mut allowed = [vec![false; before[0].len()], vec![false; before[1].len()]];
         for step in &plan.steps {

@@ -2,10 +2,14 @@
 
 use super::*;
 use crate::backend::cpu::{CpuExecutor, CpuOptions};
+use crate::backend::cuda::launch::{Launch, Params};
+use crate::backend::cuda::schedule::Schedule;
+use crate::backend::cuda::tiles::Trigger;
 use crate::backend::{Frame, RunOptions, SelectParams, Survivors};
 use crate::model;
 use crate::parity::{self, Tolerance};
 use crate::weights::{Architecture, Checkpoint};
+use std::time::Duration;
 
 #[test]
 fn a_whole_network_finds_the_same_people() {
@@ -199,6 +203,7 @@ fn runs_under_way_do_not_mix() {
                 assert!(x.start(next, &options).is_err(), "two at most");
                 assert!(x.run(next, &options).is_err(), "not between them");
             }
+            assert!(x.finish(&frames[..2], &options).is_err(), "another number of frames");
             assert_eq!(x.finish(&frames[i..=i], &options).unwrap(), std::slice::from_ref(want), "photo {i}");
         }
         assert!(x.finish(&frames[..1], &options).is_err(), "none is under way");
@@ -224,6 +229,37 @@ fn runs_under_way_do_not_mix() {
         x.start(&frames[..1], &options).unwrap();
         x.start(&frames[1..2], &options).unwrap();
         drop(x);
+    }
+}
+
+/// A run that fails for lack of memory leaves nothing behind that a later one would stumble over: neither launches that know
+/// memory which is gone, nor such as know nothing of memory that has come.
+#[test]
+fn runs_go_on_after_one_that_found_no_memory() {
+    let (input, plan, options, plain) = two_people();
+    let sizes = [(40, 30), (300, 200)]; // the second needs more memory than was set aside
+    let photos = sizes.map(|(w, h)| photo(3, w, h, input));
+    let [small, large] = [0, 1].map(|i| Frame { photo: &photos[i].0, letterbox: &photos[i].1 });
+    let heat = RunOptions { heatmaps: true, ..options };
+    for gpu in gpus(&[1]) {
+        let fresh = |frame: Frame<'_>, options: &RunOptions| {
+            let mut x = CudaExecutor::on(gpu.clone(), plan.clone(), plain).unwrap();
+            x.run(&[frame], options).unwrap()
+        };
+        let want = [fresh(small, &options), fresh(large, &options), fresh(large, &heat)];
+        assert!(want[0] != want[1] && !want[2][0].heatmaps_x.is_empty());
+        // a growth takes a buffer for the photo and one for each axis of the heatmaps
+        for buffers in 0..3 {
+            let limited = Limited::new(gpu.clone(), gpu.caps().sms);
+            let mut x = CudaExecutor::on(limited.clone(), plan.clone(), plain).unwrap();
+            assert_eq!(x.run(&[small], &options).unwrap(), want[0]);
+            limited.buffers.store(buffers, Ordering::Relaxed);
+            assert!(x.run(&[large], &heat).is_err(), "{buffers} buffers suffice");
+            limited.buffers.store(usize::MAX, Ordering::Relaxed);
+            assert_eq!(x.run(&[small], &options).unwrap(), want[0], "after {buffers} buffers");
+            assert_eq!(x.run(&[large], &options).unwrap(), want[1], "after {buffers} buffers");
+            assert_eq!(x.run(&[large], &heat).unwrap(), want[2], "after {buffers} buffers");
+        }
     }
 }
 
@@ -266,4 +302,83 @@ fn one_engine_takes_less_than_300_mb() {
         println!("{prepared} bytes, {bytes} with a photo of 12 megapixels");
         assert!(bytes < 300_000_000, "{bytes} bytes");
     }
+}
+
+/// A T4 has the least shared memory of the GPUs that are supported; a wide input has more tokens for attention than the usual one.
+#[test]
+fn wide_inputs_fit_into_the_smallest_gpu() {
+    let plan = model::build(&model::random(model::Variant::T, 17, 2, 0), (960, 544)).unwrap();
+    let Some(gpu) = Emulator::start(TURING, 0) else { return };
+    let x = CudaExecutor::on(gpu, plan, Options { keep_all: false, ..OPTIONS }).unwrap();
+    let attention = x.setups[0].launches.iter().find(|l| l.kernel == "attention").unwrap();
+    assert_eq!(attention.shared, 59_584);
+}
+
+/// The rest of many photos is a batch of a size of its own: it takes the choices of the larger batches before it.
+#[test]
+fn a_batch_after_a_larger_one_is_not_measured() {
+    let (_, plan, ..) = two_people();
+    for gpu in gpus(&[1]) {
+        let group = true;
+        let mut x =
+            CudaExecutor::on(gpu.clone(), plan.clone(), Options { tune: false, keep_all: false, group })
+                .unwrap();
+        // as if batches of four had been measured
+        let shapes: Vec<Vec<Shape>> = x.schedule.groups.iter().filter_map(|g| x.shapes(g)).collect();
+        for shapes in &shapes {
+            let choice = Choice { trigger: Trigger::Late, ..tune::built_in(&gpu.caps(), shapes, 4) };
+            x.cache.insert(shapes, 4, choice, Duration::from_micros(1));
+        }
+        x.options.tune = true;
+        for images in [4, 3] {
+            let setup = x.setup(images, 0).unwrap();
+            let late =
+                |l: &&Launch| matches!(&l.params, Params::Conv(p) if p.trigger == Trigger::Late as i32);
+            assert_eq!(x.setups[setup].launches.iter().filter(late).count(), shapes.len(), "{images} images");
+        }
+        assert!(shapes.iter().all(|s| x.cache.get(&gpu.caps(), s, 3).is_none()), "measured");
+    }
+}
+
+/// What a GPU has no room for is refused by name, with what can be done about it.
+#[test]
+fn inputs_beyond_a_gpu_are_refused() {
+    for (caps, side) in [(TURING, 1472), (HOPPER, 2752)] {
+        let plan = |side: usize| {
+            let mut plan = Plan { input_size: (side, side), ..Plan::default() };
+            let (src, dst) =
+                (plan.map("src", side / 32, side / 32, 8), plan.map("dst", side / 32, side / 32, 24));
+            plan.push("spp", Op::PoolPyramid { src, dst, window: 5 });
+            plan
+        };
+        let Some(gpu) = Emulator::start(caps, 0) else { return };
+        CudaExecutor::on(gpu.clone(), plan(side - 32), OPTIONS).unwrap();
+        let error = CudaExecutor::on(gpu, plan(side), OPTIONS).err().unwrap().to_string();
+        let size = format!("{side}x{side}");
+        for part in ["step spp", "shared memory", size.as_str(), "--device cpu"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+}
+
+/// Kernels after the selection read early what they know to be there, because of what runs between.
+#[test]
+fn what_follows_the_selection_keeps_its_order() {
+    let (_, plan, ..) = two_people();
+    let schedule = |plan: &Plan| Schedule::new(plan, false, true);
+    assert!(schedule(&plan).is_ok());
+    let at = plan.steps.iter().position(|s| matches!(s.op, Op::Select { .. })).unwrap();
+    for (a, b) in [(at, at + 1), (at + 1, at + 2), (at + 2, at + 3)] {
+        let mut other = plan.clone();
+        other.steps.swap(a, b);
+        assert!(schedule(&other).is_err(), "{} and {} exchanged", plan.steps[a].name, plan.steps[b].name);
+    }
+    for missing in at..at + 4 {
+        let mut other = plan.clone();
+        other.steps.remove(missing);
+        assert!(schedule(&other).is_err(), "without {}", plan.steps[missing].name);
+    }
+    let mut longer = plan.clone();
+    longer.steps.push(plan.steps[at - 1].clone());
+    assert!(schedule(&longer).is_err(), "with {} after them", plan.steps[at - 1].name);
 }
