@@ -46,6 +46,9 @@ impl Shape {
 /// Output pixels from those in work to those whose memory is asked for: two tiles, at least some hundred cycles.
 const AHEAD: usize = 2 * MAX_ROWS;
 
+/// Fewer bytes of weights stay in a core's first cache beside what else passes through it: half of 32 KiB.
+const TOGETHER: usize = 16 << 10;
+
 /// How the work is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
@@ -87,6 +90,8 @@ pub struct Direct<S, T> {
     inner_w: usize,
     depth: usize,
     columns: Vec<Column>,
+    /// Columns that a tile of pixels meets before the next.
+    together: usize,
     weights: Block,
     bias: Block,
     zeros: Block,
@@ -173,6 +178,10 @@ impl<S: Simd, T: Factor> Direct<S, T> {
             true => Micros::silu(simd, widest),
             false => Micros::new(simd, widest),
         });
+        // Tiles of the same pixels follow each other if the weights of all stay in the first cache meanwhile, and all are of
+        // one height: results are then written pixel by pixel.
+        let alike = columns.iter().all(|c| max_rows::<S>(c.panel.vectors) == max_rows::<S>(widest));
+        let few = alike && weight.len() * size_of::<T>() < TOGETHER;
         let mut direct = Direct {
             simd,
             src,
@@ -182,6 +191,7 @@ impl<S: Simd, T: Factor> Direct<S, T> {
             inner_h: (src.h + 1).saturating_sub(kernel),
             inner_w: (src.w + 1).saturating_sub(kernel),
             depth,
+            together: if few { columns.len() } else { 1 },
             columns,
             weights,
             bias: Block::from_slice(&biases),
@@ -382,17 +392,18 @@ impl<S: Simd, T: Factor> Work for Direct<S, T> {
         let source = unsafe { self.source(context.base, p0, p1, tile.add(Self::TILE).cast()) };
         let pointers: *mut *const T = scratch.rows.as_mut_ptr().cast();
         let mut pointed = 0;
-        for (index, column) in self.columns[c0..c1].iter().enumerate() {
-            let max = max_rows::<S>(column.panel.vectors);
+        for columns in self.columns[c0..c1].chunks(self.together) {
+            let max = max_rows::<S>(columns[0].panel.vectors);
             if pointed != max {
                 // SAFETY: the source of these pixels; the scratch has room for their pointers.
                 unsafe { self.row_pointers(&source, p0, p1, max, pointers) };
-                pointed = max;
             }
-            // The first column brings the input in; taps that meet again in the next row need no hint.
-            let hint_input = index == 0 && self.segments.len() == 1 && T::IN_PLACE;
+            // The first columns bring the input in; taps that meet again in the next row need no hint.
+            let hint_input = pointed == 0 && self.segments.len() == 1 && T::IN_PLACE;
+            pointed = max;
             let Map { offset, pitch, .. } = self.epilogue.dst;
-            let out = context.base.wrapping_add(offset + p0 * pitch + column.panel.c0);
+            let out = context.base.wrapping_add(offset + p0 * pitch + columns[0].panel.c0);
+            let channels: usize = columns.iter().map(|column| column.panel.c).sum();
             let mut rows = pointers.cast_const();
             tiles(p1 - p0, max, |first, height| {
                 for later in (first + AHEAD..first + AHEAD + height).take_while(|&later| later < p1 - p0) {
@@ -400,10 +411,12 @@ impl<S: Simd, T: Factor> Work for Direct<S, T> {
                         // SAFETY: one pointer a pixel, and this is one of the block's.
                         prefetch::read(unsafe { *pointers.add(later) }, self.depth * size_of::<T>());
                     }
-                    prefetch::write(out.wrapping_add(later * pitch), column.panel.c * size_of::<f32>());
+                    prefetch::write(out.wrapping_add(later * pitch), channels * size_of::<f32>());
                 }
-                // SAFETY: contract of `run`; the pointers of this tile, and scratch for its sums.
-                unsafe { self.tile(context.base, column, (p0 + first, height), rows, tile) };
+                for column in columns {
+                    // SAFETY: contract of `run`; the pointers of this tile, and scratch for its sums.
+                    unsafe { self.tile(context.base, column, (p0 + first, height), rows, tile) };
+                }
                 // SAFETY: stays within the pointers written above.
                 rows = unsafe { rows.add(height * self.segments.len()) };
             });
