@@ -163,7 +163,8 @@ pub trait Executor: Send {
     /// Ends the oldest run that was begun. It takes the same frames and options again, and returns what `run` does.
     ///
     /// # Errors
-    /// As `run`; where `ahead` is above 1, if no run is under way, or it has another number of frames.
+    /// As `run`; where `ahead` is above 1, if no run is under way, or if it has another number of frames, and then it can
+    /// still be finished.
     fn finish(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
         self.run(frames, options)
     }

@@ -28,26 +28,14 @@ impl Layout {
         };
         let mut tables = Vec::with_capacity(frames.len());
         for frame in frames {
-            let (photo, letterbox) = (frame.photo, frame.letterbox);
-            if letterbox.input_size() != input_size {
-                let (got, want) = (letterbox.input_size(), input_size);
-                return Err(Error::Usage(format!(
-                    "letterbox for an input of {got:?} pixels, the network takes {want:?}"
-                )));
-            }
-            let size = (photo.width, photo.height);
-            if letterbox.photo_size() != size || photo.bgr.len() != size.0 * size.1 * 3 {
-                return Err(Error::Usage(format!(
-                    "photo of {size:?} pixels and {} bytes, letterbox for {:?}",
-                    photo.bgr.len(),
-                    letterbox.photo_size()
-                )));
-            }
-            // kernels count a photo's bytes in 32 bits
+            frame.check(input_size)?;
+            let photo = frame.photo;
+            // Kernels count a photo's bytes in 32 bits.
             if i32::try_from(photo.bgr.len()).is_err() {
-                return Err(Error::Usage(format!("photo of {size:?} pixels: 2 GiB or more")));
+                let (w, h) = (photo.width, photo.height);
+                return Err(Error::Usage(format!("a photo of {w}x{h} pixels takes 2 GiB or more")));
             }
-            let (columns, rows) = match letterbox.geometry() {
+            let (columns, rows) = match frame.letterbox.geometry() {
                 Geometry::Warp(w) => (w.columns.len() * 4, w.rows.len() * 8),
                 Geometry::Resize(r) => (r.columns.len() * 16, r.rows.len() * 16),
             };

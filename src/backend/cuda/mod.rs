@@ -109,9 +109,10 @@ impl CudaExecutor {
     /// Prepares a plan for GPU `ordinal`: packs weights, chooses kernels, allocates memory for one image.
     ///
     /// # Errors
-    /// Without a driver or that GPU, if the build carries no kernels for it, if a step is beyond the kernels, or if the
-    /// memory does not suffice.
+    /// If the plan breaks [`Plan::check`]; without a driver or that GPU, if the build carries no kernels for it, if a step
+    /// is beyond the kernels, or if the memory does not suffice.
     pub fn new(plan: Plan, ordinal: usize, options: Options) -> Result<CudaExecutor> {
+        plan.check().map_err(|what| Error::Usage(format!("a plan that cannot be executed: {what}")))?;
         let device = device::Device::open(ordinal)?;
         CudaExecutor::on(Arc::new(device::CudaGpu(device)), plan, options)
     }
