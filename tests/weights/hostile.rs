@@ -174,11 +174,14 @@ fn tensors_that_share_too_much() {
 
 #[test]
 fn too_many_tensors() {
-    let names: Vec<String> = (0..1 + (1 << 16)).map(|i| i.to_string()).collect();
-    let tensors: Vec<(&str, Tensor)> =
-        names.iter().map(|name| (&name[..], Tensor::vector("0", &[1]))).collect();
-    let file = pth(&Pickle::new(2).state(&tensors, false).stop(), &[("0", &[0; 4])]);
-    assert!(refusal(&file).contains("more than 65536 tensors"));
+    // One tensor of a kilobyte in memory, and a name and a reference of a few bytes for each further.
+    let mut pickle =
+        Pickle::new(2).op(b"}(").text("first").tensor(&Tensor::vector("0", &[1]), false).op(b"q\xc8");
+    for i in 0..1 << 16 {
+        pickle = pickle.text(&i.to_string()).op(b"h\xc8");
+    }
+    let refusal = refusal(&pth(&pickle.op(b"u").stop(), &[("0", &[0; 4])]));
+    assert!(refusal.contains("more than 65536 tensors"), "{refusal}");
 }
 
 #[test]
