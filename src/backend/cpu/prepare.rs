@@ -272,14 +272,9 @@ impl<S: Simd> Builder<'_, S> {
             }
             _ => self.map(plan, conv.src),
         };
-        let layer = Layer { src: &src, dst: &dst, shape, lanes: S::LANES };
-        // Scores and boxes decide who is found, at next to no cost: they stay in f32, as all that follows selection.
-        let rounded = self.precision != Precision::Fp32 && !self.selected.contains(&conv.dst.buffer);
-        let unit = self.unit.filter(|_| rounded);
-        let algorithm = if rounded && unit.is_none() { layer.bf16() } else { None };
-        let in_f32 = layer.f32();
-        let to_bf16 = self.precision == Precision::Bf16 && (unit.is_some() || algorithm.is_some());
-        if to_bf16 && self.input.is_some_and(|(input, ..)| input.buffer == conv.src.buffer) {
+        let kernel = self.choose(&Layer { src: &src, dst: &dst, shape, lanes: S::LANES }, conv.dst.buffer);
+        let input = self.input.is_some_and(|(input, ..)| input.buffer == conv.src.buffer);
+        if input && self.precision == Precision::Bf16 && !matches!(kernel, Kernel::F32(_)) {
             for filter in weight.chunks_exact_mut(shape.kernel * shape.kernel * src.c) {
                 for channel in 0..src.c {
                     round_keeping_sum(
@@ -289,24 +284,32 @@ impl<S: Simd> Builder<'_, S> {
             }
         }
         let layer = Unpacked { step, src, shape, weight, bias, epilogue };
-        // A constant, so that no bf16 kernel is compiled for the other instruction sets.
-        if S::BF16 {
-            if let Some(unit) = unit {
-                return self.tiles(layer, unit);
+        match kernel {
+            // A constant, so that no bf16 kernel is compiled for the other instruction sets.
+            Kernel::Tiles(unit) if S::BF16 => self.tiles(layer, unit),
+            Kernel::Bf16(Algorithm::F23) if S::BF16 => {
+                self.winograd::<F23, bf16>(layer, "winograd 2 bf16");
             }
-            match algorithm {
-                Some(Algorithm::F23) => return self.winograd::<F23, bf16>(layer, "winograd 2 bf16"),
-                Some(Algorithm::F23Stride2) => {
-                    return self.winograd::<F23Stride2, bf16>(layer, "winograd 2 s2 bf16");
-                }
-                Some(_) => return self.direct::<bf16>(layer, ["1x1 bf16", "direct bf16", "grouped bf16"]),
-                None => {}
+            Kernel::Bf16(Algorithm::F23Stride2) if S::BF16 => {
+                self.winograd::<F23Stride2, bf16>(layer, "winograd 2 s2 bf16");
             }
-        }
-        match in_f32 {
-            Algorithm::F43 => self.winograd::<F43, f32>(layer, "winograd"),
-            Algorithm::F43Stride2 => self.winograd::<F43Stride2, f32>(layer, "winograd s2"),
+            Kernel::Bf16(_) if S::BF16 => {
+                self.direct::<bf16>(layer, ["1x1 bf16", "direct bf16", "grouped bf16"]);
+            }
+            Kernel::F32(Algorithm::F43) => self.winograd::<F43, f32>(layer, "winograd"),
+            Kernel::F32(Algorithm::F43Stride2) => self.winograd::<F43Stride2, f32>(layer, "winograd s2"),
             _ => self.direct::<f32>(layer, ["1x1", "direct", "grouped"]),
+        }
+    }
+
+    /// What a convolution is best computed by in this precision.
+    fn choose(&self, layer: &Layer<'_>, dst: BufferId) -> Kernel {
+        // Scores and boxes decide who is found, at next to no cost: they stay in f32, as all that follows selection.
+        let rounded = self.precision != Precision::Fp32 && !self.selected.contains(&dst);
+        match self.unit {
+            Some(unit) if rounded => Kernel::Tiles(unit),
+            None if rounded => layer.bf16().map_or(Kernel::F32(layer.f32()), Kernel::Bf16),
+            _ => Kernel::F32(layer.f32()),
         }
     }
 
@@ -363,6 +366,16 @@ impl<S: Simd> Builder<'_, S> {
         let blocks = pixels.div_ceil(96).next_multiple_of(self.threads);
         direct::Cut { pixels: pixels.div_ceil(blocks), ranges }
     }
+}
+
+/// What multiplies in a convolution.
+enum Kernel {
+    /// Vectors of f32.
+    F32(Algorithm),
+    /// Vectors of bf16 pairs.
+    Bf16(Algorithm),
+    /// Tiles, in bf16 or bf16x3.
+    Tiles(Unit),
 }
 
 /// A convolution before its weights are packed.
