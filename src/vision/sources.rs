@@ -9,6 +9,12 @@ use std::path::{Path, PathBuf};
 /// Suffixes of images, for folders and patterns.
 const SUFFIXES: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib"];
 
+/// Suffixes of images that are not read, and are missed where a folder holds some.
+const OTHERS: [&str; 17] = [
+    "gif", "tif", "tiff", "heic", "heif", "avif", "jxl", "jp2", "ppm", "pgm", "tga", "ico", "dng", "cr2",
+    "nef", "arw", "psd",
+];
+
 /// No path is longer.
 const MAX_LINE: u64 = 1 << 16;
 
@@ -19,7 +25,7 @@ pub struct Sources {
     pub files: Vec<PathBuf>,
     /// One for each argument that gives no photo. They do not touch the others.
     pub errors: Vec<Error>,
-    /// What folders hold besides, which is left out.
+    /// What else somebody may have meant that folders hold: images of other formats, subfolders.
     pub notes: Vec<String>,
 }
 
@@ -110,8 +116,8 @@ fn folder(path: &Path, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
         match file {
             _ if hidden => {}
             file if file.is_dir() => subfolders += 1,
-            file if is_image(&file) => files.push(file),
-            _ => others += 1,
+            file if has_suffix(&file, &SUFFIXES) => files.push(file),
+            file => others += usize::from(has_suffix(&file, &OTHERS)),
         }
     }
     let left_out = left_out(path, others, subfolders);
@@ -136,7 +142,7 @@ fn left_out(folder: &Path, others: usize, subfolders: usize) -> Option<String> {
         n => Some(format!("{n} {many}")),
     };
     let parts = [
-        count(others, "file of another format", "files of other formats"),
+        count(others, "image of another format", "images of other formats"),
         count(subfolders, "subfolder", "subfolders"),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
@@ -159,7 +165,7 @@ fn matches(pattern: &str) -> Result<Vec<PathBuf>> {
             let folder = e.path().to_path_buf();
             Error::io("cannot list the folder", folder)(e.into())
         })?;
-        if is_image(&path) && !path.is_dir() {
+        if has_suffix(&path, &SUFFIXES) && !path.is_dir() {
             files.push(path);
         }
     }
@@ -170,7 +176,7 @@ fn matches(pattern: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn is_image(path: &Path) -> bool {
+fn has_suffix(path: &Path, suffixes: &[&str]) -> bool {
     let suffix = path.extension().and_then(|s| s.to_str()).unwrap_or("");
-    SUFFIXES.iter().any(|s| s.eq_ignore_ascii_case(suffix))
+    suffixes.iter().any(|s| s.eq_ignore_ascii_case(suffix))
 }

@@ -232,13 +232,14 @@ fn what_folders_hold_besides_is_told() {
     let folder = workplace();
     let at = folder.path();
     fs::create_dir_all(at.join("photos/deeper")).unwrap();
-    fs::write(at.join("photos/notes.txt"), "").unwrap();
-    fs::write(at.join("photos/more.txt"), "").unwrap();
+    for name in ["one.gif", "two.HEIC", "notes.txt"] {
+        fs::write(at.join("photos").join(name), "").unwrap();
+    }
     fs::copy(at.join("a.png"), at.join("photos/deeper/a.png")).unwrap();
     let infer = |photos: &str, code: i32| {
         expect(code, at, &[&["infer", photos, "-m", "rtmo-t", "--no-draw"], &SMALL[..]].concat()).1
     };
-    let besides = "left out 2 files of other formats and 1 subfolder ('photos/**/*' goes deeper)";
+    let besides = "left out 2 images of other formats and 1 subfolder ('photos/**/*' goes deeper)";
     let err = infer("photos", 2);
     assert!(err.contains("holds no image") && err.contains(besides), "{err}");
     fs::copy(at.join("a.png"), at.join("photos/a.png")).unwrap();
