@@ -124,6 +124,7 @@ fn broken_promises_are_found() {
     assert!(refused(&|p| conv(p, 2, &|c| c.src.buffer = BufferId(10_000))).contains("no buffer 10000"));
     assert!(refused(&|p| conv(p, 2, &|c| c.src = c.dst)).contains("reads and writes"));
     assert!(refused(&|p| conv(p, 2, &|c| c.groups = 0)).contains("groups 0"));
+    assert!(refused(&|p| conv(p, 2, &|c| c.pad = 0)).contains("pad 0"));
     assert!(refused(&|p| p.buffers[1].c = usize::MAX / 2).contains("x "));
     assert!(refused(&|p| p.tensors[0].data.truncate(5)).contains("of 5 values"));
     let select = plan.steps.iter().position(|s| matches!(s.op, Op::Select { .. })).unwrap();

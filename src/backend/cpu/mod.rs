@@ -108,6 +108,9 @@ impl CpuExecutor {
     /// # Errors
     /// If this CPU lacks the instruction set, or that the precision; if the plan breaks [`Plan::check_steps`], on which the
     /// kernels' memory accesses rely; if the system lacks the memory or threads.
+    ///
+    /// # Panics
+    /// If several steps read the network input and the first of them pads it.
     pub fn new(mut plan: Plan, mut options: CpuOptions) -> Result<CpuExecutor> {
         options.threads = options.threads.max(1);
         plan.check_steps().map_err(|what| Error::Usage(format!("a plan that cannot be executed: {what}")))?;
