@@ -55,6 +55,24 @@ pub struct Tile<T = f32> {
 /// that the function was made for (see [`select`]).
 pub type Micro<T = f32> = unsafe fn(&Tile<T>);
 
+/// Repeats a block for all rows and vectors of a tile, with constant indices. The compiler does not unroll a loop over an
+/// activation of its own; then it keeps the sums in memory, and not only there but throughout the kernel.
+macro_rules! unrolled {
+    ($r:ident $j:ident $body:block) => {
+        unrolled!(@rows $r $j $body 0 1 2 3 4 5);
+    };
+    (@rows $r:ident $j:ident $body:block $($row:literal)*) => {
+        $(unrolled!(@row $r $j $body $row 0 1 2 3);)*
+    };
+    (@row $r:ident $j:ident $body:block $row:literal $($vector:literal)*) => {
+        $({
+            const $r: usize = $row;
+            const $j: usize = $vector;
+            $body
+        })*
+    };
+}
+
 struct Multiply<'a, T, const MR: usize, const NV: usize, const SILU: bool>(&'a Tile<T>);
 
 impl<T: Factor, const MR: usize, const NV: usize, const SILU: bool> Kernel for Multiply<'_, T, MR, NV, SILU> {
@@ -104,12 +122,12 @@ impl<T: Factor, const MR: usize, const NV: usize, const SILU: bool> Kernel for M
                     }
                 }
             }
-            for (r, row) in acc.iter().enumerate() {
-                for (j, &v) in row.iter().enumerate() {
-                    let v = if SILU { math::silu(s, v) } else { v };
-                    s.store(t.out.add(r * t.pitch + j * S::LANES), v);
+            unrolled!(R J {
+                if R < MR && J < NV {
+                    let v = if SILU { math::silu(s, acc[R][J]) } else { acc[R][J] };
+                    s.store(t.out.add(R * t.pitch + J * S::LANES), v);
                 }
-            }
+            });
         }
     }
 }
