@@ -100,9 +100,9 @@ impl<T: Factor, const MR: usize, const NV: usize, const SILU: bool> Kernel for M
                 }
                 let mut k = 0;
                 while k + UNROLL <= groups {
-                    let ahead = b.wrapping_add(AHEAD * vectors);
-                    prefetch::read(ahead, UNROLL * vectors * size_of::<T>());
                     for u in 0..UNROLL {
+                        let ahead = b.wrapping_add((AHEAD + u) * vectors);
+                        prefetch::read(ahead, vectors * size_of::<T>());
                         T::rank(s, &mut acc, &a, (k + u) * T::GROUP, b.add(u * vectors));
                     }
                     b = b.add(UNROLL * vectors);
