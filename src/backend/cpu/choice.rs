@@ -1,14 +1,16 @@
 //! Which algorithm and which factors a convolution gets.
 //!
 //! In fp32 a 3x3 layer takes `F(4, 3)` unless its patches stick out of the map too far. In bf16, a layer leaves its fp32
-//! algorithm where that saves a tenth of its time, estimated in vector multiply-adds of f32, on the figures of the first
-//! CPUs that are good at it (Zen 5: 463 GFLOP/s of bf16 for 248 of f32 a core, 20 GB/s of weights from memory).
+//! algorithm where that saves a twentieth of its time, estimated in vector multiply-adds of f32, on the figures of the first
+//! CPUs that are good at it (Zen 4: twice the products of f32; Zen 5: 248 GFLOP/s of f32 a core, 20 GB/s of weights from
+//! memory).
 //!
-//! A 1x1 layer in bf16 takes 0.54 of its products' time, and two instructions to convert 16 values, each of which meets
+//! A 1x1 layer in bf16 takes half of its products' time, and two instructions to convert 16 values, each of which meets
 //! all output channels: it always gains. A 3x3 layer of stride 1 has 4 products for each 9 by `F(2, 3)`, in bf16 worth
-//! 2.1 of f32, where `F(4, 3)` has 2.25 of f32: equal, before its finer transforms. What decides is weights, 3.6 bytes
-//! each instead of 16: small maps of many channels gain, and maps that patches of four do not cover well. The others keep
-//! f32, and its accuracy. With stride 2, 5 for 6 in each direction in bf16 is two thirds of the time of 9 for 12 in f32.
+//! 2 of f32, where `F(4, 3)` has 2.25 of f32, and finer transforms. Weights take 3.6 bytes each instead of 16. So small
+//! maps of many channels gain most, maps that patches of four do not cover well, and large ones down to some 50 channels
+//! (measured on a Zen 4: 0.84 of the time at 80x80x128); the others keep f32, and its accuracy. With stride 2, 5 for 6 in
+//! each direction in bf16 is two thirds of the time of 9 for 12 in f32.
 //!
 //! All that is for vectors. Tiles (`amx`) have sixteen times the products of f32's vectors: there every layer that may be
 //! rounded is, and none needs an algorithm with fewer products.
@@ -34,14 +36,14 @@ pub enum Algorithm {
     F23Stride2,
 }
 
-/// A vector multiply-add of bf16 pairs, in those of f32.
-const PAIRS: f64 = 2.0 * 248.0 / 463.0;
+/// A vector multiply-add of bf16 pairs, in those of f32: measured GFLOP/s, two multiply-adds a pair.
+const PAIRS: f64 = 2.0 * 230.0 / 458.0;
 
 /// A byte of weights, in vector multiply-adds of f32.
 const BYTE: f64 = 248.0 / 32.0 / 20.0;
 
 /// How much faster bf16 must be to be worth its rounding.
-const GAIN: f64 = 1.1;
+const GAIN: f64 = 1.05;
 
 /// A convolution between two maps, for vectors of some lanes.
 pub struct Layer<'a> {
@@ -160,9 +162,11 @@ mod tests {
         }
         assert_eq!(choose(160, 32, 64, 3, 2), Some(Algorithm::F23Stride2));
         assert_eq!(choose(20, 512, 512, 3, 2), Some(Algorithm::F23Stride2));
-        // Large maps keep F(4, 3) in f32; small ones have more weights than products; 13 is badly cut in fours.
+        // Large maps of few channels keep F(4, 3) in f32; small ones have more weights than products; 13 is badly cut in
+        // fours.
         assert_eq!(choose(160, 32, 32, 3, 1), None);
-        assert_eq!(choose(80, 128, 128, 3, 1), None);
+        assert_eq!(choose(104, 24, 24, 3, 1), None);
+        assert_eq!(choose(80, 128, 128, 3, 1), Some(Algorithm::F23));
         assert_eq!(choose(40, 256, 256, 3, 1), Some(Algorithm::F23));
         assert_eq!(choose(20, 512, 512, 3, 1), Some(Algorithm::F23));
         assert_eq!(choose(13, 96, 96, 3, 1), Some(Algorithm::F23));
