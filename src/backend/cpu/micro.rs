@@ -22,8 +22,9 @@ pub const MAX_ROWS: usize = 6;
 /// Groups of `k` an iteration: fewer branches to mispredict at the end of a short sum.
 const UNROLL: usize = 4;
 
-/// Groups of `k` from the weights in use to those that are asked for: some hundred cycles, the latency of a shared cache.
-const AHEAD: usize = 16;
+/// Groups of `k` from the weights in use to those that are asked for: some hundred cycles, the latency of a shared cache that
+/// others use, too.
+const AHEAD: usize = 32;
 
 /// Operands of one tile.
 #[derive(Clone, Copy)]

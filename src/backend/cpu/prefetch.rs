@@ -2,7 +2,7 @@
 //! more streams than the hardware follows on its own.
 
 /// Bytes of a cache line, or of part of one.
-const LINE: usize = 64;
+pub const LINE: usize = 64;
 
 /// Announces that `bytes` from `p` on will be read. A hint touches nothing: any address will do.
 #[inline(always)]
