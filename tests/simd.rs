@@ -47,6 +47,7 @@ macro_rules! on_every_isa {
 enum Function {
     Exp,
     Silu,
+    RoughSilu,
     Erf,
     Gelu,
     Quotient,
@@ -72,6 +73,7 @@ impl Kernel for Apply<'_> {
                 let y = match self.function {
                     Function::Exp => math::exp(s, v),
                     Function::Silu => math::silu(s, v),
+                    Function::RoughSilu => s.rough_silu(v),
                     Function::Erf => math::erf(s, v),
                     Function::Gelu => math::gelu(s, v),
                     Function::Quotient => s.quotient(s.splat(3.0), v),
@@ -136,6 +138,21 @@ fn exp_is_accurate_to_some_units() {
         worst(isa, "exp far below zero", &x, &apply(&x), 1.3e-38, |_, y| if y >= 0.0 { y } else { f64::NAN });
         let y = apply(&[0.0, -0.0]);
         assert_eq!(y, [1.0, 1.0], "{isa}: exp(0)");
+    }
+    on_every_isa!(test);
+}
+
+#[test]
+fn rough_silu_is_as_good_as_it_says() {
+    fn test<S: Simd>(isa: &str, s: S) {
+        let apply = |x: &[f32]| s.vectorize(Apply { function: Function::RoughSilu, x });
+        let error = |x: f64, y: f64| if x == 0.0 { y.abs() } else { (y / (x * sigmoid(x)) - 1.0).abs() };
+        let x = line(-80.0, 80.0, 2_000_003);
+        worst(isa, "rough silu, relative", &x, &apply(&x), 2e-4, error);
+        let y = apply(&[-1000.0, -1e30, 1000.0, 1e30, f32::NAN]);
+        assert!(y[..2].iter().all(|&y| y <= 0.0 && y > -1e-6), "{isa}: silu far below zero: {y:?}");
+        assert!((y[2] - 1000.0).abs() < 0.2 && (y[3] / 1e30 - 1.0).abs() < 2e-4, "{isa}: {y:?}");
+        assert!(y[4].is_nan(), "{isa}: silu(NaN) = {}: a broken network must not look sound", y[4]);
     }
     on_every_isa!(test);
 }

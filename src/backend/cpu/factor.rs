@@ -1,5 +1,6 @@
 //! What the matrix kernels multiply: f32, or bf16 in pairs.
 
+use super::math;
 use super::simd::{Kernel, Simd};
 use bytemuck::Pod;
 use half::bf16;
@@ -20,6 +21,9 @@ pub trait Factor: Pod + Send + Sync {
     /// # Safety
     /// `p .. p + n` must be writable.
     unsafe fn store<S: Simd>(s: S, p: *mut Self, v: S::V, n: usize);
+
+    /// SiLU as accurate as layers of such factors can tell.
+    fn silu<S: Simd>(s: S, x: S::V) -> S::V;
 
     /// `acc[r][j] += a[r][k] * b[j]`, for the `GROUP` values from `k` on; `b[j]` is `GROUP` weights for each lane.
     ///
@@ -46,6 +50,11 @@ impl Factor for f32 {
     unsafe fn store<S: Simd>(s: S, p: *mut f32, v: S::V, n: usize) {
         // SAFETY: contract of this function.
         unsafe { if n == S::LANES { s.store(p, v) } else { s.store_first(p, v, n) } }
+    }
+
+    #[inline(always)]
+    fn silu<S: Simd>(s: S, x: S::V) -> S::V {
+        math::silu(s, x)
     }
 
     #[inline(always)]
@@ -81,6 +90,11 @@ impl Factor for bf16 {
     unsafe fn store<S: Simd>(s: S, p: *mut bf16, v: S::V, n: usize) {
         // SAFETY: contract of this function; a bf16 is its 16 bits.
         unsafe { s.store_bf16(p.cast(), v, n) }
+    }
+
+    #[inline(always)]
+    fn silu<S: Simd>(s: S, x: S::V) -> S::V {
+        s.rough_silu(x)
     }
 
     #[inline(always)]

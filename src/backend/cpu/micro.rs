@@ -12,7 +12,6 @@
 //! registers; so is the activation of most layers. Where the factors are bf16, `k` advances in pairs.
 
 use super::factor::Factor;
-use super::math;
 use super::prefetch;
 use super::simd::{Kernel, Simd};
 
@@ -125,7 +124,7 @@ impl<T: Factor, const MR: usize, const NV: usize, const SILU: bool> Kernel for M
             }
             unrolled!(R J {
                 if R < MR && J < NV {
-                    let v = if SILU { math::silu(s, acc[R][J]) } else { acc[R][J] };
+                    let v = if SILU { T::silu(s, acc[R][J]) } else { acc[R][J] };
                     s.store(t.out.add(R * t.pitch + J * S::LANES), v);
                 }
             });

@@ -93,6 +93,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn quotient(self, a: Self::V, b: Self::V) -> Self::V {
         self.div(a, b)
     }
+    /// [`silu`](super::math::silu) to a relative 2e-4, the fastest way: for results that meet bf16, which rounds them to 4e-3.
+    /// An infinity may become NaN.
+    #[inline(always)]
+    fn rough_silu(self, x: Self::V) -> Self::V {
+        super::math::silu(self, x)
+    }
     /// Larger of each lane.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// Smaller of each lane.

@@ -6,8 +6,8 @@ use crate::backend::cpu::epilogue::{Addend, Epilogue, Region};
 use crate::backend::cpu::factor::Factor;
 use crate::backend::cpu::memory::Map;
 use crate::backend::cpu::pack::Panel;
+use crate::backend::cpu::prefetch;
 use crate::backend::cpu::simd::{Kernel, Simd};
-use crate::backend::cpu::{math, prefetch};
 use crate::plan::Act;
 use std::mem::MaybeUninit;
 
@@ -222,7 +222,7 @@ impl<S0: Simd, W: Scheme, T: Factor> Output<'_, S0, W, T> {
                         };
                         self.patch(s, products, bias, |row, column, x| {
                             let pixel = row * dst.w + column;
-                            let mut x = math::silu(s, x);
+                            let mut x = T::silu(s, x);
                             if RESIDUAL {
                                 x = s.add(x, s.load(residual.add(pixel * pitch)));
                             }
