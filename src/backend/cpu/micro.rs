@@ -79,6 +79,7 @@ impl<T: Factor, const MR: usize, const NV: usize, const SILU: bool> Kernel for M
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
+        const { assert!(MR <= MAX_ROWS && MAX_ROWS == 6 && NV <= 4, "what `unrolled` repeats is the whole tile") };
         let t = self.0;
         // SAFETY: the extents of every operand are promised by the caller of the `Micro`.
         unsafe {
