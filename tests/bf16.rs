@@ -202,8 +202,8 @@ fn rounding_errors_are_those_of_the_factors() {
 
 /// Generated weights amplify rounding as trained ones do not: from 1e-3 of a layer to 3e-2 of the last maps, and random
 /// pixels' worth of it for people a hundred wide. The authors' PyTorch, itself in bf16, is twice as far off: 6.1e-2 at p5
-/// of rtmo-t, where tiles have 3.1e-2 and vectors, which leave some layers in f32, 2.9e-2. Mean keypoints of rtmo-t are off
-/// by 1.3 px with vectors, by 1.5 to 1.7 with tiles, whose sums the emulations order differently.
+/// of rtmo-t, where vectors and tiles have 3.1e-2 to 3.3e-2. Mean keypoints of rtmo-t are off by 1.2 to 1.4 px with vectors,
+/// by 1.5 to 1.7 with tiles, whose sums the emulations order differently.
 const GENERATED: Tolerance = Tolerance {
     overlap: 0.0,
     keypoint_mean: 2.0,
