@@ -53,7 +53,7 @@ DEVICE void fields(Writer& w, const GauLaunch& p) {
     p.images, p.staged, p.reserved);
 }
 DEVICE void fields(Writer& w, const BinDecodeLaunch& p) {
-  w(p.src, p.dst, p.weight, p.heat, p.frequency, p.survivors, p.counts, p.bins, p.tokens, p.src_pitch, p.dst_pitch, p.capacity, p.images, p.padding);
+  w(p.src, p.dst, p.weight, p.heat, p.frequency, p.survivors, p.counts, p.bins, p.tokens, p.src_pitch, p.dst_pitch, p.capacity, p.images, p.width, p.scale, p.staged);
 }
 DEVICE void fields(Writer& w, const CollectLaunch& p) {
   w(p.survivors, p.counts, p.keypoints, p.visibility, p.host_counts, p.host_rows, p.keypoints_pitch, p.visibility_pitch, p.tokens, p.capacity, p.images, p.reserved);

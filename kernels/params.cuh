@@ -197,16 +197,18 @@ static_assert(sizeof(GauLaunch) == 112, "mirror in params.rs");
 struct BinDecodeLaunch {
   const float* src;        // keypoint vectors, [images, capacity, src_pitch]
   float* dst;              // [images, capacity, dst_pitch]: x, y of each keypoint
-  const float* weight[2];  // x and y: [d, pe], that is transposed
+  const half* weight[2];   // x and y: fragments of W^T's high part, then of its low one, see dcc.cu
   float* heat[2];          // [images, capacity, tokens, bins] or null
   const float* frequency;  // 1 / (2 pi T_j): pe / 2 high parts, then pe / 2 low parts
   const Survivor* survivors;
   const Count* counts;
   int bins[2];
   int tokens, src_pitch, dst_pitch, capacity, images;
-  float padding;
+  float width[2];          // of a bin of x and of y, in box sizes
+  float scale[2];          // of the logits, since the weights are scaled
+  int staged;              // shared memory has room for the weights of two blocks
 };
-static_assert(sizeof(BinDecodeLaunch) == 104, "mirror in params.rs");
+static_assert(sizeof(BinDecodeLaunch) == 120, "mirror in params.rs");
 
 // The last kernel: survivors into the host's memory.
 struct CollectLaunch {

@@ -75,6 +75,10 @@ template <int N> DEVICE void cp_wait() {
 #endif
 }
 
+// Has a value computed here: compilers move arithmetic behind waits, to where its result is used. Does nothing, but as far as they know
+// it may.
+DEVICE void settle(uint32_t value) { asm volatile("{.reg .pred p; setp.eq.b32 p, %0, 0x7fc0dead; @p nanosleep.u32 0;}" ::"r"(value) : "memory"); }
+
 // ---- tensor cores: one warp ------------------------------------------------------------------------------------
 
 // Four (or two) 8x8 matrices of 16-bit values; lane i gives the address of row i % 8 of matrix i / 8 and receives of

@@ -1,9 +1,9 @@
 // survivor_linear: for each survivor the linear map of its level, applied to its grid cell's channels: y = W_level x + b_level.
 //
 // One block computes 16 outputs for TILE survivors at a time (fragments.cuh), each warp along its own part of K, with weights that it
-// has loaded while the people were still being selected. Survivors of different levels share a tile: each level's product sees
-// zeros in the columns of the others, and all products go into the same sums. The number of survivors is read from memory,
-// so the launch does not depend on it.
+// has loaded while the people were still being selected; blocks along z take turns at the tiles of survivors. Survivors of different
+// levels share a tile: each level's product sees zeros in the columns of the others, and all products go into the same sums. The number
+// of survivors is read from memory, so the launch does not depend on it.
 //
 // collect: the last kernel of a run; people into the host's memory.
 #include "fragments.cuh"
@@ -43,14 +43,14 @@ KERNEL(survivor_linear, SurvivorLinearLaunch, 128, 4) {
   const int people = p.counts[image].people;
   const Survivor* survivors = p.survivors + (long long)image * p.capacity;
   float* dst = p.dst + (long long)image * p.capacity * p.dst_pitch;
-  for (int first = 0;; first += TILE) {
+  for (int first = (int)blockIdx.z * TILE;; first += (int)gridDim.z * TILE) {
     // Lane i knows survivor i of the tile; where there is none memory holds something old. That load and the one of their
     // number are under way together.
     const int n = first + lane;
     const int2 place = *reinterpret_cast<const int2*>(survivors + min(n, p.capacity - 1));   // level and cell
     if (first >= people) break;
     const int level = n < people ? place.x : -1;
-    if (first) __syncthreads();   // the parts before have been read
+    if (first > (int)blockIdx.z * TILE) __syncthreads();   // the parts before have been read
     if (level >= 0) {
       const half* row = p.src[level] + image * p.image + (long long)place.y * p.src_pitch[level];
       for (int k8 = warp; k8 < k_tiles * 2; k8 += WARPS) cp16(planes + (uint32_t)(k8 * TILE + lane) * 16, row + k8 * 8, k8 * 8 < p.cin ? 16 : 0);

@@ -171,6 +171,7 @@ inline void mbar_wait(uint32_t bar, int parity) { emu::mbar_wait(bar, parity); }
 inline void mbar_wait_cluster(uint32_t bar, int parity) { emu::mbar_wait(bar, parity); }
 inline void mbar_arrive_cp(uint32_t bar) { emu::mbar_arrive_cp(bar); }
 inline void bulk_copy(uint32_t dst, const void* src, int bytes, uint32_t bar) { emu::bulk_copy(dst, src, bytes, bar); }
+inline void settle(uint32_t) {}
 inline void prefetch_l2(const void* src, int bytes) { emu::prefetch(src, bytes); }
 inline void st_async_f4(uint32_t address, uint32_t bar, const float (&v)[4]) { emu::st_async(address, bar, v); }
 inline uint64_t wgmma_operand(uint32_t address, uint32_t k_step, uint32_t row_step) {

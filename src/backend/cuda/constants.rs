@@ -18,7 +18,8 @@ pub(super) enum Packing {
     /// Bias of a convolution, scaled for its activation.
     Bias(usize, Act),
     Fragments,
-    Transposed,
+    /// Of the bin classifier, see [`pack::turning`].
+    Turning,
     /// Not a tensor of the plan: encoding frequencies, by the temperature's bits.
     Frequencies(u32),
 }

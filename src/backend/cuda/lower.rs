@@ -359,7 +359,10 @@ impl Lowering<'_> {
                 }
                 // rows of 32 survivors, then the parts of four warps (survivor.cu)
                 let shared = (src[0].c.div_ceil(16) * 32 * 32).max(4 * 32 * 17 * 4);
-                let grid = [cout.div_ceil(16) as u32, depth, 1];
+                // people in tiles of 32, as many of them at once as the GPU holds blocks
+                let tiles = cout.div_ceil(16) as u32;
+                let at_once = (4 * sms).div_ceil(tiles * depth).min(capacity.div_ceil(32) as u32);
+                let grid = [tiles, depth, at_once];
                 ("survivor_linear", grid, 128, shared, Params::SurvivorLinear(params))
             }
             Op::Gau(g) => {
@@ -393,21 +396,25 @@ impl Lowering<'_> {
             }
             Op::BinDecode(b) => {
                 let half = b.pe_dim / 2;
-                let matrix = |this: &mut Self, t: TensorId| {
+                let matrix = |this: &mut Self, t: TensorId| -> Result<(u64, f32)> {
                     let data = &plan.tensors[t.0].data;
-                    this.constants.put(t.0, Packing::Transposed, || {
-                        pack::floats(&pack::transposed(data, b.pe_dim, b.dim), b.pe_dim * b.dim)
-                    })
+                    let scale = pack::turning_scale(data, b.dim);
+                    let packed = || pack::turning(data, b.dim, scale);
+                    Ok((this.constants.put(t.0, Packing::Turning, packed)?, 1.0 / scale))
                 };
-                let weight = [matrix(self, b.x.weight)?, matrix(self, b.y.weight)?];
+                let (x, y) = (matrix(self, b.x.weight)?, matrix(self, b.y.weight)?);
                 let key = Packing::Frequencies(b.temperature.to_bits());
                 let frequency = self.constants.put(usize::MAX, key, || {
                     pack::floats(&pack::frequencies(b.temperature, half), 2 * half)
                 })?;
+                // as dcc.cu lays it out, without and with W
+                let (working, weights) = (27680, 2 * b.pe_dim * b.dim * 2);
+                let staged = 2 * (working + weights) <= self.constants.gpu.caps().shared as usize;
+                let shared = working + if staged { weights } else { 0 };
                 let params = BinDecodeLaunch {
                     src: self.address(b.src),
                     dst: self.address(b.dst),
-                    weight,
+                    weight: [x.0, y.0],
                     heat: self.place.heat,
                     frequency,
                     survivors,
@@ -418,12 +425,14 @@ impl Lowering<'_> {
                     dst_pitch: self.pitch(b.dst),
                     capacity: capacity as i32,
                     images: n,
-                    padding: b.padding,
+                    width: [b.x.bins, b.y.bins].map(|bins| b.padding / (bins - 1) as f32),
+                    scale: [x.1, y.1],
+                    staged: i32::from(staged),
                 };
-                let shared = (128 * 10 + 128 * 10 + 128 + 3 * 10 * 8 + 2 * 10) * 4; // f, r, turn, parts, totals (dcc.cu)
-                // two axes, keypoints in groups of two
-                let most = (2 * capacity * b.tokens.div_ceil(2)) as u32;
-                let grid = [most.min((2 * sms).div_ceil(depth).max(8)), depth, 1];
+                // an even number of blocks, since a block does one axis: of each person, all keypoints or groups of eight
+                let most = (2 * capacity * b.tokens.div_ceil(8)) as u32;
+                let blocks = (2 * sms).div_ceil(depth).next_multiple_of(2);
+                let grid = [most.min(blocks.max(8)), depth, 1];
                 ("bin_decode", grid, 256, shared, Params::BinDecode(params))
             }
             Op::Letterbox { .. } | Op::Conv(_) => unreachable!("scheduled in groups of their own"),

@@ -141,9 +141,10 @@ params! {
         residual_gain: u64, counts: u64, norm_gain: f32,
         tokens: i32, src_pitch: i32, dst_pitch: i32, capacity: i32, images: i32, staged: i32, reserved: i32,
     }
-    BinDecodeLaunch(104) {
+    BinDecodeLaunch(120) {
         src: u64, dst: u64, weight: [u64; 2], heat: [u64; 2], frequency: u64, survivors: u64, counts: u64,
-        bins: [i32; 2], tokens: i32, src_pitch: i32, dst_pitch: i32, capacity: i32, images: i32, padding: f32,
+        bins: [i32; 2], tokens: i32, src_pitch: i32, dst_pitch: i32, capacity: i32, images: i32,
+        width: [f32; 2], scale: [f32; 2], staged: i32,
     }
     CollectLaunch(72) {
         survivors: u64, counts: u64, keypoints: u64, visibility: u64, host_counts: u64, host_rows: u64,

@@ -45,6 +45,15 @@ fn gpus(seeds: &[u64]) -> Vec<Arc<dyn Gpu>> {
     all
 }
 
+/// Those of [`gpus`], each also with a single multiprocessor, so that blocks have several turns; and one that is older, with
+/// less shared memory.
+fn gpus_of_all_sizes(seed: u64) -> Vec<Arc<dyn Gpu>> {
+    let large = gpus(&[seed]);
+    let small = large.iter().map(|gpu| Limited::new(gpu.clone(), 1) as Arc<dyn Gpu>);
+    let small: Vec<_> = small.chain(Emulator::start(TURING, seed)).collect();
+    [large, small].concat()
+}
+
 fn real() -> Option<Arc<dyn Gpu>> {
     match device::Device::open(0) {
         Ok(d) => Some(Arc::new(device::CudaGpu(d))),
