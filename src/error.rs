@@ -46,6 +46,14 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// A file that could not be had from a server.
+    #[error("{address}: {what}")]
+    Download {
+        /// Where it was asked for.
+        address: String,
+        /// What went wrong.
+        what: String,
+    },
     /// An option or argument that makes no sense, alone or together with others.
     #[error("{0}")]
     Usage(String),

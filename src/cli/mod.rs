@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod convert;
 mod curves;
+mod download;
 mod files;
 mod infer;
 mod info;
@@ -32,7 +33,8 @@ Examples:
   rtmo-engine infer family.jpg                     draw the people into rtmo-out/family.jpg
   rtmo-engine infer photos/ --json people.jsonl    a folder, and a line of JSON a photo
   rtmo-engine bench --model rtmo-s --layers        how fast, and where the time goes
-  rtmo-engine models                               the published weights, and where to get them";
+  rtmo-engine download rtmo-s                      the authors' weights, once, for all commands
+  rtmo-engine models                               the published weights, and which are here";
 
 #[derive(Subcommand)]
 enum Command {
@@ -42,6 +44,8 @@ enum Command {
     Bench(bench::Bench),
     /// Compare a device with the CPU, or the CPU with 64-bit arithmetic, step by step
     Check(check::Check),
+    /// Fetch published checkpoints from the authors' server
+    Download(download::Download),
     /// Turn a published .pth file into .safetensors
     Convert(convert::Convert),
     /// List the published checkpoints, and which are here
@@ -65,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Infer(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Check(command) => command.run(),
+        Command::Download(command) => command.run(),
         Command::Convert(command) => command.run(),
         Command::Models(command) => command.run(),
         Command::Info(command) => command.run(),

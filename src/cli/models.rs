@@ -8,8 +8,8 @@ use rtmo_engine::weights::registry::{PUBLISHED, Published, Search};
 /// precision as published, whether the file is on this machine, and where it can be downloaded.
 #[derive(Args)]
 #[command(after_help = "\
-A downloaded file works as it is: put it into weights/ or ~/.cache/rtmo-engine/, point $RTMO_WEIGHTS to its folder, or \
-give it with --weights.")]
+'rtmo-engine download NAME' fetches one. A file that was downloaded otherwise works as it is: put it into weights/ or \
+~/.cache/rtmo-engine/, point $RTMO_WEIGHTS to its folder, or give it with --weights.")]
 pub struct Models {
     /// Print names only
     #[arg(long)]

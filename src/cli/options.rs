@@ -56,8 +56,8 @@ impl Network {
         }
         if found.is_none() && model.is_none() && weights.is_none() && search.variable.is_none() {
             let warning = format!(
-                "no weights found: these are random ones of rtmo-t, and the people they find mean nothing; put {} \
-                 into weights/, or see 'rtmo-engine models'",
+                "no weights found: these are random ones of rtmo-t, and the people they find mean nothing; \
+                 'rtmo-engine download' fetches {}, which can also be put into weights/",
                 default_url()
             );
             return Ok((model::random(Variant::T, 17, 2, SEED), Some(warning)));
@@ -145,8 +145,8 @@ impl Network {
         };
         Network::is_demo(checkpoint).then(|| {
             format!(
-                "this is the demonstration model, trained mostly on rendered scenes{threshold}; for photos put {} into \
-                 weights/, or see 'rtmo-engine models'",
+                "this is the demonstration model, trained mostly on rendered scenes{threshold}; for photos \
+                 'rtmo-engine download' fetches {}, which can also be put into weights/",
                 default_url()
             )
         })

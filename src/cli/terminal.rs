@@ -46,6 +46,21 @@ impl Terminal {
             ));
     }
 
+    /// Shows how much of a file has come, at the bottom, if standard error is a terminal.
+    pub fn bytes(&mut self, name: &str, come: u64, of: Option<u64>) {
+        if self.bar.is_hidden() && come == 0 {
+            let template = match of {
+                Some(_) => "{msg}  {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left",
+                None => "{msg}  {bytes}  {bytes_per_sec}",
+            };
+            let style = ProgressStyle::with_template(template).expect("a valid template");
+            self.bar = ProgressBar::with_draw_target(of, ProgressDrawTarget::stderr_with_hz(10))
+                .with_style(style.progress_chars("━╸─"))
+                .with_message(name.to_string());
+        }
+        self.bar.set_position(come);
+    }
+
     /// One more thing is done.
     pub fn advance(&self) {
         self.bar.inc(1);

@@ -5,6 +5,7 @@
 //! multiple of the file's own size, or panic.
 
 mod convert;
+mod download;
 mod pickle;
 pub mod registry;
 mod safetensors;
@@ -12,6 +13,7 @@ mod torch;
 mod zip;
 
 pub use convert::{Architecture, Conversion, Inspection, convert, inspect};
+pub use download::download;
 pub use safetensors::{SaveType, save_safetensors};
 
 use crate::error::{Error, Result};

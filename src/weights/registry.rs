@@ -123,6 +123,24 @@ pub fn resolve(model: Option<&str>, weights: Option<&Path>) -> Result<PathBuf> {
     Search::from_environment().resolve(model, weights)
 }
 
+/// A path in a variable of the environment, unless it is empty.
+fn path(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The folder `rtmo-engine` in the user's cache folder, where downloaded weights are kept and looked for; it need not
+/// exist. `None` where the environment names no such place.
+pub fn cache_folder() -> Option<PathBuf> {
+    let cache = if cfg!(windows) {
+        path("LOCALAPPDATA")
+    } else if cfg!(target_os = "macos") {
+        path("HOME").map(|home| home.join("Library/Caches"))
+    } else {
+        path("XDG_CACHE_HOME").or_else(|| path("HOME").map(|home| home.join(".cache")))
+    };
+    cache.map(|cache| cache.join("rtmo-engine"))
+}
+
 /// Where weights are looked for.
 #[derive(Clone, Debug, Default)]
 pub struct Search {
@@ -135,20 +153,12 @@ pub struct Search {
 impl Search {
     /// The places of [`resolve`].
     pub fn from_environment() -> Search {
-        let path = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let cache = if cfg!(windows) {
-            path("LOCALAPPDATA")
-        } else if cfg!(target_os = "macos") {
-            path("HOME").map(|home| home.join("Library/Caches"))
-        } else {
-            path("XDG_CACHE_HOME").or_else(|| path("HOME").map(|home| home.join(".cache")))
-        };
         // torch.hub does not follow the system's own cache folders.
         let torch = path("TORCH_HOME")
             .or_else(|| path("XDG_CACHE_HOME").map(|cache| cache.join("torch")))
             .or_else(|| path("HOME").map(|home| home.join(".cache/torch")));
         let mut folders = vec![PathBuf::from("weights")];
-        folders.extend(cache.map(|cache| cache.join("rtmo-engine")));
+        folders.extend(cache_folder());
         folders.extend(torch.map(|torch| torch.join("hub/checkpoints")));
         Search { variable: path("RTMO_WEIGHTS"), folders }
     }
@@ -207,7 +217,11 @@ impl Search {
         places.into_iter().for_each(|place| what += &format!("\n  {place}"));
         what += &match find(name) {
             Some(published) => {
-                format!("\ndownload {} into one of them, or give a file with --weights", published.url)
+                format!(
+                    "\n'rtmo-engine download {}' fetches it; or put {} into one of them, or give a file with \
+                     --weights",
+                    published.name, published.url
+                )
             }
             None => {
                 let names: Vec<&str> = PUBLISHED.iter().map(|published| published.name).collect();

@@ -1,5 +1,6 @@
 //! Checkpoints: reading, hostile files, writing, and where they are looked for.
 
+mod download;
 mod hostile;
 mod memory;
 mod mutate;

@@ -1,0 +1,92 @@
+//! `rtmo-engine download`
+
+use super::terminal::{Terminal, print};
+use super::{Ended, Outcome};
+use clap::Args;
+use rtmo_engine::weights::registry::{self, DEFAULT_MODEL, PUBLISHED, Published};
+use rtmo_engine::{Error, Result, weights};
+use std::path::PathBuf;
+
+/// Downloads checkpoints that the authors of RTMO published, to where all commands find them. A file is kept only if its
+/// SHA-256 begins as its name says. One that is here already is not fetched again.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  rtmo-engine download                             rtmo-s, which infer then takes by itself
+  rtmo-engine download rtmo-t rtmo-l --to weights
+  HTTPS_PROXY=http://proxy:8080 rtmo-engine download --all")]
+pub struct Download {
+    /// Names as 'rtmo-engine models' lists them [default: rtmo-s]
+    #[arg(value_name = "MODEL")]
+    models: Vec<String>,
+    /// All published checkpoints
+    #[arg(long, conflicts_with = "models")]
+    all: bool,
+    /// Folder to keep them in [default: rtmo-engine/ in the user's cache folder]
+    #[arg(long, value_name = "FOLDER")]
+    to: Option<PathBuf>,
+    /// Address of a folder on another server that has the files under their official names
+    #[arg(long, value_name = "URL")]
+    mirror: Option<String>,
+    /// Fetch also what is here already
+    #[arg(long)]
+    force: bool,
+}
+
+impl Download {
+    pub fn run(self) -> Ended {
+        let models = self.published()?;
+        let folder = self.to.clone().or_else(registry::cache_folder).ok_or_else(|| {
+            Error::Usage(
+                "the environment names no cache folder (HOME is not set): give a folder with --to".into(),
+            )
+        })?;
+        let mut outcome = Outcome::Done;
+        for model in models {
+            // In a folder that was asked for, only what is there counts.
+            let there = Some(folder.join(model.file_name())).filter(|path| path.is_file());
+            let here = if self.to.is_some() { there } else { model.installed() };
+            if let Some(path) = here.filter(|_| !self.force) {
+                print(format_args!("{}: here already, {}", model.name, path.display()))?;
+                continue;
+            }
+            let mut terminal = Terminal::new(false, false);
+            let mirror = self.mirror.as_deref();
+            let done = weights::download(model, mirror, &folder, &mut |come, of| {
+                terminal.bytes(model.name, come, of)
+            });
+            terminal.finish();
+            match done {
+                Ok(path) => print(format_args!("{}: {}", model.name, path.display()))?,
+                Err(error) => {
+                    terminal.complain("error", error);
+                    outcome = Outcome::Incomplete;
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// The checkpoints asked for, each once.
+    fn published(&self) -> Result<Vec<&'static Published>> {
+        if self.all {
+            return Ok(PUBLISHED.iter().collect());
+        }
+        let default = [DEFAULT_MODEL.to_string()];
+        let names = if self.models.is_empty() { &default[..] } else { &self.models };
+        let mut models = vec![];
+        for name in names {
+            let model = registry::find(name).ok_or_else(|| {
+                let known: Vec<&str> = PUBLISHED.iter().map(|published| published.name).collect();
+                Error::Usage(format!(
+                    "model '{name}' is not a published one, expected one of {}",
+                    known.join(", ")
+                ))
+            })?;
+            if !models.contains(&model) {
+                models.push(model);
+            }
+        }
+        Ok(models)
+    }
+}
