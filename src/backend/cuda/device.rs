@@ -284,9 +284,9 @@ impl Gpu for CudaGpu {
         unsafe { result::malloc_sync(bytes) }.map_err(failed(format!("{bytes} bytes of device memory")))
     }
 
-    fn free(&self, address: u64) {
+    unsafe fn free(&self, address: u64) {
         if self.0.enter().is_ok() {
-            // SAFETY: `address` comes from `alloc`, and its owner is being dropped.
+            // SAFETY: entered; the caller's promise.
             let _ = unsafe { result::free_sync(address) };
         }
     }
@@ -302,31 +302,32 @@ impl Gpu for CudaGpu {
         // SAFETY: writes one address; `host` was just allocated.
         let mapped = unsafe { sys::cuMemHostGetDevicePointer_v2(&mut device, host, 0) }.result();
         if mapped.is_err() {
-            self.free_host(host as u64);
+            // SAFETY: just allocated, and nobody else knows it.
+            unsafe { self.free_host(host as u64) };
         }
         mapped.map_err(failed("mapping pinned memory"))?;
         Ok((host as u64, device))
     }
 
-    fn free_host(&self, host: u64) {
+    unsafe fn free_host(&self, host: u64) {
         if self.0.enter().is_ok() {
-            // SAFETY: `host` comes from `alloc_host`, and its owner is being dropped.
+            // SAFETY: entered; the caller's promise.
             let _ = unsafe { sys::cuMemFreeHost(host as *mut c_void) };
         }
     }
 
     // Copies go through a stream of the kernels: the driver's synchronous copy from pageable memory may return before
     // the data has arrived, and no stream but the default one would wait for it.
-    fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
+    unsafe fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
         self.0.enter()?;
-        // SAFETY: entered; the slice lives until the copy is done, below, and callers keep to their buffers.
+        // SAFETY: entered; the slice lives until the copy is done, below; the caller's promise.
         unsafe { self.0.enqueue_upload((from.as_ptr() as u64, to, from.len()), 0) }?;
         self.0.synchronize(0)
     }
 
-    fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
+    unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
         self.0.enter()?;
-        // SAFETY: the caller's buffer holds that many bytes, and the slice lives until the copy is done, below.
+        // SAFETY: entered; the slice lives until the copy is done, below; the caller's promise.
         unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from, to.len(), self.0.streams[0]) }
             .result()
             .map_err(failed("download"))?;

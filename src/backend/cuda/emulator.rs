@@ -235,9 +235,11 @@ impl Emu {
         address as u64
     }
 
-    fn free(&self, address: u64) {
+    /// # Safety
+    /// The address comes from `alloc`, and nobody uses it any more.
+    unsafe fn free(&self, address: u64) {
         type Call = unsafe extern "C" fn(*mut c_void) -> c_int;
-        // SAFETY: the signature is that of emu.cpp, and the address comes from `alloc`.
+        // SAFETY: the signature is that of emu.cpp; the caller's promise.
         let bad = unsafe {
             let call: libloading::Symbol<'_, Call> = self.library.get(b"emu_free").expect("emu_free");
             call(address as *mut c_void)
@@ -264,9 +266,10 @@ impl Gpu for Emulator {
         Ok(self.library.alloc(bytes, purpose == Purpose::Constant))
     }
 
-    fn free(&self, address: u64) {
+    unsafe fn free(&self, address: u64) {
         let _guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
-        self.library.free(address);
+        // SAFETY: the caller's promise.
+        unsafe { self.library.free(address) };
     }
 
     fn alloc_host(&self, bytes: usize) -> Result<(u64, u64)> {
@@ -274,17 +277,18 @@ impl Gpu for Emulator {
         Ok((address, address))
     }
 
-    fn free_host(&self, host: u64) {
-        self.free(host);
+    unsafe fn free_host(&self, host: u64) {
+        // SAFETY: the caller's promise; it was allocated by `alloc`.
+        unsafe { self.free(host) };
     }
 
-    fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
-        // SAFETY: emulated device memory is the host's; callers keep to their buffers, which end at unreadable pages.
+    unsafe fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
+        // SAFETY: emulated device memory is the host's, and the caller's promise.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
         Ok(())
     }
 
-    fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
+    unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
         // SAFETY: as in `upload`.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
         Ok(())

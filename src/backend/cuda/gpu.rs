@@ -74,12 +74,24 @@ pub(super) trait Gpu: Send + Sync {
     fn identity(&self) -> String;
     /// At least 256-byte aligned.
     fn alloc(&self, bytes: usize, purpose: Purpose) -> Result<u64>;
-    fn free(&self, address: u64);
+    /// # Safety
+    /// The address comes from `alloc`, and nobody uses it any more.
+    unsafe fn free(&self, address: u64);
     /// Pinned host memory: its address on the host and on the device.
     fn alloc_host(&self, bytes: usize) -> Result<(u64, u64)>;
-    fn free_host(&self, host: u64);
-    fn upload(&self, to: u64, from: &[u8]) -> Result<()>;
-    fn download(&self, from: u64, to: &mut [u8]) -> Result<()>;
+    /// # Safety
+    /// The host's address comes from `alloc_host`, and nobody uses the block any more.
+    unsafe fn free_host(&self, host: u64);
+    /// Copies to the device.
+    ///
+    /// # Safety
+    /// From `to` on as many bytes as the slice has belong to one allocation that lives.
+    unsafe fn upload(&self, to: u64, from: &[u8]) -> Result<()>;
+    /// Copies from the device.
+    ///
+    /// # Safety
+    /// From `from` on as many bytes as the slice has belong to one allocation that lives.
+    unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()>;
     /// Turns a sequence into a program.
     ///
     /// # Safety
@@ -92,7 +104,7 @@ pub(super) trait Gpu: Send + Sync {
 /// A device buffer.
 pub(super) struct Memory {
     gpu: Arc<dyn Gpu>,
-    /// Device address.
+    /// Device address, for kernels.
     pub address: u64,
     /// Size.
     pub bytes: usize,
@@ -103,11 +115,32 @@ impl Memory {
         let bytes = bytes.max(16);
         Ok(Memory { gpu: gpu.clone(), address: gpu.alloc(bytes, purpose)?, bytes })
     }
+
+    /// Copies into it, from byte `at` on.
+    pub fn write(&self, at: usize, from: &[u8]) -> Result<()> {
+        let to = self.place(at, from.len());
+        // SAFETY: these bytes are the buffer's, which lives as long as `self`.
+        unsafe { self.gpu.upload(to, from) }
+    }
+
+    /// Copies what is there from byte `at` on.
+    pub fn read(&self, at: usize, to: &mut [u8]) -> Result<()> {
+        let from = self.place(at, to.len());
+        // SAFETY: these bytes are the buffer's, which lives as long as `self`.
+        unsafe { self.gpu.download(from, to) }
+    }
+
+    /// The address of a part, which must be one.
+    fn place(&self, at: usize, len: usize) -> u64 {
+        assert!(at <= self.bytes && len <= self.bytes - at, "{len} bytes from {at} on of {}", self.bytes);
+        self.address + at as u64
+    }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        self.gpu.free(self.address);
+        // SAFETY: `new` allocated it, and programs that know the address are dropped before (see `Gpu::compile`).
+        unsafe { self.gpu.free(self.address) };
     }
 }
 
@@ -150,6 +183,7 @@ impl HostMemory {
 
 impl Drop for HostMemory {
     fn drop(&mut self) {
-        self.gpu.free_host(self.host);
+        // SAFETY: `new` allocated it, and programs that know its addresses are dropped before (see `Gpu::compile`).
+        unsafe { self.gpu.free_host(self.host) };
     }
 }

@@ -163,7 +163,7 @@ pub(super) fn peak(gpu: &Arc<dyn Gpu>, values: &[u8], iterations: i32) -> Result
         false => ("peak_mma", 2 * sms, 0, 8 * 4 * 8 * (16 * 8 * 16 * 2)),
     };
     let data = Memory::new(gpu, values.len(), Purpose::Constant)?;
-    gpu.upload(data.address, values)?;
+    data.write(0, values)?;
     let mut sums = vec![0f32; blocks as usize * 256];
     let out = Memory::new(gpu, sums.len() * 4, Purpose::Working)?;
     let params = params::PeakLaunch { data: data.address, out: out.address, iterations, reserved: 0 };
@@ -174,7 +174,7 @@ pub(super) fn peak(gpu: &Arc<dyn Gpu>, values: &[u8], iterations: i32) -> Result
     let program = unsafe { gpu.compile(Sequence { launches, marks: vec![1], ..Sequence::default() }) }?;
     program.run()?;
     let time: Duration = program.run_staged()?.iter().sum();
-    gpu.download(out.address, bytemuck::cast_slice_mut(&mut sums))?;
+    out.read(0, bytemuck::cast_slice_mut(&mut sums))?;
     let operations = f64::from(blocks) * f64::from(flops) * f64::from(iterations);
     Ok((sums, operations / time.as_secs_f64().max(1e-9)))
 }
@@ -194,7 +194,7 @@ impl Bench {
         let most = |of: &dyn Fn(&Shape) -> usize| shapes.iter().map(of).max().unwrap_or(1);
         let zeroed = |bytes: usize, purpose| -> Result<Memory> {
             let memory = Memory::new(gpu, bytes, purpose)?;
-            gpu.upload(memory.address, &vec![0; memory.bytes])?;
+            memory.write(0, &vec![0; memory.bytes])?;
             Ok(memory)
         };
         let padded = |s: &Shape| s.kernel * s.kernel * (s.cin + 64) * s.cout.next_multiple_of(256) * 2;

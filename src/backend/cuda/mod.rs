@@ -277,7 +277,7 @@ impl CudaExecutor {
         if lane == 0 {
             self.held = Some((frames.len(), key, *options));
         }
-        self.setups[index].results(&self.gpu, &self.plan, options)
+        self.setups[index].results(&self.plan, options)
     }
 
     /// Runs those frames again, alone, whose survivors did not fit.
@@ -360,7 +360,7 @@ impl Executor for CudaExecutor {
         };
         self.setups[index].program(&self.gpu, &self.plan, key)?.wait()?;
         self.last = index;
-        let found = self.setups[index].results(&self.gpu, &self.plan, options)?;
+        let found = self.setups[index].results(&self.plan, options)?;
         self.complete(lane, found, frames, options)
     }
 
@@ -373,7 +373,7 @@ impl Executor for CudaExecutor {
         let key = Key { upload: 0, ..key };
         self.setups[index].program(&self.gpu, &self.plan, key)?.run()?;
         self.last = index;
-        match self.setups[index].results(&self.gpu, &self.plan, options)?.into_iter().collect() {
+        match self.setups[index].results(&self.plan, options)?.into_iter().collect() {
             Some(people) => Ok(people),
             None => self.run(frames, options),
         }
@@ -400,7 +400,7 @@ impl Executor for CudaExecutor {
             ];
             into.into_iter().zip(stages).for_each(|(sum, time)| *sum += time);
             // a frame with more people than fit runs again, which is not timed
-            let found = self.setups[index].results(&self.gpu, &self.plan, options)?;
+            let found = self.setups[index].results(&self.plan, options)?;
             all.extend(self.complete(0, found, batch, options)?);
         }
         Ok((all, times))
@@ -424,7 +424,7 @@ impl Executor for CudaExecutor {
         // SAFETY: addresses are those of the setup and of constants, which stay as they are until the program is dropped, at
         // the end of the line.
         let times = unsafe { self.gpu.compile(sequence) }?.run_timed()?;
-        let people = self.setups[index].results(&self.gpu, &self.plan, options)?.pop().flatten();
+        let people = self.setups[index].results(&self.plan, options)?.pop().flatten();
         let people = people.ok_or_else(|| Error::Device("more survivors than grid cells".into()))?;
         // A launch of several steps counts for the first; the others show the kernel they went with, and no time.
         let mut steps = Vec::new();
@@ -451,7 +451,7 @@ impl Executor for CudaExecutor {
         let offset = self.schedule.offsets[view.buffer.0] * 2 + image * self.schedule.image * 2;
         let load = |bytes: usize| -> Result<Vec<u8>> {
             let mut data = vec![0; bytes];
-            self.gpu.download(setup.arena.address + offset as u64, &mut data)?;
+            setup.arena.read(offset, &mut data)?;
             Ok(data)
         };
         let half = |b: &[u8]| f16::from_le_bytes([b[0], b[1]]).to_f32();

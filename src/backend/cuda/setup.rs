@@ -66,7 +66,7 @@ impl Setup {
         let input_bytes = images * (w * h * 3 + 64 * (w + h));
         // kernels look at survivors before they know how many there are
         let survivors = working(people * SURVIVOR_BYTES)?;
-        gpu.upload(survivors.address, &vec![0; people * SURVIVOR_BYTES])?;
+        survivors.write(0, &vec![0; people * SURVIVOR_BYTES])?;
         Ok(Setup {
             programs: vec![],
             images,
@@ -181,12 +181,7 @@ impl Setup {
     }
 
     /// What the last run left in the host's memory; `None` for an image whose survivors did not fit.
-    pub fn results(
-        &self,
-        gpu: &Arc<dyn Gpu>,
-        plan: &Plan,
-        options: &RunOptions,
-    ) -> Result<Vec<Option<Survivors>>> {
+    pub fn results(&self, plan: &Plan, options: &RunOptions) -> Result<Vec<Option<Survivors>>> {
         let (k, fields) = (plan.keypoints, fields(plan));
         let counts: &[Count] =
             bytemuck::cast_slice(&self.host_counts.read()[..self.images * size_of::<Count>()]);
@@ -210,8 +205,8 @@ impl Setup {
             if let (true, Some(heat)) = (options.heatmaps, &self.heat) {
                 let read = |axis: usize, n: usize| -> Result<Vec<f32>> {
                     let mut values = vec![0f32; people * k * n];
-                    let from = heat[axis].address + (image * self.capacity * k * n * 4) as u64;
-                    gpu.download(from, bytemuck::cast_slice_mut(&mut values))?;
+                    let from = image * self.capacity * k * n * 4;
+                    heat[axis].read(from, bytemuck::cast_slice_mut(&mut values))?;
                     Ok(values)
                 };
                 let [x, y] = bins(plan);

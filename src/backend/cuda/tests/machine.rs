@@ -29,7 +29,7 @@ fn parameters_arrive_field_by_field() {
         // SAFETY: the kernel follows no address but that of `out`.
         unsafe { gpu.compile(sequence) }.unwrap().run().unwrap();
         let mut got = vec![0i64; want.len()];
-        gpu.download(out.address, bytemuck::cast_slice_mut(&mut got)).unwrap();
+        out.read(0, bytemuck::cast_slice_mut(&mut got)).unwrap();
         assert_eq!(got, want, "{kernel}");
     }
     for gpu in gpus(&[0]) {

@@ -96,20 +96,24 @@ impl Gpu for Limited {
         self.buffers.fetch_update(set, fetch, take).map_err(|_| Error::Device("no memory".into()))?;
         self.gpu.alloc(bytes, purpose)
     }
-    fn free(&self, address: u64) {
-        self.gpu.free(address);
+    unsafe fn free(&self, address: u64) {
+        // SAFETY: the caller's promise.
+        unsafe { self.gpu.free(address) };
     }
     fn alloc_host(&self, bytes: usize) -> Result<(u64, u64)> {
         self.gpu.alloc_host(bytes)
     }
-    fn free_host(&self, host: u64) {
-        self.gpu.free_host(host);
+    unsafe fn free_host(&self, host: u64) {
+        // SAFETY: the caller's promise.
+        unsafe { self.gpu.free_host(host) };
     }
-    fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
-        self.gpu.upload(to, from)
+    unsafe fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.gpu.upload(to, from) }
     }
-    fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
-        self.gpu.download(from, to)
+    unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.gpu.download(from, to) }
     }
     unsafe fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>> {
         // SAFETY: the caller's promise.
@@ -152,7 +156,7 @@ impl Rig {
         (self.x.last, self.image) = (self.setup, 0);
         let s = &self.x.setups[self.setup];
         for m in [&s.arena, &s.rows] {
-            self.gpu.upload(m.address, &vec![0xFF; m.bytes]).unwrap(); // NaNs everywhere
+            m.write(0, &vec![0xFF; m.bytes]).unwrap(); // NaNs everywhere
         }
     }
 
@@ -160,21 +164,21 @@ impl Rig {
         self.r.plan()
     }
 
-    /// Address of element 0 of the first pixel or row of a view.
-    fn address(&self, view: View) -> u64 {
+    /// Memory and byte of element 0 of the first pixel or row of a view.
+    fn place(&self, view: View) -> (&Memory, usize) {
         let (s, setup) = (&self.x.schedule, &self.x.setups[self.setup]);
         let offset = s.offsets[view.buffer.0];
-        let map = setup.arena.address + ((offset + self.image * s.image) * 2) as u64;
+        let map = (offset + self.image * s.image) * 2;
         match s.storage[view.buffer.0] {
-            Storage::Half { .. } | Storage::Cells => map + (view.c0 * 2) as u64,
-            Storage::Float { .. } => map + (view.c0 * 4) as u64,
-            Storage::Rows { .. } => setup.rows.address + ((offset * setup.capacity + view.c0) * 4) as u64,
+            Storage::Half { .. } | Storage::Cells => (&setup.arena, map + view.c0 * 2),
+            Storage::Float { .. } => (&setup.arena, map + view.c0 * 4),
+            Storage::Rows { .. } => (&setup.rows, (offset * setup.capacity + view.c0) * 4),
         }
     }
 
     /// Overwrites a view on both sides with values that fp16 represents (fp32 for predictions and rows).
     fn set(&mut self, view: View, values: &[f32]) {
-        let at = self.address(view);
+        let (memory, at) = self.place(view);
         let (pitch, size, round) = match self.x.schedule.storage[view.buffer.0] {
             Storage::Half { pitch } => (pitch, 2, true),
             Storage::Float { pitch } | Storage::Rows { pitch } => (pitch, 4, false),
@@ -187,7 +191,7 @@ impl Rig {
                 2 => pixel.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
                 _ => pixel.iter().flat_map(|v| v.to_le_bytes()).collect(),
             };
-            self.gpu.upload(at + (i * pitch * size) as u64, &bytes).unwrap();
+            memory.write(at + i * pitch * size, &bytes).unwrap();
         }
         self.r.set_map(view, &values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>());
     }
@@ -210,9 +214,9 @@ impl Rig {
             .collect();
         let setup = &self.x.setups[0];
         assert!(people.len() <= setup.capacity);
-        self.gpu.upload(setup.survivors.address, bytemuck::cast_slice(&list)).unwrap();
+        setup.survivors.write(0, bytemuck::cast_slice(&list)).unwrap();
         let count = Count { people: people.len() as i32, lost: 0 };
-        self.gpu.upload(setup.counts.address, bytemuck::bytes_of(&count)).unwrap();
+        setup.counts.write(0, bytemuck::bytes_of(&count)).unwrap();
         self.r.set_people(people.to_vec());
     }
 
@@ -221,8 +225,8 @@ impl Rig {
         let Storage::Rows { pitch } = self.x.schedule.storage[view.buffer.0] else { panic!("rows") };
         let n = self.r.people().len();
         let mut values = vec![0f32; n * pitch];
-        let at = self.address(View { c0: 0, ..view });
-        self.gpu.download(at, bytemuck::cast_slice_mut(&mut values)).unwrap();
+        let (memory, at) = self.place(View { c0: 0, ..view });
+        memory.read(at, bytemuck::cast_slice_mut(&mut values)).unwrap();
         values.chunks_exact(pitch).flat_map(|r| &r[view.c0..view.c0 + view.c]).copied().collect()
     }
 
@@ -241,15 +245,15 @@ impl Rig {
         let (plan, schedule) = (&self.x.plan, &self.x.schedule);
         let constants = &mut self.x.constants;
         let launches = Lowering { plan, schedule, constants, place, choose: &mut choose }.launches()?;
-        let snapshot = |gpu: &Arc<dyn Gpu>, m: &Memory| {
+        let snapshot = |m: &Memory| {
             let mut data = vec![0; m.bytes];
-            gpu.download(m.address, &mut data).unwrap();
+            m.read(0, &mut data).unwrap();
             data
         };
-        let before = [snapshot(&self.gpu, &setup.arena), snapshot(&self.gpu, &setup.rows)];
+        let before = [snapshot(&setup.arena), snapshot(&setup.rows)];
         // SAFETY: addresses are those of the executor and of `heat`, which outlive the program.
         unsafe { self.gpu.compile(Sequence { launches, ..Sequence::default() }) }?.run()?;
-        let after = [snapshot(&self.gpu, &setup.arena), snapshot(&self.gpu, &setup.rows)];
+        let after = [snapshot(&setup.arena), snapshot(&setup.rows)];
         let mut allowed = [vec![false; before[0].len()], vec![false; before[1].len()]];
         for step in &plan.steps {
             let Some(view) = step.op.writes() else { continue };
@@ -260,8 +264,7 @@ impl Rig {
                 Storage::Cells => (0, 4, 2),
                 Storage::Rows { pitch } => (1, pitch, 4),
             };
-            let base = [setup.arena.address, setup.rows.address][which];
-            let start = (self.address(view) - base) as usize; // of the first image
+            let start = self.place(view).1; // of the first image
             let c = if schedule.storage[view.buffer.0] == Storage::Cells { 4 } else { view.c };
             let pixels = if which == 1 { setup.capacity } else { buffer.extent.pixels() };
             for image in 0..if which == 1 { 1 } else { setup.images } {

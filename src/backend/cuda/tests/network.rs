@@ -60,9 +60,8 @@ fn a_whole_network_finds_the_same_people() {
             plan.steps.iter().find_map(|s| if let Op::Gau(g) = &s.op { Some(g.dst) } else { None }).unwrap();
         let Storage::Rows { pitch } = x.schedule.storage[gau.buffer.0] else { unreachable!("rows") };
         let mut vectors = vec![0f32; want.scores.len() * pitch];
-        let at =
-            x.setups[0].rows.address + (x.schedule.offsets[gau.buffer.0] * x.setups[0].capacity * 4) as u64;
-        x.gpu.download(at, bytemuck::cast_slice_mut(&mut vectors)).unwrap();
+        let at = x.schedule.offsets[gau.buffer.0] * x.setups[0].capacity * 4;
+        x.setups[0].rows.read(at, bytemuck::cast_slice_mut(&mut vectors)).unwrap();
         let vectors: Vec<f32> = vectors.chunks_exact(pitch).flat_map(|r| &r[..gau.c]).copied().collect();
         let (relative, _) = distance(&vectors, &r.map(gau));
         assert!(relative < 1e-2, "keypoint vectors differ by {relative:.2e}");

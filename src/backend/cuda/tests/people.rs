@@ -75,7 +75,7 @@ fn selection_is_the_reference_s() {
                     rig.set(l.bbox, &boxes);
                 }
                 let header = frame_header(select);
-                rig.gpu.upload(rig.x.setups[0].input.address, bytemuck::bytes_of(&header)).unwrap();
+                rig.x.setups[0].input.write(0, bytemuck::bytes_of(&header)).unwrap();
                 rig.r.set_options(&RunOptions { select: *select, heatmaps: false });
                 let last = plan.steps.len() - 1;
                 rig.run_device(|_| unreachable!("no convolutions")).unwrap();
@@ -83,11 +83,11 @@ fn selection_is_the_reference_s() {
                 rig.r.run_steps(last..last + 1);
 
                 let mut count = Count::default();
-                gpu.download(setup.counts.address, bytemuck::bytes_of_mut(&mut count)).unwrap();
+                setup.counts.read(0, bytemuck::bytes_of_mut(&mut count)).unwrap();
                 let mut list = vec![Survivor::default(); count.people as usize];
                 let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut list);
                 assert_eq!(bytes.len(), count.people as usize * SURVIVOR_BYTES);
-                gpu.download(setup.survivors.address, bytes).unwrap();
+                setup.survivors.read(0, bytes).unwrap();
                 let want = rig.r.people();
                 let what = format!("{select:?} on {shapes:?}");
                 assert_eq!((count.people as usize, count.lost), (want.len(), 0), "{what}");
@@ -141,16 +141,16 @@ fn any_number_of_candidates_is_sorted_and_suppressed() {
             ];
             for select in selects.into_iter().take(if n > 600 { 1 } else { 3 }) {
                 let header = frame_header(&select);
-                gpu.upload(rig.x.setups[0].input.address, bytemuck::bytes_of(&header)).unwrap();
+                rig.x.setups[0].input.write(0, bytemuck::bytes_of(&header)).unwrap();
                 rig.r.set_options(&RunOptions { select, heatmaps: false });
                 let last = plan.steps.len() - 1;
                 rig.run_device(|_| unreachable!("no convolutions")).unwrap();
                 rig.r.run_steps(last..last + 1);
                 let setup = &rig.x.setups[0];
                 let mut count = Count::default();
-                gpu.download(setup.counts.address, bytemuck::bytes_of_mut(&mut count)).unwrap();
+                setup.counts.read(0, bytemuck::bytes_of_mut(&mut count)).unwrap();
                 let mut list = vec![Survivor::default(); count.people as usize];
-                gpu.download(setup.survivors.address, bytemuck::cast_slice_mut(&mut list)).unwrap();
+                setup.survivors.read(0, bytemuck::cast_slice_mut(&mut list)).unwrap();
                 let got: Vec<_> = list.iter().map(|s| (s.level as usize, s.cell as usize)).collect();
                 let want: Vec<_> = rig.r.people().iter().map(|p| (p.level, p.cell)).collect();
                 assert!(
@@ -174,11 +174,11 @@ fn survivors_beyond_the_capacity_are_counted() {
         rig.set(levels[0].cls, &[1.0; 9]);
         rig.set(levels[0].bbox, &[0.0; 36]);
         let header = frame_header(&SelectParams { force: Some(7), ..SelectParams::default() });
-        rig.gpu.upload(rig.x.setups[0].input.address, bytemuck::bytes_of(&header)).unwrap();
+        rig.x.setups[0].input.write(0, bytemuck::bytes_of(&header)).unwrap();
         rig.x.setups[0].capacity = 2;
         rig.run_device(|_| unreachable!("no convolutions")).unwrap();
         let mut count = Count::default();
-        gpu.download(rig.x.setups[0].counts.address, bytemuck::bytes_of_mut(&mut count)).unwrap();
+        rig.x.setups[0].counts.read(0, bytemuck::bytes_of_mut(&mut count)).unwrap();
         assert_eq!((count.people, count.lost), (2, 5));
     }
 }
@@ -315,7 +315,7 @@ fn bins_decode_to_pixels() {
             run_last(&mut rig);
             for (memory, want) in rig.heat.as_ref().unwrap().iter().zip(rig.r.heatmaps()) {
                 let mut got = vec![0f32; want.len()];
-                gpu.download(memory.address, bytemuck::cast_slice_mut(&mut got)).unwrap();
+                memory.read(0, bytemuck::cast_slice_mut(&mut got)).unwrap();
                 let (relative, _) = distance(&got, want);
                 assert!(relative < 2e-4, "{tokens} keypoints, {bins:?} bins: heatmaps {relative:.2e}");
             }
