@@ -21,6 +21,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// Measure latency, stage by stage
+///
 /// Measures how long a decoded photo takes to become people, stage by stage. Needs no weights: without any for the
 /// model it generates some, which take as long.
 #[derive(Args)]

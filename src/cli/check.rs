@@ -13,6 +13,8 @@ use rtmo_engine::weights::Architecture;
 use rtmo_engine::{Compat, Error, Photo, Result, model};
 use std::path::PathBuf;
 
+/// Compare a device with the CPU, or the CPU with 64-bit arithmetic, step by step
+///
 /// Compares what a device computes for a photo with what is right, step by step: a GPU in fp16, or the CPU in bf16, with
 /// the CPU in fp32; and that with the same in 64-bit arithmetic.
 #[derive(Args)]

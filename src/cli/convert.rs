@@ -6,6 +6,8 @@ use clap::Args;
 use rtmo_engine::weights;
 use std::path::PathBuf;
 
+/// Turn a published .pth file into .safetensors
+///
 /// Writes the model's tensors of a published .pth file (or of any other checkpoint) as .safetensors, under their
 /// upstream names: smaller, faster to open, and safe to pass on. Metadata tell the architecture, and the source file
 /// with its SHA-256. No Python is needed, and nothing in the file is executed.

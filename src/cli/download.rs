@@ -7,6 +7,8 @@ use rtmo_engine::weights::registry::{self, DEFAULT_MODEL, PUBLISHED, Published};
 use rtmo_engine::{Error, Result, weights};
 use std::path::PathBuf;
 
+/// Fetch published checkpoints from the authors' server
+///
 /// Downloads checkpoints that the authors of RTMO published, to where all commands find them. A file is kept only if its
 /// SHA-256 begins as its name says. One that is here already is not fetched again.
 #[derive(Args)]

@@ -6,6 +6,8 @@ use rtmo_engine::backend::cpu::{Isa, peak::fma_peak};
 use rtmo_engine::backend::{cpu, device};
 use rtmo_engine::weights::registry::Search;
 
+/// Say what this build and this machine can do
+///
 /// Says what this build and this machine can do: version, CPU, instruction sets, GPU, and where weights are looked for.
 #[derive(Args)]
 pub struct Info {}

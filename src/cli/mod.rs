@@ -36,21 +36,15 @@ Examples:
   rtmo-engine download rtmo-s                      the authors' weights, once, for all commands
   rtmo-engine models                               the published weights, and which are here";
 
+// What a command is for is said in its file.
 #[derive(Subcommand)]
 enum Command {
-    /// Find the people on photos; draw them, or write them as JSON
     Infer(infer::Infer),
-    /// Measure latency, stage by stage
     Bench(bench::Bench),
-    /// Compare a device with the CPU, or the CPU with 64-bit arithmetic, step by step
     Check(check::Check),
-    /// Fetch published checkpoints from the authors' server
     Download(download::Download),
-    /// Turn a published .pth file into .safetensors
     Convert(convert::Convert),
-    /// List the published checkpoints, and which are here
     Models(models::Models),
-    /// Say what this build and this machine can do
     Info(info::Info),
 }
 

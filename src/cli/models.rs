@@ -4,6 +4,8 @@ use super::{Ended, Outcome, terminal};
 use clap::Args;
 use rtmo_engine::weights::registry::{PUBLISHED, Published, Search};
 
+/// List the published checkpoints, and which are here
+///
 /// Lists the checkpoints that the authors of RTMO published: name, network input, keypoints, training data, average
 /// precision as published, whether the file is on this machine, and where it can be downloaded.
 #[derive(Args)]

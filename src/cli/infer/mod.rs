@@ -27,7 +27,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Instant;
 
-/// Finds the people on photos: draws them into a folder, and writes them as JSON or COCO results.
+/// Find the people on photos; draw them, or write them as JSON
+///
+/// Photos are files, folders and patterns. People are drawn into copies of the photos in a folder, and on request written as
+/// lines of JSON or as COCO results. A file that is no photo is reported and does not stop the rest.
 #[derive(Args)]
 #[command(after_help = "\
 JSON is one object a line and photo, people by falling score, in the photo's own pixels:
