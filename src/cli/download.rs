@@ -3,6 +3,7 @@
 use super::terminal::{Terminal, print};
 use super::{Ended, Outcome};
 use clap::Args;
+use rtmo_engine::atomic_file::remove_unfinished;
 use rtmo_engine::weights::registry::{self, DEFAULT_MODEL, PUBLISHED, Published};
 use rtmo_engine::{Error, Result, weights};
 use std::path::PathBuf;
@@ -43,6 +44,12 @@ impl Download {
                 "the environment names no cache folder (HOME is not set): give a folder with --to".into(),
             )
         })?;
+        // Where a file cannot be written without a name, half of one would stay.
+        let stop = || {
+            remove_unfinished();
+            std::process::exit(130);
+        };
+        ctrlc::set_handler(stop).map_err(|e| Error::Device(format!("cannot catch Ctrl-C: {e}")))?;
         let mut outcome = Outcome::Done;
         for model in models {
             // In a folder that was asked for, only what is there counts.

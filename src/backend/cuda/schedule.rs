@@ -283,6 +283,7 @@ fn supported(plan: &Plan, op: &Op) -> std::result::Result<(), String> {
             require(x.max(y) <= 256 && x.min(y) >= 2, format!("{x} and {y} bins, expected 2 to 256"))?;
             let (d, pe) = (b.dim, b.pe_dim);
             require((d, pe) == (128, 128), format!("d = {d} and {pe} encoding channels, expected 128"))?;
+            require(b.src.c0 % 4 == 0, "rows that are not aligned".into())?;
             require(b.tokens <= MAX_TOKENS, format!("{} keypoints, expected at most {MAX_TOKENS}", b.tokens))
         }
     }
