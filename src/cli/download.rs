@@ -1,17 +1,17 @@
 //! `rtmo-engine download`
 
-use super::terminal::{Terminal, print};
+use super::terminal::{Terminal, complain, print};
 use super::{Ended, Outcome};
 use clap::Args;
 use rtmo_engine::atomic_file::remove_unfinished;
 use rtmo_engine::weights::registry::{self, DEFAULT_MODEL, PUBLISHED, Published};
 use rtmo_engine::{Error, Result, weights};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Fetch published checkpoints from the authors' server
 ///
 /// Downloads checkpoints that the authors of RTMO published, to where all commands find them. A file is kept only if its
-/// SHA-256 begins as its name says. One that is here already is not fetched again.
+/// SHA-256 begins as its name says. One that is here already, and whole, is not fetched again.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -52,28 +52,34 @@ impl Download {
         ctrlc::set_handler(stop).map_err(|e| Error::Device(format!("cannot catch Ctrl-C: {e}")))?;
         let mut outcome = Outcome::Done;
         for model in models {
-            // In a folder that was asked for, only what is there counts.
-            let there = Some(folder.join(model.file_name())).filter(|path| path.is_file());
-            let here = if self.to.is_some() { there } else { model.installed() };
-            if let Some(path) = here.filter(|_| !self.force) {
-                print(format_args!("{}: here already, {}", model.name, path.display()))?;
-                continue;
-            }
-            let mut terminal = Terminal::new(false, false);
-            let mirror = self.mirror.as_deref();
-            let done = weights::download(model, mirror, &folder, &mut |come, of| {
-                terminal.bytes(model.name, come, of)
-            });
-            terminal.finish();
-            match done {
-                Ok(path) => print(format_args!("{}: {}", model.name, path.display()))?,
+            match self.have(model, &folder) {
+                Ok(line) => print(format_args!("{}: {line}", model.name))?,
                 Err(error) => {
-                    terminal.complain("error", error);
+                    complain("error", error);
                     outcome = Outcome::Incomplete;
                 }
             }
         }
         Ok(outcome)
+    }
+
+    /// Sees to it that a checkpoint is here; what to say then.
+    fn have(&self, model: &Published, folder: &Path) -> Result<String> {
+        // In a folder that was asked for, only what is there counts.
+        let there = Some(folder.join(model.file_name())).filter(|path| path.is_file());
+        let here = if self.to.is_some() { there } else { model.installed() };
+        if let Some(path) = here.filter(|_| !self.force) {
+            if weights::is_published(model, &path)? {
+                return Ok(format!("here already, {}", path.display()));
+            }
+            let first = if path.parent() == Some(folder) { "" } else { "; delete it, it is found first" };
+            complain("warning", format_args!("{}: not the published file{first}", path.display()));
+        }
+        let mut terminal = Terminal::new(false, false);
+        let mut progress = |come, of| terminal.bytes(model.name, come, of);
+        let path = weights::download(model, self.mirror.as_deref(), folder, &mut progress);
+        terminal.finish();
+        Ok(path?.display().to_string())
     }
 
     /// The checkpoints asked for, each once.

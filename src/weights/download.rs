@@ -4,7 +4,7 @@ use super::registry::Published;
 use crate::atomic_file::AtomicFile;
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -71,7 +71,7 @@ pub fn download(
     if length.is_some_and(|length| length != come) {
         return Err(failed(format!("{come} bytes came, expected {}", length.unwrap_or(0))));
     }
-    let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hex(hash);
     if !hash.starts_with(model.sha256_prefix()) {
         return Err(failed(format!(
             "not the published file: its SHA-256 is {hash} ({come} bytes), expected {}...",
@@ -80,6 +80,31 @@ pub fn download(
     }
     file.commit()?;
     Ok(path)
+}
+
+/// Whether a file that has a published checkpoint's official name is that file, by its SHA-256; of files with other names (converted
+/// ones, say) nothing is known, and they count as it.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn is_published(model: &Published, path: &Path) -> Result<bool> {
+    if path.file_name().is_none_or(|name| name != model.file_name()) {
+        return Ok(true);
+    }
+    let mut hash = Sha256::new();
+    let mut file = File::open(path).map_err(Error::io("cannot open", path))?;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer).map_err(Error::io("cannot read", path))? {
+            0 => break,
+            n => hash.update(&buffer[..n]),
+        }
+    }
+    Ok(hex(hash).starts_with(model.sha256_prefix()))
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether an address is on this machine, where no proxy leads.

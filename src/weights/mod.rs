@@ -13,7 +13,7 @@ mod torch;
 mod zip;
 
 pub use convert::{Architecture, Conversion, Inspection, convert, inspect};
-pub use download::download;
+pub use download::{download, is_published};
 pub use safetensors::{SaveType, save_safetensors};
 
 use crate::error::{Error, Result};

@@ -14,6 +14,16 @@ fn what_is_here_is_not_fetched_again() {
     assert_eq!((out.lines().count(), err.as_str()), (1, ""), "{out}");
     assert!(out.starts_with("rtmo-t: here already, ") && out.contains("rtmo-t.safetensors"), "{out}");
 
+    // What is there under the official name may be another file.
+    let official = "rtmo-s_8xb32-600e_body7-640x640-dac2bf74_20231211.pth";
+    fs::write(folder.path().join("weights").join(official), "half").unwrap();
+    let (out, err) = expect(1, folder.path(), &[&["download"], &nobody[..]].concat());
+    assert_eq!(out, "");
+    assert!(err.starts_with("warning: ") && err.contains("found first") && err.contains(official), "{err}");
+    let (_, err) = expect(1, folder.path(), &[&["download", "--to", "weights"], &nobody[..]].concat());
+    assert!(err.contains("not the published file\n"), "{err}");
+    fs::remove_file(folder.path().join("weights").join(official)).unwrap();
+
     // In another folder it is not.
     let (out, err) = expect(1, folder.path(), &[&["download", "t", "--to", "w"], &nobody[..]].concat());
     assert_eq!(out, "");
