@@ -4,7 +4,8 @@ use super::Photo;
 use crate::atomic_file::AtomicFile;
 use crate::error::{Error, Result};
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::path::Path;
 
 /// Coloured lines want full chroma and little loss.
@@ -17,11 +18,46 @@ const JPEG_QUALITY: u8 = 92;
 /// [`Error::Usage`] for another suffix, [`Error::Image`] if the photo is too large for a JPEG (65535 a side),
 /// [`Error::Io`] if it cannot be written.
 pub fn save(photo: &Photo, path: impl AsRef<Path>) -> Result<()> {
+    write(photo, path.as_ref(), false)
+}
+
+/// As [`save`], for pictures of results: they say in their first bytes that they are (PNG: text `Software`; JPEG: segment
+/// APP7), and replace nothing but such pictures.
+///
+/// # Errors
+/// As [`save`] and [`may_replace`].
+pub fn save_result(photo: &Photo, path: impl AsRef<Path>) -> Result<()> {
+    may_replace(&path)?;
+    write(photo, path.as_ref(), true)
+}
+
+/// Whether nothing is lost if [`save_result`] writes there: nothing is there, an empty file, or an earlier result.
+///
+/// # Errors
+/// [`Error::Usage`] if another file is there, [`Error::Io`] if it cannot be read.
+pub fn may_replace(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
+    if !fs::metadata(path).is_ok_and(|found| found.is_file()) {
+        return Ok(());
+    }
+    let mut start = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(256).read_to_end(&mut start))
+        .map_err(Error::io("cannot read", path))?;
+    match start.is_empty() || start.windows(MARK.len()).any(|part| part == MARK.as_bytes()) {
+        true => Ok(()),
+        false => Err(Error::Usage(format!("{}: would be lost, and is no earlier result", path.display()))),
+    }
+}
+
+/// What results say of themselves.
+const MARK: &str = "drawn by rtmo-engine";
+
+fn write(photo: &Photo, path: &Path, mark: bool) -> Result<()> {
     let suffix = path.extension().and_then(|s| s.to_str()).unwrap_or("").to_ascii_lowercase();
     let bytes = match suffix.as_str() {
-        "jpg" | "jpeg" => jpeg(photo).map_err(|what| Error::image(path, what))?,
-        "png" => png(photo).map_err(|what| Error::image(path, what))?,
+        "jpg" | "jpeg" => jpeg(photo, mark).map_err(|what| Error::image(path, what))?,
+        "png" => png(photo, mark).map_err(|what| Error::image(path, what))?,
         _ => return Err(Error::Usage(format!("{}: pictures are written as .jpg or .png", path.display()))),
     };
     let mut file = AtomicFile::create(path)?;
@@ -29,25 +65,31 @@ pub fn save(photo: &Photo, path: impl AsRef<Path>) -> Result<()> {
     file.commit()
 }
 
-fn jpeg(photo: &Photo) -> std::result::Result<Vec<u8>, String> {
+fn jpeg(photo: &Photo, mark: bool) -> std::result::Result<Vec<u8>, String> {
     let side =
         |v: usize| u16::try_from(v).map_err(|_| "too large for a JPEG (65535 pixels a side)".to_string());
     let mut bytes = Vec::new();
     let mut encoder = Encoder::new(&mut bytes, JPEG_QUALITY);
     encoder.set_sampling_factor(SamplingFactor::R_4_4_4);
+    if mark {
+        encoder.add_app_segment(7, MARK.into()).map_err(|e| e.to_string())?;
+    }
     encoder
         .encode(&photo.bgr, side(photo.width)?, side(photo.height)?, ColorType::Bgr)
         .map_err(|e| e.to_string())?;
     Ok(bytes)
 }
 
-fn png(photo: &Photo) -> std::result::Result<Vec<u8>, String> {
+fn png(photo: &Photo, mark: bool) -> std::result::Result<Vec<u8>, String> {
     let mut rgb = photo.bgr.clone();
     rgb.chunks_exact_mut(3).for_each(|p| p.swap(0, 2));
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, photo.width as u32, photo.height as u32);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_compression(png::Compression::Fast);
+    if mark {
+        encoder.add_text_chunk("Software".into(), MARK.into()).map_err(|e| e.to_string())?;
+    }
     let write = |encoder: png::Encoder<'_, _>| -> std::result::Result<(), png::EncodingError> {
         let mut writer = encoder.write_header()?;
         writer.write_image_data(&rgb)?;

@@ -30,6 +30,37 @@ fn what_will_fail_fails_before_the_work() {
 }
 
 #[test]
+fn pictures_replace_earlier_ones_only() {
+    let folder = workplace();
+    let at = folder.path();
+    let infer = |status: i32, more: &[&str]| expect(status, at, &[&["infer"], more, &SMALL].concat());
+    // An original beside the photo, which is not part of the run, has the name of its picture.
+    fs::rename(at.join("b.jpg"), at.join("a.jpg")).unwrap();
+    fs::copy(at.join("a.png"), at.join("a.bmp")).unwrap();
+    let original = fs::read(at.join("a.jpg")).unwrap();
+    let (_, err) = infer(2, &["a.bmp", "--out", "."]);
+    assert!(err.contains("a.bmp: its picture, ./a.jpg, would replace a file that is no earlier"), "{err}");
+    assert_eq!(fs::read(at.join("a.jpg")).unwrap(), original);
+
+    // Of both kinds: written, replaced, and pages too.
+    let pictures = || names(&at.join("out"));
+    infer(0, &["a.bmp", "a.png", "--out", "out"]);
+    assert_eq!(pictures(), ["a.jpg", "a.png"]);
+    let forced = ["a.bmp", "a.png", "--out", "out", "--heatmaps", "--score-thr", "0"];
+    infer(0, &forced);
+    let pages: Vec<String> = pictures().into_iter().filter(|name| name.contains("person")).collect();
+    assert!(!pages.is_empty());
+    infer(0, &forced);
+
+    // A page over an original: that photo fails, the other does not.
+    let page = at.join("out").join(&pages[0]);
+    fs::write(&page, &original).unwrap();
+    let (_, err) = infer(1, &forced);
+    assert!(err.contains(&pages[0]) && err.contains("would be lost"), "{err}");
+    assert_eq!(fs::read(&page).unwrap(), original);
+}
+
+#[test]
 fn no_output_replaces_an_input() {
     let folder = workplace();
     let at = folder.path();

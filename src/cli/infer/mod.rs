@@ -71,7 +71,7 @@ pub struct Infer {
     /// Whose geometry and thresholds: mmpose or rtmlib
     #[arg(long, value_name = "WHOSE", default_value = "mmpose", help_heading = "People")]
     compat: Compat,
-    /// Folder for pictures
+    /// Folder for pictures; of what is there only earlier pictures are replaced
     #[arg(short, long, value_name = "DIR", default_value = "rtmo-out", help_heading = "Output")]
     out: PathBuf,
     /// Draw nothing

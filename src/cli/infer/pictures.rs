@@ -38,7 +38,7 @@ impl Pictures {
     /// Gives every photo a picture of its own, which is none of the run's other `files`. Makes nothing yet.
     ///
     /// # Errors
-    /// If a picture, or a page of heatmaps, would replace one of those.
+    /// If a picture, or a page of heatmaps, would replace one of those; if a picture would replace anything but an earlier one.
     pub fn plan(
         out: &Path,
         photos: &[PathBuf],
@@ -50,7 +50,9 @@ impl Pictures {
         let mut taken = Taken { heatmaps, ..Taken::default() };
         let names: Vec<Name> = photos.iter().map(|photo| taken.name_for(photo)).collect();
         for (photo, Name { name, .. }) in photos.iter().zip(&names) {
-            if let Some(what) = files.what(&folder.join(name)) {
+            let what = files.what(&folder.join(name)).map(String::from);
+            let lost = || encode::may_replace(folder.join(name)).is_err();
+            if let Some(what) = what.or_else(|| lost().then(|| "a file that is no earlier picture".into())) {
                 let (photo, picture) = (photo.display(), out.join(name));
                 return Err(Error::Usage(format!(
                     "{photo}: its picture, {}, would replace {what}; give another --out",
@@ -94,12 +96,12 @@ impl Pictures {
             for (i, person) in people.iter().enumerate() {
                 if let Some(page) = draw_heatmaps(&photo, person, skeleton) {
                     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-                    encode::save(&page, path.with_file_name(format!("{stem}.person{}.png", i + 1)))?;
+                    encode::save_result(&page, path.with_file_name(format!("{stem}.person{}.png", i + 1)))?;
                 }
             }
         }
         draw_people(&mut photo, &people, skeleton, &self.options);
-        encode::save(&photo, path)
+        encode::save_result(&photo, path)
     }
 }
 
