@@ -5,7 +5,7 @@
 //! is odd). So a keypoint's turned vector `r = W^T f` is first rotated to the centre: with `w_j = 1 / T_j`,
 //!
 //! ```text
-//! a_j = r_j cos(w_j (c - g)) + s_j sin(w_j (c - g))      r_j, s_j: factors of bin j's cosine and sine
+//! a_j = r_j cos(w_j (c - g)) + s_j sin(w_j (c - g))      r_j, s_j: r's factors of cos and sin at frequency j
 //! b_j = s_j cos(w_j (c - g)) - r_j sin(w_j (c - g))
 //! even(d) = sum_j a_j cos(w_j d),   odd(d) = sum_j b_j sin(w_j d),   logit(c - g +- d) = even(d) +- odd(d),
 //! ```
