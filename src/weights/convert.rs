@@ -1,5 +1,6 @@
 //! What a checkpoint holds, and its conversion to safetensors.
 
+use super::download::hex;
 use super::registry;
 use super::{Checkpoint, Format, SaveType, elements, save_safetensors};
 use crate::error::{Error, Result};
@@ -194,7 +195,7 @@ pub fn convert(source: impl AsRef<Path>, destination: impl AsRef<Path>, half: bo
     }
     let architecture = Architecture::of(&checkpoint);
     let file = checkpoint.map.as_deref().unwrap_or_default();
-    let sha256: String = Sha256::digest(file).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hex(&Sha256::digest(file));
     let official =
         source.file_name().and_then(|name| registry::PUBLISHED.iter().find(|p| name == p.file_name()));
 

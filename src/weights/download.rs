@@ -5,13 +5,13 @@ use crate::atomic_file::AtomicFile;
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use ureq::tls::{RootCerts, TlsConfig};
 
-/// No published checkpoint is near this size in bytes; what a server sends beyond is no checkpoint.
+/// Bytes that no published checkpoint comes near (the largest has 45 million parameters); what a server sends beyond is none.
 const LARGEST: u64 = 1 << 30;
 /// To connect, and again until the server begins its answer. Nothing bounds the file itself: lines are slow.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,24 +54,24 @@ pub fn download(
     let mut file = AtomicFile::create(&path)?;
     let (mut hash, mut come) = (Sha256::new(), 0);
     let mut body = answer.body_mut().as_reader();
-    let mut buffer = vec![0; 1 << 16];
+    let mut buffer = vec![0; CHUNK];
     loop {
         progress(come, length);
-        let n = body.read(&mut buffer).map_err(|e| failed(format!("after {come} bytes: {e}")))?;
-        if n == 0 {
+        let chunk = next(&mut body, &mut buffer).map_err(|e| failed(format!("after {come} bytes: {e}")))?;
+        if chunk.is_empty() {
             break;
         }
-        come += n as u64;
+        come += chunk.len() as u64;
         if come > LARGEST {
             return Err(failed(format!("more than {LARGEST} bytes, which no published checkpoint has")));
         }
-        hash.update(&buffer[..n]);
-        file.write_all(&buffer[..n]).map_err(Error::io("cannot write", &path))?;
+        hash.update(chunk);
+        file.write_all(chunk).map_err(Error::io("cannot write", &path))?;
     }
     if length.is_some_and(|length| length != come) {
         return Err(failed(format!("{come} bytes came, expected {}", length.unwrap_or(0))));
     }
-    let hash = hex(hash);
+    let hash = hex(&hash.finalize());
     if !hash.starts_with(model.sha256_prefix()) {
         return Err(failed(format!(
             "not the published file: its SHA-256 is {hash} ({come} bytes), expected {}...",
@@ -93,18 +93,32 @@ pub fn is_published(model: &Published, path: &Path) -> Result<bool> {
     }
     let mut hash = Sha256::new();
     let mut file = File::open(path).map_err(Error::io("cannot open", path))?;
-    let mut buffer = vec![0; 1 << 16];
+    let mut buffer = vec![0; CHUNK];
     loop {
-        match file.read(&mut buffer).map_err(Error::io("cannot read", path))? {
-            0 => break,
-            n => hash.update(&buffer[..n]),
+        match next(&mut file, &mut buffer).map_err(Error::io("cannot read", path))? {
+            [] => break,
+            chunk => hash.update(chunk),
         }
     }
-    Ok(hex(hash).starts_with(model.sha256_prefix()))
+    Ok(hex(&hash.finalize()).starts_with(model.sha256_prefix()))
 }
 
-fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+/// Bytes read at a time.
+const CHUNK: usize = 1 << 16;
+
+/// What comes next; nothing at the end. A process that was suspended reads on.
+fn next<'a>(from: &mut impl Read, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
+    loop {
+        match from.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done.map(|n| &buffer[..n]),
+        }
+    }
+}
+
+/// Bytes as hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether an address is on this machine, where no proxy leads.

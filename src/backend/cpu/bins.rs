@@ -156,14 +156,15 @@ impl Kernel for Expect {
         // SAFETY: the rows are padded to whole vectors.
         unsafe {
             let load = |row: *mut f32, i: usize| s.load(row.add(i));
+            // What is no bin in the vector at i: padding, and on the left side (1) the twin of a single bin in the centre.
+            let absent = |side: usize, i: usize| (i..single * side).chain(n.max(i)..i + S::LANES);
             let mut max = s.splat(f32::NEG_INFINITY);
             for i in (0..n).step_by(S::LANES) {
                 let (e, o) = (load(self.even, i), load(self.odd, i));
                 let sides = [s.add(e, o), s.sub(e, o)];
                 for (side, (row, logits)) in [self.even, self.odd].into_iter().zip(sides).enumerate() {
                     s.store(row.add(i), logits);
-                    // of a single bin there is no left one
-                    for p in (0..single * side).chain(n..i + S::LANES).filter(|&p| p >= i) {
+                    for p in absent(side, i) {
                         *row.add(p) = f32::NEG_INFINITY;
                     }
                     max = s.max(max, load(row, i));
@@ -178,7 +179,7 @@ impl Kernel for Expect {
                     let p = math::exp(s, s.sub(load(row, i), max));
                     s.store(row.add(i), p);
                     // exp flushes to a tiny number, not to zero: what is no bin must not count.
-                    for p in (0..single * side).chain(n..i + S::LANES).filter(|&p| p >= i) {
+                    for p in absent(side, i) {
                         *row.add(p) = 0.0;
                     }
                 }

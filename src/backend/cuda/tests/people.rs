@@ -207,7 +207,8 @@ fn people(n: usize, levels: &[(usize, usize, usize)], rng: &mut Rng) -> Vec<Pers
 #[test]
 fn survivors_get_their_level_s_linear_map() {
     let levels = [(3, 4, 16), (2, 2, 32)];
-    for (seed, n, cin, cout) in [(1, 1, 144, 50), (2, 0, 16, 16), (3, 61, 104, 35), (4, 16, 288, 33)] {
+    // of the third, two tiles of people, which a single multiprocessor's blocks take in turn
+    for (seed, n, cin, cout) in [(1, 1, 144, 50), (2, 0, 16, 16), (3, 61, 104, 67), (4, 16, 288, 33)] {
         for gpu in gpus_of_all_sizes(seed) {
             let mut rng = Rng(seed);
             let (mut plan, _) = selection(&[(8, 8, 16)]); // gives room for 64 survivors
@@ -317,6 +318,7 @@ fn bins_decode_to_pixels() {
                 let mut got = vec![0f32; want.len()];
                 memory.read(0, bytemuck::cast_slice_mut(&mut got)).unwrap();
                 let (relative, _) = distance(&got, want);
+                // a GPU's fast sine and cosine are off by 5e-7, over 128 of them with factors of up to 20
                 assert!(relative < 2e-4, "{tokens} keypoints, {bins:?} bins: heatmaps {relative:.2e}");
             }
             let (_, largest) = rig.error(dst);
