@@ -19,8 +19,8 @@ use common::{Rng, distinct, isolate, write};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rtmo_engine::backend::cpu::{CpuExecutor, CpuOptions};
 use rtmo_engine::backend::{RunOptions, SelectParams};
-use rtmo_engine::model::{self, Variant};
-use rtmo_engine::plan::{Extent, Op};
+use rtmo_engine::plan::{Extent, Op, Pose};
+use rtmo_engine::pose::model::{self, Variant};
 use std::time::Duration;
 
 /// Survivors of the steps after selection.
@@ -38,11 +38,14 @@ fn kernels(criterion: &mut Criterion) {
             .sample_size(20)
             .warm_up_time(Duration::from_millis(200))
             .measurement_time(Duration::from_millis(600));
-        let select =
-            plan.steps.iter().position(|s| matches!(s.op, Op::Select { .. })).expect("a network selects");
+        let select = plan
+            .steps
+            .iter()
+            .position(|s| matches!(s.op, Op::Pose(Pose::Select { .. })))
+            .expect("a network selects");
         for (step, name) in distinct(&plan) {
             let op = &plan.steps[step].op;
-            if matches!(op, Op::Letterbox { .. } | Op::Select { .. }) {
+            if matches!(op, Op::Pose(Pose::Letterbox { .. }) | Op::Pose(Pose::Select { .. })) {
                 continue;
             }
             let survivors = op.writes().is_some_and(|v| plan.buffer_of(v).extent == Extent::Survivors);

@@ -12,8 +12,9 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rtmo_engine::backend::cpu::{CpuExecutor, CpuOptions};
 use rtmo_engine::backend::{Executor, Frame, RunOptions, SelectParams};
-use rtmo_engine::model::{self, Variant};
-use rtmo_engine::vision::{Letterbox, Photo};
+use rtmo_engine::pose::Letterbox;
+use rtmo_engine::pose::model::{self, Variant};
+use rtmo_engine::vision::Photo;
 use std::time::Duration;
 
 fn networks(criterion: &mut Criterion) {

@@ -3,11 +3,12 @@
 use crate::backend::{Executor, Frame, Placement, RunOptions, SelectParams, StageTimes, StepTime, Survivors};
 use crate::error::{Error, Result};
 use crate::heap;
-use crate::model;
-use crate::plan::{Op, Plan};
+use crate::plan::Plan;
+use crate::pose::model;
+use crate::pose::people::rtmlib_nms;
+use crate::pose::{self, Letterbox, Person};
+use crate::vision::Photo;
 use crate::vision::decode::MAX_SIDE;
-use crate::vision::people::rtmlib_nms;
-use crate::vision::{self, Letterbox, Person, Photo};
 use crate::weights::{Architecture, Checkpoint};
 use std::collections::VecDeque;
 use std::path::Path;
@@ -119,7 +120,7 @@ pub type Found = (Vec<Photo>, Vec<Vec<Person>>);
 /// A network, prepared for a device: photos in, people out.
 ///
 /// ```
-/// use rtmo_engine::{Engine, EngineOptions, Photo, model};
+/// use rtmo_engine::{Engine, EngineOptions, Photo, pose::model};
 ///
 /// # fn main() -> rtmo_engine::Result<()> {
 /// // With weights on disk: Engine::load("weights/rtmo-s.safetensors", EngineOptions::default())?
@@ -170,8 +171,7 @@ impl Engine {
         let run = options.run_options()?;
         let architecture = Architecture::of(checkpoint);
         let plan = model::build(checkpoint, options.input_size.unwrap_or(architecture.input_size))?;
-        let select = plan.steps.iter().position(|s| matches!(s.op, Op::Select { .. }));
-        let dense = &plan.steps[..select.unwrap_or(plan.steps.len())];
+        let dense = plan.dense_steps();
         let flops = dense.iter().map(|step| plan.flops(step)).sum();
         let (executor, placement) = options.placement.prepare(plan)?;
         heap::trim();
@@ -205,7 +205,7 @@ impl Engine {
     /// Begins to look for people: [`Engine::infer`] in two halves, for many photos in succession.
     ///
     /// ```
-    /// # use rtmo_engine::{Engine, EngineOptions, Photo, Result, model};
+    /// # use rtmo_engine::{Engine, EngineOptions, Photo, Result, pose::model};
     /// # fn main() -> Result<()> {
     /// # let options = EngineOptions { input_size: Some((96, 64)), ..Default::default() };
     /// # let mut engine = Engine::from_checkpoint(&model::random(model::Variant::T, 17, 2, 0), options)?;
@@ -362,7 +362,7 @@ impl Engine {
 
     /// Survivors as people in the photo's pixels.
     fn people(&self, survivors: &Survivors, letterbox: &Letterbox) -> Vec<Person> {
-        let mut people = vision::people(survivors, letterbox);
+        let mut people = pose::people(survivors, letterbox);
         if self.options.compat == Compat::Rtmlib && self.run.select.force.is_none() {
             rtmlib_nms(&mut people, self.options.nms_thr.unwrap_or(self.options.compat.nms_thr()));
             people.truncate(self.options.max_people.unwrap_or(usize::MAX));

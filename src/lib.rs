@@ -11,14 +11,15 @@ pub mod backend;
 pub mod engine;
 pub mod error;
 mod heap;
-pub mod model;
 pub mod output;
 #[doc(hidden)]
 pub mod parity;
 pub mod plan;
+pub mod pose;
 pub mod vision;
 pub mod weights;
 
 pub use engine::{Compat, Engine, EngineOptions, Found, Timings};
 pub use error::{Error, Result};
-pub use vision::{Keypoint, Person, Photo};
+pub use pose::{Keypoint, Person};
+pub use vision::Photo;

@@ -7,9 +7,9 @@ use common::{Case, Report, Rng, difference, wide};
 use rtmo_engine::backend::cpu::{CpuExecutor, CpuOptions, Isa};
 use rtmo_engine::backend::reference::Reference;
 use rtmo_engine::backend::{Device, Executor, Placement, Precision, RunOptions};
-use rtmo_engine::model::{self, Variant};
 use rtmo_engine::parity::{Dump, Tolerance};
 use rtmo_engine::plan::{Act, Conv, Op, Plan, PreAdd};
+use rtmo_engine::pose::model::{self, Variant};
 use std::collections::BTreeSet;
 
 /// Instruction sets with bf16, the emulations among them; none, and it is told, if `RTMO_ISA` names one without.

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use rtmo_engine::backend::cpu::{CpuExecutor, CpuOptions};
 use rtmo_engine::backend::reference::Reference;
 use rtmo_engine::backend::{Executor, Precision, RunOptions, SelectParams};
-use rtmo_engine::model::{self, Config, Dcc, Head, Neck, Stage};
 use rtmo_engine::plan::Extent;
+use rtmo_engine::pose::model::{self, Config, Dcc, Head, Neck, Stage};
 use rtmo_engine::weights::Checkpoint;
 
 /// Width and height of the network input; odd maps of 3x5 at the coarsest level.

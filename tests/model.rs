@@ -1,8 +1,8 @@
 //! From checkpoint to plan: what is read off the tensors, what is refused, and what every plan promises.
 
 use rtmo_engine::backend::cpu::{CpuExecutor, CpuOptions};
-use rtmo_engine::model::{self, Config, Variant};
-use rtmo_engine::plan::{BufferId, GridLevel, Op, Plan};
+use rtmo_engine::plan::{BufferId, GridLevel, Op, Plan, Pose};
+use rtmo_engine::pose::model::{self, Config, Variant};
 use rtmo_engine::weights::{Architecture, Checkpoint};
 use std::collections::BTreeMap;
 
@@ -127,9 +127,9 @@ fn broken_promises_are_found() {
     assert!(refused(&|p| conv(p, 2, &|c| c.pad = 0)).contains("pad 0"));
     assert!(refused(&|p| p.buffers[1].c = usize::MAX / 2).contains("x "));
     assert!(refused(&|p| p.tensors[0].data.truncate(5)).contains("of 5 values"));
-    let select = plan.steps.iter().position(|s| matches!(s.op, Op::Select { .. })).unwrap();
+    let select = plan.steps.iter().position(|s| matches!(s.op, Op::Pose(Pose::Select { .. }))).unwrap();
     let levels = |p: &mut Plan, change: &dyn Fn(&mut Vec<GridLevel>)| match &mut p.steps[select].op {
-        Op::Select { levels } => change(levels),
+        Op::Pose(Pose::Select { levels }) => change(levels),
         _ => panic!("step {select} selects"),
     };
     assert!(refused(&|p| levels(p, &|l| l.clear())).contains("0 head levels"));
@@ -218,7 +218,7 @@ fn constants_of_the_method_are_checked() {
     t.insert("head.dcc.spe.dim_t".into(), (vec![64], powers));
     let plan = build(t.clone()).unwrap();
     let bins = plan.steps.iter().find_map(|s| match &s.op {
-        Op::BinDecode(d) => Some((d.x.bins, d.y.bins)),
+        Op::Pose(Pose::BinDecode(d)) => Some((d.x.bins, d.y.bins)),
         _ => None,
     });
     assert_eq!(bins, Some((192, 100)));

@@ -6,9 +6,10 @@ use common::{Report, Rng, difference, isas, wide};
 use rtmo_engine::backend::cpu::{CpuExecutor, CpuOptions, Isa};
 use rtmo_engine::backend::reference::Reference;
 use rtmo_engine::backend::{Executor, Frame, Precision, RunOptions, SelectParams, Survivors};
-use rtmo_engine::model::{self, Variant};
-use rtmo_engine::plan::{Extent, Op, Plan, View};
-use rtmo_engine::vision::{Letterbox, Photo};
+use rtmo_engine::plan::{Extent, Op, Plan, Pose, View};
+use rtmo_engine::pose::Letterbox;
+use rtmo_engine::pose::model::{self, Variant};
+use rtmo_engine::vision::Photo;
 
 /// A picture of soft blobs and some noise, `h * w * 3`.
 fn picture((w, h): (usize, usize), seed: u64) -> Vec<f32> {
@@ -198,7 +199,9 @@ fn a_frame_gives_what_its_network_input_gives() {
         let cpu = CpuOptions { threads: 2, isa, precision: Precision::Fp32, keep_maps: true };
         let mut cpu = CpuExecutor::new(plan.clone(), cpu).expect("an available instruction set");
         let runs = cpu.run(&[frame, frame], &options).expect("a run");
-        let Op::Letterbox { dst } = plan.steps[0].op else { panic!("a network starts with its input") };
+        let Op::Pose(Pose::Letterbox { dst }) = plan.steps[0].op else {
+            panic!("a network starts with its input")
+        };
         assert_eq!(cpu.read(dst, 1).expect("the network input"), input);
         assert!(cpu.read(dst, 0).is_err(), "only the last image's maps are there");
         cpu.write_input(&input);

@@ -6,10 +6,10 @@ mod common;
 use common::{Case, Report, Rng, distinct, isas, isolate};
 use rtmo_engine::backend::cpu::Isa;
 use rtmo_engine::backend::{RunOptions, SelectParams};
-use rtmo_engine::model::{self, Variant};
 use rtmo_engine::plan::{
-    Act, BinAxis, BinDecode, Conv, Extent, Gau, GridLevel, Op, Plan, PreAdd, TensorId, View,
+    Act, BinAxis, BinDecode, Conv, Extent, Gau, GridLevel, Op, Plan, Pose, PreAdd, TensorId, View,
 };
+use rtmo_engine::pose::model::{self, Variant};
 
 /// Half the distance of two neighbouring f32 values at 1: the largest relative error of one rounding.
 const ROUNDING: f64 = f32::EPSILON as f64 / 2.0;
@@ -27,9 +27,9 @@ fn tolerance(case: &Case) -> f64 {
     let sum = ROUNDING * (8.0 + 4.0 * (case.depth() as f64).sqrt());
     match &case.plan.steps[case.step].op {
         Op::Conv(c) if c.kernel == 3 && c.stride == 1 && c.groups == 1 => 2.0 * sum,
-        Op::Attention { .. } | Op::BinDecode(_) => 10.0 * sum,
+        Op::Attention { .. } | Op::Pose(Pose::BinDecode(_)) => 10.0 * sum,
         // Matrix products in a row, and a square.
-        Op::Gau(_) => 4.0 * sum,
+        Op::Pose(Pose::Gau(_)) => 4.0 * sum,
         _ => sum,
     }
 }
@@ -51,11 +51,14 @@ fn network_steps(variant: Variant, size: (usize, usize), isas: &[Isa], threads: 
 /// A step of a network as a case; `None` for those that compute nothing of their own.
 fn step_case(plan: &Plan, step: usize, name: String, rng: &mut Rng) -> Option<Case> {
     let op = &plan.steps[step].op;
-    if matches!(op, Op::Letterbox { .. } | Op::Select { .. }) {
+    if matches!(op, Op::Pose(Pose::Letterbox { .. }) | Op::Pose(Pose::Select { .. })) {
         return None;
     }
-    let select =
-        plan.steps.iter().position(|s| matches!(s.op, Op::Select { .. })).expect("every network selects");
+    let select = plan
+        .steps
+        .iter()
+        .position(|s| matches!(s.op, Op::Pose(Pose::Select { .. })))
+        .expect("every network selects");
     let rows = |v: View| plan.buffer_of(v).extent == Extent::Survivors;
     if !op.writes().is_some_and(rows) {
         let maps = inputs(plan, op, rng);
@@ -90,7 +93,7 @@ fn inputs(plan: &Plan, op: &Op, rng: &mut Rng) -> Vec<(View, Vec<f32>)> {
 
 /// Logits, and boxes of one to ten cells.
 fn select_inputs(plan: &Plan, select: &Op, rng: &mut Rng) -> Vec<(View, Vec<f32>)> {
-    let Op::Select { levels } = select else { unreachable!("a selection") };
+    let Op::Pose(Pose::Select { levels }) = select else { unreachable!("a selection") };
     let mut maps = Vec::new();
     for level in levels {
         let (h, w) = plan.hw(level.cls);
@@ -364,7 +367,7 @@ fn the_stem_reads_the_bordered_input() {
     {
         let mut plan = Plan { input_size: (w, h), ..Plan::default() };
         let src = plan.map("input", h, w, 3);
-        plan.push("letterbox", Op::Letterbox { dst: src });
+        plan.push("letterbox", Op::Pose(Pose::Letterbox { dst: src }));
         let fan_in = kernel * kernel * 3;
         let weight = rng.values(cout * fan_in, 1.0 / 255.0);
         let weight = plan.tensor("weight", &[cout, kernel, kernel, 3], weight);
@@ -502,7 +505,7 @@ fn selecting(rng: &mut Rng, rows: usize) -> (Plan, View, Vec<(View, Vec<f32>)>) 
         let bbox = plan.map(format!("bbox {stride}"), h, w, 4);
         levels.push(GridLevel { cls, bbox, stride });
     }
-    plan.push("select", Op::Select { levels });
+    plan.push("select", Op::Pose(Pose::Select { levels }));
     let src = plan.rows("src", rows + 5).slice(2, rows);
     let maps = select_inputs(&plan, &plan.steps[0].op, rng);
     (plan, src, maps)
@@ -514,7 +517,7 @@ fn survivor_linear_maps() {
     let mut rng = Rng::new(6);
     for (cin, cout, people) in [(16, 33, 1), (104, 17 * 129, 5), (5, 1, 7), (27, 64, 13), (288, 100, 0)] {
         let (mut plan, _, mut maps) = selecting(&mut rng, 1);
-        let Op::Select { levels } = plan.steps[0].op.clone() else { unreachable!("a selection") };
+        let Op::Pose(Pose::Select { levels }) = plan.steps[0].op.clone() else { unreachable!("a selection") };
         let (mut src, mut weight, mut bias) = (vec![], vec![], vec![]);
         for level in &levels {
             let (h, w) = plan.hw(level.cls);
@@ -525,7 +528,7 @@ fn survivor_linear_maps() {
             bias.push(plan.tensor("bias", &[cout], rng.values(cout, 1.0)));
         }
         let dst = plan.rows("dst", cout + 4).slice(3, cout);
-        plan.push("linear", Op::SurvivorLinear { src, weight, bias, dst });
+        plan.push("linear", Op::Pose(Pose::SurvivorLinear { src, weight, bias, dst }));
         let mut case = Case::new(format!("survivor linear {cin} -> {cout}, {people} people"), plan, maps);
         case.options = forced(people);
         case.check_all(&isas(), &[1, 2, 3], tolerance(&case), &mut report);
@@ -567,7 +570,7 @@ fn gated_attention_units() {
             out: tensor(&[dim, expansion], 0.0, (expansion as f32).powf(-0.5)),
             residual_gain: tensor(&[dim], 1.0, 0.3),
         };
-        plan.push("gau", Op::Gau(gau));
+        plan.push("gau", Op::Pose(Pose::Gau(gau)));
         let mut case = Case::new(format!("gau {tokens} tokens {dim} {expansion} {key_dim}"), plan, maps);
         case.options = forced(people);
         let mut values = rng.values(3 * src.c, 1.0);
@@ -604,7 +607,7 @@ fn bins() {
             let (temperature, padding) = (300.0, 1.25);
             let decode =
                 BinDecode { src, dst, tokens, dim, pe_dim, temperature, padding, x: x_axis, y: y_axis };
-            plan.push("bins", Op::BinDecode(decode));
+            plan.push("bins", Op::Pose(Pose::BinDecode(decode)));
             let name = format!("bins {x} {y} of {tokens} tokens {dim} {pe_dim}, heatmaps: {heatmaps}");
             let mut case = Case::new(name, plan, maps);
             case.options = RunOptions { heatmaps, ..forced(people) };

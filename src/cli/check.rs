@@ -8,9 +8,10 @@ use clap::Args;
 use rtmo_engine::backend::reference::Reference;
 use rtmo_engine::backend::{Device, Executor, Frame, Placement, Precision, RunOptions, SelectParams, device};
 use rtmo_engine::parity::{self, Kind, MapError, Tolerance};
-use rtmo_engine::vision::Letterbox;
+use rtmo_engine::pose::Letterbox;
+use rtmo_engine::pose::model;
 use rtmo_engine::weights::Architecture;
-use rtmo_engine::{Compat, Error, Photo, Result, model};
+use rtmo_engine::{Compat, Error, Photo, Result};
 use std::path::PathBuf;
 
 /// Compare a device with the CPU, or the CPU with 64-bit arithmetic, step by step

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use rtmo_engine::backend::{Device, Placement, Precision};
-use rtmo_engine::model::{self, Variant};
+use rtmo_engine::pose::model::{self, Variant};
 use rtmo_engine::weights::registry::{self, Published, Search};
 use rtmo_engine::weights::{Architecture, Checkpoint};
 use rtmo_engine::{Compat, Error, Result};

@@ -5,7 +5,7 @@
 use super::json::check_finite;
 use super::rounded;
 use crate::error::{Error, Result};
-use crate::vision::Person;
+use crate::pose::Person;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::File;

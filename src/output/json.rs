@@ -2,7 +2,7 @@
 
 use super::rounded;
 use crate::error::{Error, Result};
-use crate::vision::Person;
+use crate::pose::Person;
 use serde::Serialize;
 use std::io::Write;
 use std::path::Path;

@@ -3,9 +3,10 @@
 use super::{Kind, MAPS, MapError, PeopleError, Report, stage};
 use crate::backend::{Executor, Frame, RunOptions, Survivors};
 use crate::error::{Error, Result};
-use crate::model::{self, Variant};
 use crate::plan::Plan;
-use crate::vision::{Letterbox, Photo};
+use crate::pose::Letterbox;
+use crate::pose::model::{self, Variant};
+use crate::vision::Photo;
 use crate::weights::Checkpoint;
 use std::path::Path;
 

@@ -42,7 +42,7 @@ pub fn compare(
         if plan.buffer_of(view).extent == Extent::Survivors {
             continue;
         }
-        let input = matches!(step.op, Op::Letterbox { .. });
+        let input = step.op.is_letterbox();
         add(&step.name, if input { Kind::Input } else { Kind::Inner }, view)?;
         // Stages that are complete now.
         for (name, whole) in &stages {

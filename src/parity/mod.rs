@@ -9,20 +9,17 @@ pub use executors::compare;
 pub use people::{PeopleError, Stray};
 
 use crate::backend::Precision;
-use crate::plan::{BufferId, Op, Plan, View};
+use crate::plan::{BufferId, Plan, View};
 use std::fmt;
 
-/// Stage maps that a dump may hold, by buffer name; `cls.i` and `bbox.i` are level `i` of [`Op::Select`].
+/// Stage maps that a dump may hold, by buffer name; `cls.i` and `bbox.i` are level `i` of [`Pose::Select`].
 const MAPS: [&str; 12] =
     ["c3", "c4", "c5", "p3", "p4", "p5", "cls.0", "cls.1", "cls.2", "bbox.0", "bbox.1", "bbox.2"];
 
 /// The view of a stage map of [`MAPS`].
 fn stage(plan: &Plan, name: &str) -> Option<View> {
     if let Some((kind, level)) = name.split_once('.') {
-        let levels = plan.steps.iter().find_map(|step| match &step.op {
-            Op::Select { levels } => Some(levels),
-            _ => None,
-        })?;
+        let levels = plan.grid_levels()?;
         let level = levels.get(level.parse::<usize>().ok()?)?;
         return Some(if kind == "cls" { level.cls } else { level.bbox });
     }

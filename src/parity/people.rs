@@ -2,7 +2,7 @@
 
 use super::{Tolerance, maximum, mean, percentile_99, root_mean_square};
 use crate::backend::{SelectParams, Survivors};
-use crate::vision::select::iou;
+use crate::pose::select::iou;
 use std::fmt;
 
 /// A person on one side only.

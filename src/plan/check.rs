@@ -1,6 +1,6 @@
 //! What backends may rely on, as code.
 
-use super::{BufferId, Conv, Extent, MAX_LEVELS, Op, Plan, PreAdd, TensorId, View};
+use super::{BufferId, Conv, Extent, Op, Plan, PreAdd, TensorId, View};
 
 /// Values of all maps together, at most: more than any machine's memory, and far from what a `usize` counts.
 const MAX_VALUES: usize = 1 << 40;
@@ -39,7 +39,7 @@ impl Plan {
                 }
                 channels.fill(true);
             }
-            selected |= matches!(step.op, Op::Select { .. });
+            selected |= step.op.fixes_rows();
         }
         let forgotten = written.iter().position(|channels| channels.contains(&false));
         if let Some(id) = forgotten {
@@ -105,7 +105,7 @@ impl Plan {
     }
 
     /// Height, width and channels of a view of a map.
-    fn map_shape(&self, view: View) -> Result<[usize; 3], String> {
+    pub(super) fn map_shape(&self, view: View) -> Result<[usize; 3], String> {
         match self.buffer_of(view).extent {
             Extent::Map { h, w } => Ok([h, w, view.c]),
             Extent::Survivors => Err(format!("{} is no map", self.buffer_of(view).name)),
@@ -113,14 +113,14 @@ impl Plan {
     }
 
     /// That a view is of a map of this shape.
-    fn expect_map(&self, view: View, shape: [usize; 3]) -> Result<(), String> {
+    pub(super) fn expect_map(&self, view: View, shape: [usize; 3]) -> Result<(), String> {
         match self.map_shape(view)? {
             found if found == shape => Ok(()),
             found => Err(format!("{} is {found:?}, not {shape:?}", self.buffer_of(view).name)),
         }
     }
 
-    fn expect_rows(&self, view: View, c: usize) -> Result<(), String> {
+    pub(super) fn expect_rows(&self, view: View, c: usize) -> Result<(), String> {
         let buffer = self.buffer_of(view);
         match buffer.extent == Extent::Survivors && view.c == c {
             true => Ok(()),
@@ -129,7 +129,7 @@ impl Plan {
     }
 
     /// That constants are of these shapes.
-    fn expect_constants(&self, constants: &[(TensorId, &[usize])]) -> Result<(), String> {
+    pub(super) fn expect_constants(&self, constants: &[(TensorId, &[usize])]) -> Result<(), String> {
         for (id, shape) in constants {
             let tensor = self.tensors.get(id.0).ok_or(format!("no constant {}", id.0))?;
             if tensor.shape != *shape || tensor.data.len() != shape.iter().product::<usize>() {
@@ -143,10 +143,6 @@ impl Plan {
     /// Checks a step whose views lie within their buffers.
     fn check_shapes(&self, op: &Op) -> Result<(), String> {
         match op {
-            Op::Letterbox { dst } => {
-                let (w, h) = self.input_size;
-                self.expect_map(*dst, [h, w, 3])
-            }
             Op::Conv(conv) => self.check_conv(conv),
             Op::PoolPyramid { src, dst, window } => {
                 let [h, w, c] = self.map_shape(*src)?;
@@ -164,72 +160,7 @@ impl Plan {
                 self.expect_map(*dst, shape)?;
                 self.expect_constants(&[(*gamma, &shape[2..]), (*beta, &shape[2..])])
             }
-            Op::Select { levels } => {
-                if !(1..=MAX_LEVELS).contains(&levels.len()) {
-                    return Err(format!("{} head levels, not 1 to {MAX_LEVELS}", levels.len()));
-                }
-                for level in levels {
-                    let (w, h) = self.input_size;
-                    let cells = |n: usize| n.checked_div(level.stride).unwrap_or(0);
-                    self.expect_map(level.cls, [cells(h), cells(w), 1])?;
-                    self.expect_map(level.bbox, [cells(h), cells(w), 4])?;
-                }
-                Ok(())
-            }
-            Op::SurvivorLinear { src, weight, bias, dst } => {
-                self.expect_rows(*dst, dst.c)?;
-                if src.len() != weight.len() || src.len() != bias.len() {
-                    return Err(format!(
-                        "{} maps, {} weights, {} biases",
-                        src.len(),
-                        weight.len(),
-                        bias.len()
-                    ));
-                }
-                // A survivor is a cell of a level.
-                let levels = self.steps.iter().find_map(|step| match &step.op {
-                    Op::Select { levels } => Some(levels),
-                    _ => None,
-                });
-                let levels = levels.ok_or("no selection")?;
-                if src.len() != levels.len() {
-                    return Err(format!("{} maps for {} head levels", src.len(), levels.len()));
-                }
-                for (((src, level), weight), bias) in src.iter().zip(levels).zip(weight).zip(bias) {
-                    self.check_view(level.cls)?;
-                    let [h, w, _] = self.map_shape(level.cls)?;
-                    self.expect_map(*src, [h, w, src.c])?;
-                    self.expect_constants(&[(*weight, &[dst.c, src.c]), (*bias, &[dst.c])])?;
-                }
-                Ok(())
-            }
-            Op::Gau(g) => {
-                let (k, d, e, s) = (g.tokens, g.dim, g.expansion, g.key_dim);
-                self.expect_rows(g.src, k * d)?;
-                self.expect_rows(g.dst, k * d)?;
-                self.expect_constants(&[
-                    (g.norm_gain, &[1]),
-                    (g.uv, &[2 * e + s, d]),
-                    (g.q_gain, &[s]),
-                    (g.q_bias, &[k, s]),
-                    (g.k_gain, &[s]),
-                    (g.k_bias, &[k, s]),
-                    (g.out, &[d, e]),
-                    (g.residual_gain, &[d]),
-                ])
-            }
-            Op::BinDecode(b) => {
-                self.expect_rows(b.src, b.tokens * b.dim)?;
-                self.expect_rows(b.dst, b.tokens * 2)?;
-                if b.x.bins == 0 || b.y.bins == 0 || b.pe_dim == 0 || !b.pe_dim.is_multiple_of(2) {
-                    return Err(format!(
-                        "{} and {} bins, codes of {} channels",
-                        b.x.bins, b.y.bins, b.pe_dim
-                    ));
-                }
-                let shape = [b.pe_dim, b.dim];
-                self.expect_constants(&[(b.x.weight, &shape), (b.y.weight, &shape)])
-            }
+            Op::Pose(pose) => self.check_pose(pose),
         }
     }
 

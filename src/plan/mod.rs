@@ -1,7 +1,7 @@
 //! The network as data: a static list of fused steps over buffers whose shapes, lifetimes and memory offsets
 //! are known before the first run.
 //!
-//! [`crate::model`] builds a plan and knows no device; [`crate::backend`]s execute plans and know no RTMO.
+//! [`crate::pose::model`] builds a plan and knows no device; [`crate::backend`]s execute plans and know no RTMO.
 //! A plan describes one image; a backend may run it for several at once.
 //!
 //! Layout conventions, for every backend:
@@ -13,9 +13,11 @@
 
 mod arena;
 mod check;
+mod pose;
 
 pub(crate) use arena::place;
 pub use arena::{Arena, Lifetime};
+pub use pose::{BinAxis, BinDecode, Gau, GridLevel, MAX_LEVELS, Pose};
 
 /// Index of a [`Buffer`] in its plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,7 +48,7 @@ pub enum Extent {
         /// Columns.
         w: usize,
     },
-    /// One row of channels per survivor of [`Op::Select`]; how many is known at run time only.
+    /// One row of channels per survivor of [`Pose::Select`]; how many is known at run time only.
     Survivors,
 }
 
@@ -150,109 +152,10 @@ pub struct Conv {
     pub post_add: Option<View>,
 }
 
-/// Most head levels of a plan.
-pub const MAX_LEVELS: usize = 4;
-
-/// One head level as [`Op::Select`] sees it.
-#[derive(Clone, Debug)]
-pub struct GridLevel {
-    /// Class logits, one channel.
-    pub cls: View,
-    /// Box regression, four channels: `x, y` offsets and log `w, h`, in units of the stride.
-    pub bbox: View,
-    /// Pixels of the network input per grid cell.
-    pub stride: usize,
-}
-
-/// Weights of the Gated Attention Unit over the `K` keypoint tokens of a survivor (mmpose `RTMCCBlock`;
-/// paper section 3.1, arXiv 2202.10447): `x` is `[K, d]`,
-///
-/// ```text
-/// n = x / max(|x| / sqrt(d), 1e-5) * norm_gain          (ScaleNorm, row by row)
-/// u, v, b = split(SiLU(n uv^T), [e, e, s])
-/// q = b * q_gain + q_bias      k = b * k_gain + k_bias  (biases hold the positional encoding)
-/// A = relu(q k^T / sqrt(s))^2                           [K, K]
-/// dst = (u * (A v)) out^T + x * residual_gain
-/// ```
-#[derive(Clone, Debug)]
-pub struct Gau {
-    /// Survivor rows of `K * d` channels.
-    pub src: View,
-    /// Survivor rows of `K * d` channels.
-    pub dst: View,
-    /// `K`.
-    pub tokens: usize,
-    /// `d`, channels of a token in and out.
-    pub dim: usize,
-    /// `e`, width of u and v.
-    pub expansion: usize,
-    /// `s`, width of queries and keys.
-    pub key_dim: usize,
-    /// ScaleNorm's gain, `[1]`.
-    pub norm_gain: TensorId,
-    /// `[2 e + s, d]`.
-    pub uv: TensorId,
-    /// `[s]`.
-    pub q_gain: TensorId,
-    /// `[K, s]`.
-    pub q_bias: TensorId,
-    /// `[s]`.
-    pub k_gain: TensorId,
-    /// `[K, s]`.
-    pub k_bias: TensorId,
-    /// `[d, e]`.
-    pub out: TensorId,
-    /// `[d]`.
-    pub residual_gain: TensorId,
-}
-
-/// One axis of the Dynamic Coordinate Classifier.
-#[derive(Clone, Copy, Debug)]
-pub struct BinAxis {
-    /// Bins over the padded box: 192 for x, 256 for y.
-    pub bins: usize,
-    /// `[pe_dim, d]`: rotates a keypoint vector onto the encodings, `r = weight f` (the transposed `x_fc` / `y_fc`
-    /// matrix; its bias is constant over the bins, so softmax ignores it).
-    pub weight: TensorId,
-}
-
-/// The Dynamic Coordinate Classifier (paper section 3.2, equations 1 to 4; mmpose `DCC.forward_test`).
-///
-/// For a survivor with box centre `c`, size `s`, and grid point `g` the bins of an axis lie at
-/// `x_i = c - g + t_i * padding * s`, `t = linspace(-0.5, 0.5, bins)`, relative to the grid point. With
-/// `PE(x) = [cos(x / T), sin(x / T)]`, `T_j = temperature^(j / (pe_dim / 2))`, `j = 0 .. pe_dim / 2`, and
-/// `p = softmax_i(r . PE(x_i))`, a keypoint's coordinate is `g + sum_i p_i x_i`.
-#[derive(Clone, Debug)]
-pub struct BinDecode {
-    /// Survivor rows of `K * d` channels: the keypoint vectors `f`.
-    pub src: View,
-    /// Survivor rows of `K * 2` channels: x, y of each keypoint in network-input pixels.
-    pub dst: View,
-    /// `K`.
-    pub tokens: usize,
-    /// `d`.
-    pub dim: usize,
-    /// Channels of `PE`: 128.
-    pub pe_dim: usize,
-    /// 300 in every published model.
-    pub temperature: f32,
-    /// The box's padding: 1.25.
-    pub padding: f32,
-    /// Horizontal bins.
-    pub x: BinAxis,
-    /// Vertical bins.
-    pub y: BinAxis,
-}
-
 /// Everything a backend must be able to do. Closed on purpose: a new operation does not compile until every
 /// backend has it.
 #[derive(Clone, Debug)]
 pub enum Op {
-    /// The photo, letterboxed: BGR, 0..255, three channels.
-    Letterbox {
-        /// The network input.
-        dst: View,
-    },
     /// Convolution (a linear layer over tokens is one of kernel 1) with everything that follows it.
     Conv(Conv),
     /// `dst = [pool(src), pool(pool(src)), pool(pool(pool(src)))]`, max over `window x window`, stride 1, same
@@ -288,35 +191,14 @@ pub enum Op {
         /// Added to the variance.
         eps: f32,
     },
-    /// Threshold, box decoding, sorting, greedy NMS. Grid order: level by level, row by row. A grid's point is
-    /// `g = index * stride + (stride - 1) / 2`; box centre `g + xy * stride`, size `exp(wh) * stride`; score
-    /// `sigmoid(cls)`. Fixes the survivors that all later steps work on.
-    Select {
-        /// Head levels, finest first.
-        levels: Vec<GridLevel>,
-    },
-    /// For each survivor the linear map of its level, applied to its grid cell's channels.
-    SurvivorLinear {
-        /// Per level, the map to gather from.
-        src: Vec<View>,
-        /// Per level, `[out, in]`.
-        weight: Vec<TensorId>,
-        /// Per level, `[out]`.
-        bias: Vec<TensorId>,
-        /// Survivor rows.
-        dst: View,
-    },
-    /// Gated Attention Unit over keypoint tokens.
-    Gau(Gau),
-    /// Bins, dot products, softmax and integral of the Dynamic Coordinate Classifier.
-    BinDecode(BinDecode),
+    /// What only a pose network does, from the photo to its people.
+    Pose(Pose),
 }
 
 impl Op {
     /// Views that the step reads.
     pub fn reads(&self) -> Vec<View> {
         match self {
-            Op::Letterbox { .. } => vec![],
             Op::Conv(c) => {
                 let mut v = vec![c.src];
                 if let PreAdd::Same(a) | PreAdd::Upsampled(a) = c.pre_add {
@@ -327,44 +209,29 @@ impl Op {
             }
             Op::PoolPyramid { src, .. } | Op::LayerNorm { src, .. } => vec![*src],
             Op::Attention { qkv, .. } => vec![*qkv],
-            Op::Select { levels } => levels.iter().flat_map(|l| [l.cls, l.bbox]).collect(),
-            Op::SurvivorLinear { src, .. } => src.clone(),
-            Op::Gau(g) => vec![g.src],
-            Op::BinDecode(d) => vec![d.src],
+            Op::Pose(pose) => pose.reads(),
         }
     }
 
     /// Constants that the step uses, one entry a use.
     pub fn tensors(&self) -> Vec<TensorId> {
         match self {
-            Op::Letterbox { .. } | Op::PoolPyramid { .. } | Op::Attention { .. } | Op::Select { .. } => {
-                vec![]
-            }
+            Op::PoolPyramid { .. } | Op::Attention { .. } => vec![],
             Op::Conv(c) => match c.pre_add {
                 PreAdd::Table(table) => vec![c.weight, c.bias, table],
                 PreAdd::None | PreAdd::Same(_) | PreAdd::Upsampled(_) => vec![c.weight, c.bias],
             },
             Op::LayerNorm { gamma, beta, .. } => vec![*gamma, *beta],
-            Op::SurvivorLinear { weight, bias, .. } => weight.iter().chain(bias).copied().collect(),
-            Op::Gau(g) => {
-                vec![g.norm_gain, g.uv, g.q_gain, g.q_bias, g.k_gain, g.k_bias, g.out, g.residual_gain]
-            }
-            Op::BinDecode(d) => vec![d.x.weight, d.y.weight],
+            Op::Pose(pose) => pose.tensors(),
         }
     }
 
-    /// The view that the step writes; `None` for [`Op::Select`], which fixes the survivors instead.
+    /// The view that the step writes; `None` for [`Pose::Select`], which fixes the number of rows instead.
     pub fn writes(&self) -> Option<View> {
         match self {
-            Op::Letterbox { dst }
-            | Op::PoolPyramid { dst, .. }
-            | Op::Attention { dst, .. }
-            | Op::LayerNorm { dst, .. }
-            | Op::SurvivorLinear { dst, .. } => Some(*dst),
+            Op::PoolPyramid { dst, .. } | Op::Attention { dst, .. } | Op::LayerNorm { dst, .. } => Some(*dst),
             Op::Conv(c) => Some(c.dst),
-            Op::Select { .. } => None,
-            Op::Gau(g) => Some(g.dst),
-            Op::BinDecode(d) => Some(d.dst),
+            Op::Pose(pose) => pose.writes(),
         }
     }
 }
@@ -450,7 +317,7 @@ impl Plan {
     pub fn flops(&self, step: &Step) -> u64 {
         let size = |t: TensorId| self.tensors[t.0].shape.iter().product::<usize>() as u64;
         match &step.op {
-            Op::Letterbox { .. } | Op::PoolPyramid { .. } | Op::LayerNorm { .. } | Op::Select { .. } => 0,
+            Op::PoolPyramid { .. } | Op::LayerNorm { .. } => 0,
             Op::Conv(c) => {
                 let (h, w) = self.hw(c.dst);
                 2 * (h * w) as u64 * size(c.weight)
@@ -459,15 +326,7 @@ impl Plan {
                 let (h, w) = self.hw(*dst);
                 4 * ((h * w) as u64).pow(2) * dst.c as u64
             }
-            Op::SurvivorLinear { weight, .. } => 2 * size(weight[0]),
-            Op::Gau(g) => {
-                let k = g.tokens as u64;
-                2 * k * (size(g.uv) + size(g.out)) + 2 * k * k * (g.key_dim + g.expansion) as u64
-            }
-            Op::BinDecode(d) => {
-                let k = d.tokens as u64;
-                2 * k * (size(d.x.weight) + size(d.y.weight) + (d.pe_dim * (d.x.bins + d.y.bins)) as u64)
-            }
+            Op::Pose(pose) => self.pose_flops(pose),
         }
     }
 }

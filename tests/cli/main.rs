@@ -1,7 +1,7 @@
 //! The command line as a user has it: the built program, files, exit statuses and output.
 
 use rtmo_engine::Photo;
-use rtmo_engine::model::{self, Variant};
+use rtmo_engine::pose::model::{self, Variant};
 use rtmo_engine::vision::encode;
 use rtmo_engine::weights::{Checkpoint, SaveType, save_safetensors};
 use serde_json::Value;

@@ -1,7 +1,7 @@
 //! Which weights a command takes.
 
 use super::{SMALL, checkpoint, expect, names, program, save, save_with, text, workplace};
-use rtmo_engine::model::{self, Variant};
+use rtmo_engine::pose::model::{self, Variant};
 use rtmo_engine::weights::Checkpoint;
 use std::fs;
 use std::path::Path;

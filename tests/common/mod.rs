@@ -5,7 +5,7 @@
 use rtmo_engine::backend::cpu::{CpuExecutor, CpuOptions, Isa};
 use rtmo_engine::backend::reference::{Person, Reference};
 use rtmo_engine::backend::{Precision, RunOptions};
-use rtmo_engine::plan::{Act, Extent, Op, Plan, PreAdd, Step, Tensor, View};
+use rtmo_engine::plan::{Act, Extent, Op, Plan, Pose, PreAdd, Step, Tensor, View};
 use std::collections::HashMap;
 use std::fmt;
 use std::io::Write;
@@ -112,11 +112,11 @@ impl Case {
                 let (h, w) = self.plan.hw(*qkv);
                 (h * w).max(qkv.c / 3 / heads)
             }
-            Op::SurvivorLinear { src, .. } => src[0].c,
+            Op::Pose(Pose::SurvivorLinear { src, .. }) => src[0].c,
             Op::LayerNorm { src, .. } => src.c,
-            Op::Gau(g) => g.dim.max(g.expansion),
-            Op::BinDecode(d) => d.dim.max(d.pe_dim),
-            Op::Letterbox { .. } | Op::PoolPyramid { .. } | Op::Select { .. } => 1,
+            Op::Pose(Pose::Gau(g)) => g.dim.max(g.expansion),
+            Op::Pose(Pose::BinDecode(d)) => d.dim.max(d.pe_dim),
+            Op::Pose(Pose::Letterbox { .. }) | Op::PoolPyramid { .. } | Op::Pose(Pose::Select { .. }) => 1,
         }
     }
 
@@ -181,7 +181,7 @@ impl Case {
         }
         let values = read(&mut cpu, dst);
         report.compare(&name, &expected.values, &values, tolerance, &|i| self.place(dst, i));
-        if matches!(self.op(), Op::BinDecode(_)) && self.options.heatmaps {
+        if matches!(self.op(), Op::Pose(Pose::BinDecode(_))) && self.options.heatmaps {
             let got = [&outputs.heatmaps_x, &outputs.heatmaps_y];
             for (axis, (got, expected)) in ["x", "y"].iter().zip(got.into_iter().zip(&expected.heatmaps)) {
                 let place = |i: usize| format!("heatmap {axis}, value {i}");
@@ -438,7 +438,7 @@ pub fn signature(plan: &Plan, step: &Step) -> String {
         if v.c == b.c { format!("{extent}x{}", v.c) } else { format!("{extent}x{}[{}+{}]", b.c, v.c0, v.c) }
     };
     let detail = match &step.op {
-        Op::Letterbox { .. } => "letterbox".into(),
+        Op::Pose(Pose::Letterbox { .. }) => "letterbox".into(),
         Op::Conv(c) => {
             let pre = match c.pre_add {
                 PreAdd::None => "",
@@ -459,10 +459,12 @@ pub fn signature(plan: &Plan, step: &Step) -> String {
         Op::PoolPyramid { window, .. } => format!("pool {window}"),
         Op::Attention { heads, .. } => format!("attention of {heads} heads"),
         Op::LayerNorm { .. } => "layer norm".into(),
-        Op::Select { .. } => "select".into(),
-        Op::SurvivorLinear { .. } => "survivor linear".into(),
-        Op::Gau(g) => format!("gau {} tokens {} {} {}", g.tokens, g.dim, g.expansion, g.key_dim),
-        Op::BinDecode(d) => format!("bins {} tokens {} {} {}", d.tokens, d.pe_dim, d.x.bins, d.y.bins),
+        Op::Pose(Pose::Select { .. }) => "select".into(),
+        Op::Pose(Pose::SurvivorLinear { .. }) => "survivor linear".into(),
+        Op::Pose(Pose::Gau(g)) => format!("gau {} tokens {} {} {}", g.tokens, g.dim, g.expansion, g.key_dim),
+        Op::Pose(Pose::BinDecode(d)) => {
+            format!("bins {} tokens {} {} {}", d.tokens, d.pe_dim, d.x.bins, d.y.bins)
+        }
     };
     let reads: Vec<_> = step.op.reads().into_iter().map(view).collect();
     let writes = step.op.writes().map_or(String::new(), view);

@@ -3,19 +3,17 @@
 //! ```text
 //! plan -> prepare, choice (choose kernels, pack weights) -> phases of items -> run: one parallel region, a barrier a phase
 //!   pool, share                                            threads, and who does which items
-//!   direct, winograd, amx, attention, survivors, gau, bins   operations
+//!   direct, winograd, amx, attention, pointwise, pose         operations
 //!     micro, factor, matrix, pack, epilogue, math, prefetch  what they are made of
 //!       simd                                                 what a vector is, per instruction set
 //! ```
 
 pub mod amx;
 pub mod attention;
-pub mod bins;
 pub mod choice;
 pub mod direct;
 pub mod epilogue;
 pub mod factor;
-pub mod gau;
 pub mod isa;
 pub mod math;
 pub mod matrix;
@@ -25,12 +23,12 @@ pub mod pack;
 pub mod peak;
 pub mod pointwise;
 pub mod pool;
+pub mod pose;
 mod prefetch;
 pub mod prepare;
 mod probe;
 mod share;
 pub mod simd;
-pub mod survivors;
 pub mod winograd;
 pub mod work;
 
@@ -38,8 +36,8 @@ pub use isa::Isa;
 
 use super::{Executor, Frame, Precision, RunOptions, StepTime, Survivors};
 use crate::error::{Error, Result};
-use crate::plan::{Extent, Op, Plan, View};
-use crate::vision::select::sigmoid;
+use crate::plan::{Extent, Plan, View};
+use crate::pose::select::sigmoid;
 use isa::with_isa;
 use memory::{Block, Map};
 use pool::{Pool, Worker};
@@ -145,10 +143,7 @@ impl CpuExecutor {
             })
             .collect();
         let size = phases.iter().fold(ScratchSize::default(), |size, p| size.max(p.work.scratch()));
-        let heatmaps = plan.steps.iter().find_map(|s| match &s.op {
-            Op::BinDecode(d) => Some([d.tokens * d.x.bins, d.tokens * d.y.bins]),
-            _ => None,
-        });
+        let heatmaps = plan.bin_decode().map(|d| [d.tokens * d.x.bins, d.tokens * d.y.bins]);
         let rows = plan.buffers.iter().map(|b| match b.extent {
             Extent::Survivors => Rows::new(b.c),
             Extent::Map { .. } => Rows::new(0),

@@ -4,17 +4,13 @@ use super::CpuOptions;
 use super::amx::conv::TileConv;
 use super::amx::unit::Unit;
 use super::attention;
-use super::bins::{self, BinDecode};
 use super::choice::{Algorithm, Layer};
 use super::direct::{self, Direct, Shape};
 use super::epilogue::{Addend, Epilogue};
 use super::factor::{Factor, round_keeping_sum};
-use super::gau::Gau;
-use super::matrix::Matrix;
 use super::memory::{Block, Map};
-use super::pointwise::{Input, LayerNorm, PoolPyramid};
+use super::pointwise::{LayerNorm, PoolPyramid};
 use super::simd::Simd;
-use super::survivors::{Level, Select, SurvivorLinear};
 use super::winograd::scheme::{F23, F23Stride2, F43, F43Stride2, Scheme};
 use super::winograd::{self, Winograd};
 use super::work::Work;
@@ -109,19 +105,19 @@ fn uses(plan: &Plan) -> Vec<usize> {
 
 /// Buffers that selection reads.
 fn selected(plan: &Plan) -> Vec<BufferId> {
-    let selections = plan.steps.iter().filter(|s| matches!(s.op, Op::Select { .. }));
+    let selections = plan.steps.iter().filter(|s| s.op.fixes_rows());
     selections.flat_map(|s| s.op.reads()).map(|view| view.buffer).collect()
 }
 
-struct Builder<'a, S> {
-    simd: S,
+pub(super) struct Builder<'a, S> {
+    pub(super) simd: S,
     arena: &'a Arena,
     threads: usize,
     precision: Precision,
     /// For convolutions below fp32.
     unit: Option<Unit>,
     arena_len: usize,
-    input: Option<(View, Map, usize)>,
+    pub(super) input: Option<(View, Map, usize)>,
     uses: Vec<usize>,
     selected: Vec<BufferId>,
     jobs: Vec<Job>,
@@ -129,13 +125,13 @@ struct Builder<'a, S> {
 
 impl<S: Simd> Builder<'_, S> {
     /// A tensor's values, for the last time if no later step uses it.
-    fn take(&mut self, plan: &mut Plan, id: TensorId) -> Vec<f32> {
+    pub(super) fn take(&mut self, plan: &mut Plan, id: TensorId) -> Vec<f32> {
         self.uses[id.0] -= 1;
         let data = &mut plan.tensors[id.0].data;
         if self.uses[id.0] == 0 { std::mem::take(data) } else { data.clone() }
     }
 
-    fn push(&mut self, step: usize, kernel: &'static str, work: impl Work + 'static) {
+    pub(super) fn push(&mut self, step: usize, kernel: &'static str, work: impl Work + 'static) {
         self.push_later(step, kernel, || work);
     }
 
@@ -149,7 +145,7 @@ impl<S: Simd> Builder<'_, S> {
         self.jobs.push((step, kernel, Box::new(|| Box::new(make()))));
     }
 
-    fn reserve(&mut self, len: usize) -> usize {
+    pub(super) fn reserve(&mut self, len: usize) -> usize {
         let at = self.arena_len;
         self.arena_len += (len + GUARD).next_multiple_of(16);
         at
@@ -158,20 +154,6 @@ impl<S: Simd> Builder<'_, S> {
     fn step(&mut self, plan: &mut Plan, step: usize) {
         let simd = self.simd;
         match plan.steps[step].op.clone() {
-            Op::Letterbox { dst } => {
-                // A border of zeros, as wide as its reader pads, lets the reader take whole rows of taps at once.
-                let border = plan.steps.iter().find_map(|s| match &s.op {
-                    Op::Conv(c) if c.src.buffer == dst.buffer => Some(c.pad),
-                    _ => None,
-                });
-                let border = border.unwrap_or(0);
-                let (h, w) = plan.hw(dst);
-                let (h, w) = (h + 2 * border, w + 2 * border);
-                let offset = self.reserve(h * w * 3);
-                let map = Map { offset, pitch: 3, h, w, c: 3 };
-                self.input = Some((dst, map, border));
-                self.push(step, "letterbox", Input { dst: map, border });
-            }
             Op::Conv(conv) => self.conv(plan, step, &conv),
             Op::PoolPyramid { src, dst, window } => {
                 let (src, dst) = (self.map(plan, src), self.map(plan, dst));
@@ -194,54 +176,12 @@ impl<S: Simd> Builder<'_, S> {
                     (Block::from_slice(&self.take(plan, gamma)), Block::from_slice(&self.take(plan, beta)));
                 self.push(step, "layer norm", LayerNorm { simd, src, dst, gamma, beta, eps });
             }
-            Op::Select { levels } => {
-                let level = |l: &crate::plan::GridLevel| Level {
-                    cls: self.map(plan, l.cls),
-                    bbox: self.map(plan, l.bbox),
-                    stride: l.stride,
-                };
-                let levels = levels.iter().map(level).collect();
-                self.push(step, "select", Select { levels });
-            }
-            Op::SurvivorLinear { src, weight, bias, dst } => {
-                let mut levels = Vec::new();
-                for ((src, weight), bias) in src.into_iter().zip(weight).zip(bias) {
-                    let (weight, bias) = (self.take(plan, weight), self.take(plan, bias));
-                    levels.push((self.map(plan, src), Matrix::new(simd, &weight, src.c, Some(&bias))));
-                }
-                self.push(step, "rows", SurvivorLinear { levels, dst: dst.buffer.0, c0: dst.c0 });
-            }
-            Op::Gau(g) => {
-                let mut take = |id| Block::from_slice(&self.take(plan, id));
-                let (q, k) = ((take(g.q_gain), take(g.q_bias)), (take(g.k_gain), take(g.k_bias)));
-                let (uv, out, norm) = (take(g.uv), take(g.out), take(g.norm_gain));
-                let gau = Gau {
-                    simd,
-                    src: (g.src.buffer.0, g.src.c0),
-                    dst: (g.dst.buffer.0, g.dst.c0),
-                    tokens: g.tokens,
-                    dim: g.dim,
-                    expansion: g.expansion,
-                    key_dim: g.key_dim,
-                    norm_gain: norm[0],
-                    uv: Matrix::new(simd, &uv, g.dim, None),
-                    q,
-                    k,
-                    out: Matrix::new(simd, &out, g.expansion, None),
-                    residual_gain: take(g.residual_gain),
-                };
-                self.push(step, "gau", gau);
-            }
-            Op::BinDecode(d) => {
-                let axes = [d.x, d.y]
-                    .map(|axis| bins::Axis::new(simd, axis.bins, &self.take(plan, axis.weight), d.dim));
-                self.push(step, "bins", BinDecode::new(simd, &d, axes));
-            }
+            Op::Pose(pose) => self.pose(plan, step, pose),
         }
     }
 
     /// A view of a map, resolved; the network input is a map of its own, with a border.
-    fn map(&self, plan: &Plan, view: View) -> Map {
+    pub(super) fn map(&self, plan: &Plan, view: View) -> Map {
         match self.input {
             Some((input, map, border)) if view.buffer == input.buffer => {
                 assert!(border == 0, "a padded network input has one reader, which pads it");

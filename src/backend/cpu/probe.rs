@@ -6,8 +6,9 @@ use super::prepare::GUARD;
 use crate::backend::reference::Person;
 use crate::backend::{Frame, RunOptions, Survivors};
 use crate::plan::{Extent, View};
-use crate::vision::select::Candidate;
-use crate::vision::{Letterbox, Photo};
+use crate::pose::Letterbox;
+use crate::pose::select::Candidate;
+use crate::vision::Photo;
 use std::ops::Range;
 
 #[doc(hidden)]

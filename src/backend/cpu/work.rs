@@ -2,7 +2,7 @@
 
 use super::memory::Block;
 use crate::backend::{Frame, RunOptions};
-use crate::vision::select::{Candidate, SelectScratch};
+use crate::pose::select::{Candidate, SelectScratch};
 use std::cell::UnsafeCell;
 
 /// Memory of one thread, reused by all steps.

@@ -7,7 +7,7 @@ use super::params::*;
 use super::schedule::{Group, Schedule, Storage, beyond};
 use super::tiles::{Choice, Shape, TILES, Unit, geometry, grid, shared_bytes, stages};
 use crate::error::Result;
-use crate::plan::{Conv, Op, Plan, PreAdd, TensorId, View};
+use crate::plan::{Conv, Op, Plan, Pose, PreAdd, TensorId, View};
 
 /// Memory that a batch of images works in. Device addresses.
 #[derive(Clone, Copy, Debug)]
@@ -35,11 +35,8 @@ pub(super) struct Place {
 
 /// Grid cells of all levels, and sort slots for them.
 pub(super) fn cells(plan: &Plan) -> (usize, usize) {
-    let of = |op: &Op| match op {
-        Op::Select { levels } => levels.iter().map(|l| plan.buffer_of(l.cls).extent.pixels()).sum(),
-        _ => 0,
-    };
-    let cells: usize = plan.steps.iter().map(|s| of(&s.op)).sum();
+    let levels = plan.grid_levels().unwrap_or_default();
+    let cells: usize = levels.iter().map(|l| plan.buffer_of(l.cls).extent.pixels()).sum();
     (cells, cells.next_power_of_two().max(2))
 }
 
@@ -121,7 +118,7 @@ impl Lowering<'_> {
         let op = |step: usize| &plan.steps[step].op;
         match group {
             Group::Letterbox(step) => {
-                let Op::Letterbox { dst } = op(*step) else { unreachable!("scheduled as such") };
+                let Op::Pose(Pose::Letterbox { dst }) = op(*step) else { unreachable!("scheduled as such") };
                 Ok(self.letterbox(*step, *dst))
             }
             Group::Conv(steps) => {
@@ -307,7 +304,7 @@ impl Lowering<'_> {
                 };
                 ("layer_norm", [pixels.div_ceil(4) as u32, depth, 1], 128, 0, Params::LayerNorm(params))
             }
-            Op::Select { levels } => {
+            Op::Pose(Pose::Select { levels }) => {
                 let (_, slots) = cells(plan);
                 let mut params = SelectLaunch {
                     frames: self.place.input,
@@ -336,7 +333,7 @@ impl Lowering<'_> {
                 let shared = slots.min(NEAR) * (16 + 8) + 16; // boxes, keys, counts (select.cu)
                 ("select_people", [depth, 1, 1], 512, shared, Params::Select(params))
             }
-            Op::SurvivorLinear { src, weight, bias, dst } => {
+            Op::Pose(Pose::SurvivorLinear { src, weight, bias, dst }) => {
                 let cout = plan.tensors[weight[0].0].shape[0];
                 let mut params = SurvivorLinearLaunch {
                     dst: self.address(*dst),
@@ -365,7 +362,7 @@ impl Lowering<'_> {
                 let grid = [tiles, depth, at_once];
                 ("survivor_linear", grid, 128, shared, Params::SurvivorLinear(params))
             }
-            Op::Gau(g) => {
+            Op::Pose(Pose::Gau(g)) => {
                 // as gau.cu lays it out, without and with the constants of u, v, q and k
                 let weights = (2 * g.expansion + g.key_dim) * g.dim * 2;
                 let (working, constants) = (25088, weights + 2 * g.tokens * g.key_dim * 4);
@@ -394,7 +391,7 @@ impl Lowering<'_> {
                 let grid = [(capacity as u32).min(sms.div_ceil(depth).max(4)), depth, 1];
                 ("gau", grid, 256, shared, Params::Gau(params))
             }
-            Op::BinDecode(b) => {
+            Op::Pose(Pose::BinDecode(b)) => {
                 let half = b.pe_dim / 2;
                 let matrix = |this: &mut Self, t: TensorId| -> Result<(u64, f32)> {
                     let data = &plan.tensors[t.0].data;
@@ -435,7 +432,9 @@ impl Lowering<'_> {
                 let grid = [most.min(blocks.max(8)), depth, 1];
                 ("bin_decode", grid, 256, shared, Params::BinDecode(params))
             }
-            Op::Letterbox { .. } | Op::Conv(_) => unreachable!("scheduled in groups of their own"),
+            Op::Pose(Pose::Letterbox { .. }) | Op::Conv(_) => {
+                unreachable!("scheduled in groups of their own")
+            }
         };
         Ok(launch(kernel, grid, threads, shared as u32, params, vec![step]))
     }

@@ -11,7 +11,6 @@
 
 mod constants;
 mod device;
-mod frames;
 mod gpu;
 mod graph;
 mod images;
@@ -20,6 +19,7 @@ mod lower;
 mod measure;
 mod pack;
 mod params;
+mod pose;
 mod schedule;
 mod setup;
 mod tiles;
@@ -31,10 +31,10 @@ mod emulator;
 mod tests;
 
 use self::constants::Constants;
-use self::frames::Layout;
 use self::gpu::{Gpu, LANES};
 use self::launch::Launch;
 use self::lower::{Lowering, Place};
+use self::pose::frames::Layout;
 use self::schedule::{Group, Schedule, Storage};
 use self::setup::{Key, Setup};
 use self::tiles::{Choice, Shape};

@@ -2,7 +2,7 @@
 
 use super::params::{CONV_STEPS, LEVELS, PREDICT_STEPS};
 use crate::error::{Error, Result};
-use crate::plan::{Act, Conv, Extent, Lifetime, Op, Plan, PreAdd, View, place};
+use crate::plan::{Act, Conv, Extent, Lifetime, Op, Plan, Pose, PreAdd, View, place};
 use std::mem::discriminant;
 
 /// Steps that one launch executes. Indices into the plan.
@@ -80,7 +80,7 @@ fn overlap(a: View, b: View) -> bool {
 /// Whether `later` must wait for `earlier`.
 fn depends(plan: &Plan, later: usize, earlier: usize) -> bool {
     let (a, b) = (&plan.steps[earlier].op, &plan.steps[later].op);
-    if matches!(a, Op::Select { .. }) || matches!(b, Op::Select { .. }) {
+    if a.fixes_rows() || b.fixes_rows() {
         return true;
     }
     let hits = |w: Option<View>, views: &[View]| w.is_some_and(|w| views.iter().any(|v| overlap(w, *v)));
@@ -155,7 +155,7 @@ fn storage(plan: &Plan) -> Vec<Storage> {
         .collect();
     for step in &plan.steps {
         match &step.op {
-            Op::Letterbox { dst } => storage[dst.buffer.0] = Storage::Cells,
+            Op::Pose(Pose::Letterbox { dst }) => storage[dst.buffer.0] = Storage::Cells,
             Op::Conv(c) if few(c) => {
                 storage[c.dst.buffer.0] = Storage::Float { pitch: plan.buffer_of(c.dst).c };
             }
@@ -175,7 +175,7 @@ fn groups(plan: &Plan, look_ahead: usize) -> Vec<Group> {
         }
         done[i] = true;
         groups.push(match &plan.steps[i].op {
-            Op::Letterbox { .. } => Group::Letterbox(i),
+            Op::Pose(Pose::Letterbox { .. }) => Group::Letterbox(i),
             Op::Conv(c) => {
                 let mut steps = vec![i];
                 let most = if few(c) { PREDICT_STEPS } else { CONV_STEPS };
@@ -196,10 +196,10 @@ fn groups(plan: &Plan, look_ahead: usize) -> Vec<Group> {
             Op::PoolPyramid { .. } => Group::Pool(i),
             Op::Attention { .. } => Group::Attention(i),
             Op::LayerNorm { .. } => Group::LayerNorm(i),
-            Op::Select { .. } => Group::Select(i),
-            Op::SurvivorLinear { .. } => Group::SurvivorLinear(i),
-            Op::Gau(_) => Group::Gau(i),
-            Op::BinDecode(_) => Group::BinDecode(i),
+            Op::Pose(Pose::Select { .. }) => Group::Select(i),
+            Op::Pose(Pose::SurvivorLinear { .. }) => Group::SurvivorLinear(i),
+            Op::Pose(Pose::Gau(_)) => Group::Gau(i),
+            Op::Pose(Pose::BinDecode(_)) => Group::BinDecode(i),
         });
     }
     groups
@@ -230,7 +230,7 @@ fn supported(plan: &Plan, op: &Op) -> std::result::Result<(), String> {
         require(v.c0.is_multiple_of(8), format!("{what} do not start at a multiple of 8"))
     };
     match op {
-        Op::Letterbox { dst } => {
+        Op::Pose(Pose::Letterbox { dst }) => {
             let (h, w) = plan.hw(*dst);
             require(h % 2 == 0 && w % 2 == 0 && dst.c == 3, format!("an input of {w}x{h} pixels"))?;
             let readers = plan.steps.iter().filter(|s| s.op.reads().iter().any(|v| v.buffer == dst.buffer));
@@ -256,7 +256,7 @@ fn supported(plan: &Plan, op: &Op) -> std::result::Result<(), String> {
             aligned(*dst)?;
             require(src.c % 8 == 0 && src.c <= 1024, format!("{} channels, expected 8, 16, .. 1024", src.c))
         }
-        Op::Select { levels } => {
+        Op::Pose(Pose::Select { levels }) => {
             require(
                 levels.len() <= LEVELS,
                 format!("{} head levels, expected at most {LEVELS}", levels.len()),
@@ -264,12 +264,12 @@ fn supported(plan: &Plan, op: &Op) -> std::result::Result<(), String> {
             let cells: usize = levels.iter().map(|l| plan.buffer_of(l.cls).extent.pixels()).sum();
             require(cells <= MAX_CELLS, format!("{cells} grid cells, expected at most {MAX_CELLS}"))
         }
-        Op::SurvivorLinear { src, .. } => {
+        Op::Pose(Pose::SurvivorLinear { src, .. }) => {
             require(src.len() <= LEVELS, format!("{} head levels, expected at most {LEVELS}", src.len()))?;
             src.iter().try_for_each(|v| aligned(*v))?;
             require(src.iter().all(|v| v.c % 8 == 0 && v.c <= 1024), format!("{} channels", src[0].c))
         }
-        Op::Gau(g) => {
+        Op::Pose(Pose::Gau(g)) => {
             let (d, e, s) = (g.dim, g.expansion, g.key_dim);
             require(
                 (d, e, s) == (128, 256, 128),
@@ -278,7 +278,7 @@ fn supported(plan: &Plan, op: &Op) -> std::result::Result<(), String> {
             require(g.src.c0 % 4 == 0 && g.dst.c0 % 4 == 0, "rows that are not aligned".into())?;
             require(g.tokens <= MAX_TOKENS, format!("{} keypoints, expected at most {MAX_TOKENS}", g.tokens))
         }
-        Op::BinDecode(b) => {
+        Op::Pose(Pose::BinDecode(b)) => {
             let (x, y) = (b.x.bins, b.y.bins);
             require(x.max(y) <= 256 && x.min(y) >= 2, format!("{x} and {y} bins, expected 2 to 256"))?;
             let (d, pe) = (b.dim, b.pe_dim);
@@ -302,7 +302,7 @@ fn conv_supported(
 ) -> std::result::Result<(), String> {
     let (kernel, stride, pad) = (c.kernel, c.stride, c.pad);
     if kernel == 6 {
-        let photo = plan.steps.iter().any(|s| matches!(s.op, Op::Letterbox { dst } if dst == c.src));
+        let photo = plan.input() == Some(c.src);
         require(
             photo && (stride, pad, c.groups) == (2, 2, 1),
             "a 6x6 convolution that is not the stem".into(),

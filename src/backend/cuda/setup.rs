@@ -1,10 +1,10 @@
 //! Memory and programs for one batch size.
 
-use super::frames::SURVIVOR_BYTES;
 use super::gpu::{Gpu, HostMemory, Memory, Program, Purpose, Sequence};
 use super::launch::{Launch, Params};
 use super::lower::{Place, cells};
 use super::params::Count;
+use super::pose::frames::SURVIVOR_BYTES;
 use super::schedule::Schedule;
 use crate::backend::{RunOptions, Survivors};
 use crate::error::Result;
@@ -225,8 +225,7 @@ fn fields(plan: &Plan) -> usize {
 
 /// Bins of x and y.
 fn bins(plan: &Plan) -> [usize; 2] {
-    let of = |op: &Op| if let Op::BinDecode(b) = op { Some([b.x.bins, b.y.bins]) } else { None };
-    plan.steps.iter().find_map(|s| of(&s.op)).unwrap_or([0; 2])
+    plan.bin_decode().map_or([0; 2], |b| [b.x.bins, b.y.bins])
 }
 
 /// Ends of the stages, as launches before them: upload, letterbox, network, select, DCC, download.
@@ -234,9 +233,9 @@ fn stages(plan: &Plan, launches: &[Launch]) -> Vec<usize> {
     let first =
         |matches: &dyn Fn(&Launch) -> bool| launches.iter().position(matches).unwrap_or(launches.len());
     let is = |launch: &Launch, of: fn(&Op) -> bool| launch.steps.iter().any(|&s| of(&plan.steps[s].op));
-    let letterbox = |l: &Launch| is(l, |op| matches!(op, Op::Letterbox { .. }));
+    let letterbox = |l: &Launch| is(l, Op::is_letterbox);
     let collect = first(&|l| l.steps.is_empty());
-    let select = first(&|l| is(l, |op| matches!(op, Op::Select { .. }))).min(collect);
+    let select = first(&|l| is(l, Op::fixes_rows)).min(collect);
     let network = first(&|l| !letterbox(l)).min(select);
     vec![0, network, select, (select + 1).min(collect), collect, launches.len()]
 }

@@ -9,13 +9,13 @@ pub mod ops;
 use super::{Executor, Frame, RunOptions, SelectParams, StepTime, Survivors};
 use crate::error::{Error, Result};
 use crate::plan::{
-    Act, BinAxis, BinDecode, BufferId, Conv, Extent, Gau, GridLevel, Op, Plan, PreAdd, TensorId, View,
+    Act, BinAxis, BinDecode, BufferId, Conv, Extent, Gau, GridLevel, Op, Plan, Pose, PreAdd, TensorId, View,
 };
 use ops::{ConvSpec, activate, dot, iou, sigmoid, softmax};
 use std::ops::Range;
 use std::time::Instant;
 
-/// A survivor of [`Op::Select`].
+/// A survivor of [`Pose::Select`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Person {
     /// Index of the head level.
@@ -46,7 +46,7 @@ pub struct Reference {
     /// Values of every buffer; of survivor rows, one row a person.
     buffers: Vec<Vec<f64>>,
     people: Vec<Person>,
-    /// Probabilities of the last [`Op::BinDecode`], x and y.
+    /// Probabilities of the last [`Pose::BinDecode`], x and y.
     heatmaps: [Vec<f64>; 2],
     options: RunOptions,
     /// Images of the last [`Executor::run`].
@@ -77,7 +77,7 @@ impl Reference {
     /// If `input` is of another size.
     pub fn run(&mut self, input: &[f32], options: &RunOptions) -> Survivors {
         for step in 0..self.plan.steps.len() {
-            if let Op::Letterbox { dst } = self.plan.steps[step].op {
+            if let Op::Pose(Pose::Letterbox { dst }) = self.plan.steps[step].op {
                 let values: Vec<f64> = input.iter().map(|&v| f64::from(v)).collect();
                 self.set_map(dst, &values);
             }
@@ -87,7 +87,7 @@ impl Reference {
         self.survivors()
     }
 
-    /// Executes some of the steps on what the buffers hold; [`Op::Letterbox`] does nothing.
+    /// Executes some of the steps on what the buffers hold; [`Pose::Letterbox`] does nothing.
     pub fn run_steps(&mut self, steps: Range<usize>) {
         for i in steps {
             let op = self.plan.steps[i].op.clone();
@@ -121,7 +121,7 @@ impl Reference {
         }
     }
 
-    /// Sets the survivors, as [`Op::Select`] would; empties all survivor rows.
+    /// Sets the survivors, as [`Pose::Select`] would; empties all survivor rows.
     pub fn set_people(&mut self, people: Vec<Person>) {
         for (buffer, values) in self.plan.buffers.iter().zip(&mut self.buffers) {
             if buffer.extent == Extent::Survivors {
@@ -170,18 +170,20 @@ impl Reference {
 
     fn execute(&mut self, op: &Op) {
         match op {
-            Op::Letterbox { .. } => {}
+            Op::Pose(Pose::Letterbox { .. }) => {}
             Op::Conv(c) => self.conv(c),
             Op::PoolPyramid { src, dst, window } => self.pool_pyramid(*src, *dst, *window),
             Op::Attention { qkv, dst, heads } => self.attention(*qkv, *dst, *heads),
             Op::LayerNorm { src, dst, gamma, beta, eps } => self.layer_norm(*src, *dst, *gamma, *beta, *eps),
-            Op::Select { levels } => {
+            Op::Pose(Pose::Select { levels }) => {
                 let people = self.select(levels);
                 self.set_people(people);
             }
-            Op::SurvivorLinear { src, weight, bias, dst } => self.survivor_linear(src, weight, bias, *dst),
-            Op::Gau(g) => self.gau(g),
-            Op::BinDecode(d) => self.bin_decode(d),
+            Op::Pose(Pose::SurvivorLinear { src, weight, bias, dst }) => {
+                self.survivor_linear(src, weight, bias, *dst)
+            }
+            Op::Pose(Pose::Gau(g)) => self.gau(g),
+            Op::Pose(Pose::BinDecode(d)) => self.bin_decode(d),
         }
     }
 
@@ -366,7 +368,7 @@ impl Executor for Reference {
         let mut times = Vec::new();
         for step in 0..self.plan.steps.len() {
             let start = Instant::now();
-            if let Op::Letterbox { dst } = self.plan.steps[step].op {
+            if let Op::Pose(Pose::Letterbox { dst }) = self.plan.steps[step].op {
                 self.set_map(dst, &input);
             }
             self.run_steps(step..step + 1);
@@ -410,7 +412,7 @@ mod tests {
         for (h, w, stride) in [(2, 4, 16), (1, 2, 32)] {
             levels.push(GridLevel { cls: plan.map("cls", h, w, 1), bbox: plan.map("bbox", h, w, 4), stride });
         }
-        plan.push("select", Op::Select { levels: levels.clone() });
+        plan.push("select", Op::Pose(Pose::Select { levels: levels.clone() }));
         let mut reference = Reference::new(plan);
         for (level, cells) in levels.iter().zip([&cells[..8], &cells[8..]]) {
             reference.set_map(level.cls, &cells.iter().map(|c| c.0).collect::<Vec<_>>());

@@ -3,8 +3,9 @@
 use super::canvas::{Mask, Rgb, disc, line, mix, rect};
 use super::font::Text;
 use super::{DrawOptions, INK, WHITE, draw_people};
+use crate::pose::{Heatmaps, Person};
+use crate::vision::Photo;
 use crate::vision::skeleton::Skeleton;
-use crate::vision::{Heatmaps, Person, Photo};
 
 /// Longer side of the picture in pixels.
 const PICTURE: f32 = 640.0;

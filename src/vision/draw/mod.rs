@@ -7,8 +7,9 @@ mod heatmaps;
 pub use canvas::Rgb;
 pub use heatmaps::draw_heatmaps;
 
+use super::Photo;
 use super::skeleton::{Side, Skeleton};
-use super::{Person, Photo};
+use crate::pose::Person;
 use canvas::{Mask, disc, line, mix, rect};
 use font::Text;
 

@@ -4,7 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use rtmo_engine::vision::decode::MAX_PIXELS;
-use rtmo_engine::vision::{Letterbox, Photo};
+use rtmo_engine::pose::Letterbox;
+use rtmo_engine::vision::Photo;
 use std::path::Path;
 
 fuzz_target!(

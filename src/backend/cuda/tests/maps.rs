@@ -104,7 +104,7 @@ fn letterboxes_are_the_cpu_s_to_the_bit() {
     for gpu in gpus(&[1, 2]) {
         let mut plan = Plan { input_size: input, ..Plan::default() };
         let image = plan.map("input", input.1, input.0, 3);
-        plan.push("letterbox", Op::Letterbox { dst: image });
+        plan.push("letterbox", Op::Pose(Pose::Letterbox { dst: image }));
         let (weight, bias) =
             (plan.tensor("w", &[8, 6, 6, 3], vec![0.01; 8 * 108]), plan.tensor("b", &[8], vec![0.0; 8]));
         let dst = plan.map("stem", input.1 / 2, input.0 / 2, 8);

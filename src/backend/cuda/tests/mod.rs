@@ -17,7 +17,8 @@ use crate::backend::Executor;
 use crate::backend::reference::{Person, Reference};
 use crate::error::{Error, Result};
 use crate::plan::*;
-use crate::vision::{Letterbox, Photo};
+use crate::pose::Letterbox;
+use crate::vision::Photo;
 use half::f16;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -137,7 +138,7 @@ struct Rig {
     /// Index of the setup that runs, and the image of its batch that is filled and read.
     setup: usize,
     image: usize,
-    /// Where [`Op::BinDecode`] leaves its probabilities, if anywhere.
+    /// Where [`Pose::BinDecode`] leaves its probabilities, if anywhere.
     heat: Option<[Memory; 2]>,
 }
 

@@ -6,8 +6,8 @@ use crate::backend::cuda::launch::{Launch, Params};
 use crate::backend::cuda::schedule::Schedule;
 use crate::backend::cuda::tiles::Trigger;
 use crate::backend::{Frame, RunOptions, SelectParams, Survivors};
-use crate::model;
 use crate::parity::{self, Tolerance};
+use crate::pose::model;
 use crate::weights::{Architecture, Checkpoint};
 use std::time::Duration;
 
@@ -56,8 +56,11 @@ fn a_whole_network_finds_the_same_people() {
         let (near, all) = (near.count(), want.keypoints.len());
         assert!(near * 100 >= all * 80, "{near} of {all} keypoints agree");
         // before the softmaxes nothing tips: keypoint vectors after the attention unit
-        let gau =
-            plan.steps.iter().find_map(|s| if let Op::Gau(g) = &s.op { Some(g.dst) } else { None }).unwrap();
+        let gau = plan
+            .steps
+            .iter()
+            .find_map(|s| if let Op::Pose(Pose::Gau(g)) = &s.op { Some(g.dst) } else { None })
+            .unwrap();
         let Storage::Rows { pitch } = x.schedule.storage[gau.buffer.0] else { unreachable!("rows") };
         let mut vectors = vec![0f32; want.scores.len() * pitch];
         let at = x.schedule.offsets[gau.buffer.0] * x.setups[0].capacity * 4;
@@ -366,7 +369,7 @@ fn what_follows_the_selection_keeps_its_order() {
     let (_, plan, ..) = two_people();
     let schedule = |plan: &Plan| Schedule::new(plan, false, true);
     assert!(schedule(&plan).is_ok());
-    let at = plan.steps.iter().position(|s| matches!(s.op, Op::Select { .. })).unwrap();
+    let at = plan.steps.iter().position(|s| matches!(s.op, Op::Pose(Pose::Select { .. }))).unwrap();
     for (a, b) in [(at, at + 1), (at + 1, at + 2), (at + 2, at + 3)] {
         let mut other = plan.clone();
         other.steps.swap(a, b);

@@ -1,8 +1,8 @@
 //! Selection, and what follows for the people selected.
 
 use super::*;
-use crate::backend::cuda::frames::{Layout, SURVIVOR_BYTES};
 use crate::backend::cuda::params;
+use crate::backend::cuda::pose::frames::{Layout, SURVIVOR_BYTES};
 use crate::backend::cuda::schedule::Group;
 use crate::backend::{Frame, RunOptions, SelectParams};
 
@@ -22,7 +22,7 @@ fn selection(shapes: &[(usize, usize, usize)]) -> (Plan, Vec<GridLevel>) {
         GridLevel { cls, bbox, stride }
     };
     let levels: Vec<GridLevel> = shapes.iter().map(|s| level(&mut plan, s)).collect();
-    plan.push("select", Op::Select { levels: levels.clone() });
+    plan.push("select", Op::Pose(Pose::Select { levels: levels.clone() }));
     (plan, levels)
 }
 
@@ -221,7 +221,7 @@ fn survivors_get_their_level_s_linear_map() {
                 bias.push(plan.tensor("b", &[cout], rng.normals(cout, 1.0)));
             }
             let dst = plan.rows("out", cout);
-            plan.push("linear", Op::SurvivorLinear { src: src.clone(), weight, bias, dst });
+            plan.push("linear", Op::Pose(Pose::SurvivorLinear { src: src.clone(), weight, bias, dst }));
             let mut rig = survivor_rig(&gpu, &plan);
             fill(&mut rig, &src, &mut rng);
             let list = people(n, &levels, &mut rng);
@@ -273,7 +273,7 @@ fn gated_attention_units_gate() {
                 out: plan.tensor("o", &[d, e], round(rng.normals(d * e, 0.1))),
                 residual_gain: plan.tensor("r", &[d], rng.normals(d, 1.0)),
             };
-            plan.push("gau", Op::Gau(gau));
+            plan.push("gau", Op::Pose(Pose::Gau(gau)));
             let mut rig = survivor_rig(&gpu, &plan);
             let list = people(n, &[(4, 4, 16)], &mut rng);
             rig.set_people(&list);
@@ -305,7 +305,7 @@ fn bins_decode_to_pixels() {
             let (x, y) = (axis(bins.0), axis(bins.1));
             let (dim, pe_dim, temperature, padding) = (128, 128, 300.0, 1.25);
             let decode = BinDecode { src, dst, tokens, dim, pe_dim, temperature, padding, x, y };
-            plan.push("dcc", Op::BinDecode(decode));
+            plan.push("dcc", Op::Pose(Pose::BinDecode(decode)));
             let mut rig = survivor_rig(&gpu, &plan);
             let list = people(n, &[(40, 40, 16)], &mut rng);
             rig.set_people(&list);

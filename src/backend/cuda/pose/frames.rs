@@ -1,12 +1,12 @@
 //! What the host hands to a run, as one block: a `Frame` for each image, sampling tables, photos.
 
-use super::params::{Frame as Header, Survivor};
+use super::super::params::{Frame as Header, Survivor};
 use crate::backend::{Frame, SelectParams};
 use crate::error::{Error, Result};
-use crate::vision::letterbox::Geometry;
+use crate::pose::letterbox::Geometry;
 
 /// Where things lie in the block. Offsets in bytes.
-pub(super) struct Layout {
+pub(in crate::backend::cuda) struct Layout {
     /// Columns table, rows table, photo of each image.
     parts: Vec<[usize; 3]>,
     /// Bytes in all.
@@ -58,12 +58,12 @@ impl Layout {
             let (fit, sampler) = match frame.letterbox.geometry() {
                 Geometry::Warp(w) => {
                     put(block, columns, w.columns.iter().map(|v| v.to_le_bytes()));
-                    let row = |r: &crate::vision::letterbox::WarpRow| words::<2, 8>([r.columns as i32, r.y]);
+                    let row = |r: &crate::pose::letterbox::WarpRow| words::<2, 8>([r.columns as i32, r.y]);
                     put(block, rows, w.rows.iter().map(row));
                     (frame.letterbox.input_size(), 0)
                 }
                 Geometry::Resize(r) => {
-                    let tap = |t: &crate::vision::letterbox::ResizeTap| {
+                    let tap = |t: &crate::pose::letterbox::ResizeTap| {
                         words::<4, 16>([t.first as i32, t.second as i32, t.weights[0], t.weights[1]])
                     };
                     put(block, columns, r.columns.iter().map(tap));
@@ -124,12 +124,13 @@ fn limit(n: Option<usize>) -> i32 {
 }
 
 /// Bytes of a survivor on the device.
-pub(super) const SURVIVOR_BYTES: usize = size_of::<Survivor>();
+pub(in crate::backend::cuda) const SURVIVOR_BYTES: usize = size_of::<Survivor>();
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vision::{Letterbox, Photo};
+    use crate::pose::Letterbox;
+    use crate::vision::Photo;
 
     #[test]
     fn photos_of_a_batch_may_be_large_together_but_not_alone() {

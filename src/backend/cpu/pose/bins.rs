@@ -14,12 +14,12 @@
 //! a vector holds `LANES` neighbouring pairs, and the next vector is it, rotated by `LANES h`. Starting points and rotations are
 //! computed in f64, so a chain of at most 32 rotations stays within a few units of f32 rounding.
 
-use super::math;
-use super::matrix::Matrix;
-use super::micro::{MAX_ROWS, Micros, Tile, max_rows};
-use super::pack::{Panel, panels, tiles};
-use super::simd::{Kernel, Simd};
-use super::work::{Context, Scratch, ScratchSize, Work};
+use crate::backend::cpu::math;
+use crate::backend::cpu::matrix::Matrix;
+use crate::backend::cpu::micro::{MAX_ROWS, Micros, Tile, max_rows};
+use crate::backend::cpu::pack::{Panel, panels, tiles};
+use crate::backend::cpu::simd::{Kernel, Simd};
+use crate::backend::cpu::work::{Context, Scratch, ScratchSize, Work};
 use crate::plan;
 
 /// One axis, prepared.

@@ -1,9 +1,8 @@
 //! Survivors to people in photo pixels.
 
-use super::Letterbox;
 use super::letterbox::Geometry;
-use crate::backend::Survivors;
-use crate::model::BOX_PADDING;
+use super::model::BOX_PADDING;
+use super::{Letterbox, Survivors};
 
 /// One joint of a person, in photo pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]

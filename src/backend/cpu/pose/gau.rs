@@ -1,10 +1,10 @@
 //! The Gated Attention Unit over a survivor's keypoint tokens; see [`crate::plan::Gau`] for the maths.
 
-use super::math;
-use super::matrix::Matrix;
-use super::memory::Block;
-use super::simd::{Kernel, Simd};
-use super::work::{Context, Scratch, ScratchSize, Work};
+use crate::backend::cpu::math;
+use crate::backend::cpu::matrix::Matrix;
+use crate::backend::cpu::memory::Block;
+use crate::backend::cpu::simd::{Kernel, Simd};
+use crate::backend::cpu::work::{Context, Scratch, ScratchSize, Work};
 
 /// A packed unit; an item a survivor.
 pub struct Gau<S> {

@@ -6,7 +6,7 @@ mod warp;
 pub use resize::{Resize, ResizeTap};
 pub use warp::{Warp, WarpRow};
 
-use super::Photo;
+use crate::vision::Photo;
 
 /// Grey level of the border, in all three channels.
 pub const BORDER: u8 = 114;
@@ -33,7 +33,7 @@ impl Letterbox {
     /// mmpose's geometry (`BottomupResize`, mode "fit"): centred, border 114. Sizes are `(width, height)`.
     ///
     /// # Panics
-    /// If a side is zero or a photo's side is above [`super::decode::MAX_SIDE`].
+    /// If a side is zero or a photo's side is above [`crate::vision::decode::MAX_SIDE`].
     pub fn new(photo: (usize, usize), input: (usize, usize)) -> Letterbox {
         check(photo, input);
         Letterbox { photo, input, geometry: Geometry::Warp(Warp::new(photo, input)) }
@@ -86,7 +86,7 @@ impl Letterbox {
 }
 
 fn check(photo: (usize, usize), input: (usize, usize)) {
-    let side = 1..=super::decode::MAX_SIDE;
+    let side = 1..=crate::vision::decode::MAX_SIDE;
     assert!(side.contains(&photo.0) && side.contains(&photo.1), "a photo of {photo:?} pixels");
     assert!(side.contains(&input.0) && side.contains(&input.1), "a network input of {input:?} pixels");
 }

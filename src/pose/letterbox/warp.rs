@@ -4,7 +4,8 @@
 //! pixels around with weights of 1/1024 (stored times 32, in 2^-15, which changes no result). A pixel outside the
 //! photo counts as 114.
 
-use super::{BORDER, Photo};
+use super::BORDER;
+use crate::vision::Photo;
 use std::ops::Range;
 
 /// Fixed-point coordinates of mmpose's letterbox.

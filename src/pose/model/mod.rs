@@ -23,7 +23,7 @@ pub use dcc::BOX_PADDING;
 pub use random::{noise_image, random, random_tensors};
 
 use crate::error::{Error, Result};
-use crate::plan::{Op, Plan};
+use crate::plan::{Op, Plan, Pose};
 use crate::weights::Checkpoint;
 use net::Net;
 
@@ -48,11 +48,11 @@ pub fn build(checkpoint: &Checkpoint, input: (usize, usize)) -> Result<Plan> {
     net.plan.keypoints = config.keypoints;
 
     let image = net.plan.map("input", h, w, 3);
-    net.plan.push("letterbox", Op::Letterbox { dst: image });
+    net.plan.push("letterbox", Op::Pose(Pose::Letterbox { dst: image }));
     let features = backbone::backbone(&mut net, &config, image)?;
     let maps = neck::neck(&mut net, &config, features)?;
     let dense = head::head(&mut net, &config, &maps)?;
-    net.plan.push("select", Op::Select { levels: dense.levels });
+    net.plan.push("select", Op::Pose(Pose::Select { levels: dense.levels }));
     dcc::dcc(&mut net, &config, dense.pose)?;
 
     checkpoint.release();

@@ -1,7 +1,7 @@
 //! Which grids are people: threshold, box decoding, order, greedy NMS. mmpose `RTMOHead.predict`, in its f32
 //! arithmetic, for backends whose head maps are in the host's memory.
 
-use crate::backend::SelectParams;
+use super::SelectParams;
 use std::cmp::Ordering;
 
 /// One head level, as [`select`] reads it: pixel `p = y * w + x` has its logit at `cls[p * cls_pitch]` and its four box

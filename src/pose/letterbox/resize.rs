@@ -1,6 +1,7 @@
 //! rtmlib's letterbox: `cv2.resize(INTER_LINEAR)` of 8-bit pixels, to the bit.
 
-use super::{BORDER, Photo};
+use super::BORDER;
+use crate::vision::Photo;
 
 /// Tables of rtmlib's letterbox.
 ///

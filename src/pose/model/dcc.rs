@@ -4,7 +4,7 @@
 use super::config::{BIN_TEMPERATURE, Config, Dcc};
 use super::net::Net;
 use crate::error::Result;
-use crate::plan::{BinAxis, BinDecode, Gau, Op, View};
+use crate::plan::{BinAxis, BinDecode, Gau, Op, Pose, View};
 
 /// Added to the variances of `pose_to_kpts`' batch norm (PyTorch's default).
 const BN_EPS: f64 = 1e-5;
@@ -30,14 +30,14 @@ pub(super) fn dcc(net: &mut Net<'_>, config: &Config, pose: Vec<View>) -> Result
         biases.push(net.constant(format!("{name}.bias"), &[both.cout], &both.bias)?);
     }
     let rows = net.plan.rows("head.dcc.pose_to_kpts|out_kpt_vis", k * (dim + 1));
-    let gather = Op::SurvivorLinear { src: pose, weight: weights, bias: biases, dst: rows };
+    let gather = Op::Pose(Pose::SurvivorLinear { src: pose, weight: weights, bias: biases, dst: rows });
     net.plan.push("head.dcc.pose_to_kpts|out_kpt_vis", gather);
     net.plan.keypoint_vis = Some(rows.slice(k * dim, k));
 
     let features = net.plan.rows("head.dcc.gau", k * dim);
     let gau = gau(net, config, rows.slice(0, k * dim), features)?;
     debug_assert_eq!((gau.expansion, gau.key_dim), (expansion, key_dim));
-    net.plan.push("head.dcc.gau", Op::Gau(gau));
+    net.plan.push("head.dcc.gau", Op::Pose(Pose::Gau(gau)));
 
     // logits_i = f . (W e_i + b) = (W^T f) . e_i + f . b, and f . b is the same for every bin.
     let mut axis = |name: &str, bins: usize| -> Result<BinAxis> {
@@ -61,7 +61,7 @@ pub(super) fn dcc(net: &mut Net<'_>, config: &Config, pose: Vec<View>) -> Result
         x,
         y,
     };
-    net.plan.push("head.dcc", Op::BinDecode(decode));
+    net.plan.push("head.dcc", Op::Pose(Pose::BinDecode(decode)));
     net.plan.keypoint_xy = Some(keypoints);
     Ok(())
 }

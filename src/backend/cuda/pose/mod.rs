@@ -1,0 +1,3 @@
+//! What only a pose network needs of the host.
+
+pub mod frames;

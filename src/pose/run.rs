@@ -1,0 +1,88 @@
+//! What a run of the network takes and gives: photos with their geometry, thresholds, survivors.
+
+use super::Letterbox;
+use crate::error::{Error, Result};
+use crate::vision::Photo;
+
+/// One photo and how it is laid into the network input.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    /// The photo.
+    pub photo: &'a Photo,
+    /// Sampling geometry.
+    pub letterbox: &'a Letterbox,
+}
+
+impl Frame<'_> {
+    /// That the letterbox was made for this photo and for a network input of `input_size`, width and height, and that the
+    /// photo is whole.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if not.
+    pub fn check(&self, input_size: (usize, usize)) -> Result<()> {
+        let (wanted, made) = (input_size, self.letterbox.input_size());
+        if made != wanted {
+            return Err(Error::Usage(format!(
+                "a letterbox for an input of {}x{} pixels: expected {}x{}",
+                made.0, made.1, wanted.0, wanted.1
+            )));
+        }
+        let (w, h) = (self.photo.width, self.photo.height);
+        let (bytes, expected) = (self.photo.bgr.len(), self.letterbox.photo_size());
+        if expected != (w, h) || w.checked_mul(h).and_then(|n| n.checked_mul(3)) != Some(bytes) {
+            return Err(Error::Usage(format!(
+                "a photo of {w}x{h} pixels in {bytes} bytes: its letterbox expects {}x{}, of three bytes each",
+                expected.0, expected.1
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Which grids become people, see [`crate::plan::Pose::Select`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SelectParams {
+    /// A grid is a candidate if its score is strictly above this.
+    pub score_thr: f32,
+    /// A candidate is suppressed if its IoU with a better one is strictly above this.
+    pub nms_thr: f32,
+    /// At most this many, best first; `None`: all. Says nothing where `force` is given.
+    pub max_people: Option<usize>,
+    /// For latency studies: the best `n` grids survive, whatever their scores and overlaps.
+    pub force: Option<usize>,
+}
+
+impl Default for SelectParams {
+    /// mmpose's test configuration: 0.1 and 0.65, no cap.
+    fn default() -> Self {
+        SelectParams { score_thr: 0.1, nms_thr: 0.65, max_people: None, force: None }
+    }
+}
+
+/// The people of one image, best first, in network-input pixels.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Survivors {
+    /// `sigmoid(cls)`.
+    pub scores: Vec<f32>,
+    /// `x1, y1, x2, y2`, not clamped.
+    pub boxes: Vec<[f32; 4]>,
+    /// Grid point `g` of each.
+    pub priors: Vec<[f32; 2]>,
+    /// `K` per person: x, y; never clamped.
+    pub keypoints: Vec<[f32; 2]>,
+    /// `K` per person: `sigmoid(out_kpt_vis)`.
+    pub visibility: Vec<f32>,
+    /// If asked for, `K * x bins` probabilities per person.
+    pub heatmaps_x: Vec<f32>,
+    /// If asked for, `K * y bins` probabilities per person.
+    pub heatmaps_y: Vec<f32>,
+}
+
+/// What a run is asked to do besides the network itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RunOptions {
+    /// Selection thresholds.
+    pub select: SelectParams,
+    /// Return the 1-D heatmaps too.
+    pub heatmaps: bool,
+}
