@@ -48,7 +48,7 @@ fn kernels(criterion: &mut Criterion) {
             if matches!(op, Op::Pose(Pose::Letterbox { .. }) | Op::Pose(Pose::Select { .. })) {
                 continue;
             }
-            let survivors = op.writes().is_some_and(|v| plan.buffer_of(v).extent == Extent::Survivors);
+            let survivors = op.writes().is_some_and(|v| plan.buffer_of(v).extent == Extent::Rows);
             let times = if survivors { PEOPLE as u64 } else { 1 };
             let flops = times * plan.flops(&plan.steps[step]);
             if flops > 0 {

@@ -269,7 +269,7 @@ impl Engine {
         let start = Instant::now();
         let mut stages = StageTimes::default();
         let people = self.infer_with(photos, |executor, frames, run| {
-            let (survivors, times) = executor.run_staged(frames, run)?;
+            let (survivors, times) = executor.profiler().run_staged(frames, run)?;
             stages = times;
             Ok(survivors)
         })?;
@@ -283,7 +283,7 @@ impl Engine {
     pub fn step_times(&mut self, photo: &Photo) -> Result<Vec<StepTime>> {
         let mut steps = Vec::new();
         self.infer_with(std::slice::from_ref(photo), |executor, frames, run| {
-            let (survivors, times) = executor.run_timed(frames[0], run)?;
+            let (survivors, times) = executor.profiler().run_timed(frames[0], run)?;
             steps = times;
             Ok(vec![survivors])
         })?;
@@ -377,12 +377,12 @@ impl Engine {
 
     /// Network input, width and height in pixels.
     pub fn input_size(&self) -> (usize, usize) {
-        self.executor.plan().input_size
+        self.executor.plan().input_size()
     }
 
     /// Keypoints a person.
     pub fn keypoints(&self) -> usize {
-        self.executor.plan().keypoints
+        self.executor.plan().keypoints()
     }
 
     /// Floating-point operations of the dense network for one photo, two a multiply-add, counted as the plain

@@ -76,7 +76,7 @@ fn single_precision_agrees_with_double_on_trained_weights() {
     for name in ["rendered", "astronaut", "apollo11"] {
         let photo = Photo::open(file(&format!("examples/{name}.jpg"))).unwrap();
         let mut exact = Reference::new(plan());
-        let letterbox = Letterbox::new((photo.width, photo.height), exact.plan().input_size);
+        let letterbox = Letterbox::new((photo.width, photo.height), exact.plan().input_size());
         let frame = Frame { photo: &photo, letterbox: &letterbox };
         let options = RunOptions { heatmaps: true, ..RunOptions::default() };
         for isa in Isa::all() {
@@ -113,7 +113,7 @@ fn bf16_keeps_its_promise_on_trained_weights() {
     }
     for isa in isas {
         let (mut exact, mut found) = (prepare(isa, Precision::Fp32), prepare(isa, Precision::Bf16));
-        let letterbox = Letterbox::new((photo.width, photo.height), exact.plan().input_size);
+        let letterbox = Letterbox::new((photo.width, photo.height), exact.plan().input_size());
         let frame = Frame { photo: &photo, letterbox: &letterbox };
         let report = parity::compare(&mut exact, &mut found, frame, &RunOptions::default()).unwrap();
         println!("{}:\n{report}", isa.name());

@@ -79,7 +79,7 @@ fn every_plan_keeps_its_promises() {
             for &input in inputs {
                 let plan = model::build(&checkpoint, input).unwrap();
                 plan.check().unwrap_or_else(|what| panic!("{variant:?} {levels} {input:?}: {what}"));
-                assert_eq!(plan.input_size, input);
+                assert_eq!(plan.input_size(), input);
                 assert!(plan.lifetimes().iter().all(Option::is_some), "a buffer that no step touches");
             }
         }
@@ -108,7 +108,7 @@ fn broken_promises_are_found() {
     assert!(broken(&|p| conv(p, 1, &|c| c.stride = 1)).contains("not ["));
     assert!(broken(&|p| conv(p, 2, &|c| c.dst.c -= 1)).contains("constant"));
     assert!(broken(&|p| conv(p, 3, &|c| c.bias = c.weight)).contains("constant"));
-    assert!(broken(&|p| p.keypoints = 16).contains("output"));
+    assert!(broken(&|p| p.outputs[0].view.c = 16).contains("output"));
 
     // What memory accesses rely on is asked of every plan that is to be executed.
     let refused = |change: &dyn Fn(&mut Plan)| {
@@ -133,7 +133,20 @@ fn broken_promises_are_found() {
         _ => panic!("step {select} selects"),
     };
     assert!(refused(&|p| levels(p, &|l| l.clear())).contains("0 head levels"));
-    assert!(refused(&|p| levels(p, &|l| l[0].stride = 0)).contains("not [0, 0, 1]"));
+    assert!(refused(&|p| levels(p, &|l| l[0].stride = 0)).contains("stride 0"));
+    assert!(refused(&|p| levels(p, &|l| l[0].stride = usize::MAX)).contains("stride"));
+    assert!(refused(&|p| levels(p, &|l| l[0].stride = 8)).contains("cells of 8 pixels over"));
+    // What a run has one of.
+    assert!(refused(&|p| p.steps.push(p.steps[0].clone())).contains("2 letterboxes"));
+    assert!(refused(&|p| p.steps.push(p.steps[select].clone())).contains("2 selections"));
+    assert!(refused(&|p| p.steps.push(p.steps.last().unwrap().clone())).contains("2 decoders"));
+    assert!(refused(&|p| p.inputs.clear()).contains("does not fill the input"));
+    let features = plan.steps.iter().position(|s| matches!(s.op, Op::Pose(Pose::Gau(_)))).unwrap();
+    let tokens = |p: &mut Plan, tokens: usize| match &mut p.steps[features].op {
+        Op::Pose(Pose::Gau(gau)) => gau.tokens = tokens,
+        _ => panic!("step {features} is the attention unit"),
+    };
+    assert!(refused(&|p| tokens(p, (1 << 57) + 17)).contains("channels"));
     // Cells of a level that the survivors' maps lack.
     assert!(refused(&|p| levels(p, &|l| l.swap(0, 1))).contains("not ["));
 }

@@ -5,7 +5,7 @@ mod common;
 use common::{Report, Rng, difference, isas, wide};
 use rtmo_engine::backend::cpu::{CpuExecutor, CpuOptions, Isa};
 use rtmo_engine::backend::reference::Reference;
-use rtmo_engine::backend::{Executor, Frame, Precision, RunOptions, SelectParams, Survivors};
+use rtmo_engine::backend::{Executor, Frame, Precision, Profiler, RunOptions, SelectParams, Survivors};
 use rtmo_engine::plan::{Extent, Op, Plan, Pose, View};
 use rtmo_engine::pose::Letterbox;
 use rtmo_engine::pose::model::{self, Variant};
@@ -126,7 +126,7 @@ fn compare_network(variant: Variant, size: (usize, usize), keypoints: usize, lev
 }
 
 fn is_map(plan: &Plan, view: View) -> bool {
-    plan.buffer_of(view).extent != Extent::Survivors
+    plan.buffer_of(view).extent != Extent::Rows
 }
 
 #[test]
@@ -227,8 +227,10 @@ fn frames_that_do_not_fit_are_refused() {
     for mut executor in executors {
         let mut error = |photo: &Photo, letterbox: &Letterbox| {
             let frame = Frame { photo, letterbox };
-            let timed =
-                executor.run_timed(frame, &RunOptions::default()).map(|(survivors, _)| vec![survivors]);
+            let timed = executor
+                .profiler()
+                .run_timed(frame, &RunOptions::default())
+                .map(|(survivors, _)| vec![survivors]);
             let run = executor.run(&[frame], &RunOptions::default());
             let messages = [run, timed].map(|result| result.err().map(|error| error.to_string()));
             assert_eq!(messages[0], messages[1]);

@@ -59,7 +59,7 @@ fn step_case(plan: &Plan, step: usize, name: String, rng: &mut Rng) -> Option<Ca
         .iter()
         .position(|s| matches!(s.op, Op::Pose(Pose::Select { .. })))
         .expect("every network selects");
-    let rows = |v: View| plan.buffer_of(v).extent == Extent::Survivors;
+    let rows = |v: View| plan.buffer_of(v).extent == Extent::Rows;
     if !op.writes().is_some_and(rows) {
         let maps = inputs(plan, op, rng);
         let small = isolate(plan, &[step]);
@@ -365,9 +365,8 @@ fn the_stem_reads_the_bordered_input() {
     for (h, w, cout, kernel, stride) in
         [(32, 64, 24, 6, 2), (31, 33, 32, 6, 2), (8, 8, 9, 3, 1), (5, 6, 16, 1, 1)]
     {
-        let mut plan = Plan { input_size: (w, h), ..Plan::default() };
-        let src = plan.map("input", h, w, 3);
-        plan.push("letterbox", Op::Pose(Pose::Letterbox { dst: src }));
+        let mut plan = Plan::default();
+        let src = plan.letterbox(w, h);
         let fan_in = kernel * kernel * 3;
         let weight = rng.values(cout * fan_in, 1.0 / 255.0);
         let weight = plan.tensor("weight", &[cout, kernel, kernel, 3], weight);
@@ -497,7 +496,7 @@ fn attentions() {
 
 /// A plan that selects from two small levels, with `rows` of survivors to start from.
 fn selecting(rng: &mut Rng, rows: usize) -> (Plan, View, Vec<(View, Vec<f32>)>) {
-    let mut plan = Plan { input_size: (192, 160), ..Plan::default() };
+    let mut plan = Plan::default();
     let mut levels = Vec::new();
     for stride in [16, 32] {
         let (h, w) = (160 / stride, 192 / stride);

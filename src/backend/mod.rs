@@ -3,58 +3,15 @@
 pub mod cpu;
 pub mod cuda;
 pub mod device;
+mod profile;
 pub mod reference;
 
 pub use device::{Device, Placement, Precision};
+pub use profile::{Profiler, StageTimes, StepTime};
 
 use crate::error::Result;
 use crate::plan::{Plan, View};
 pub use crate::pose::{Frame, RunOptions, SelectParams, Survivors};
-use std::time::Duration;
-
-/// How long one step took in one run.
-#[derive(Clone, Debug)]
-pub struct StepTime {
-    /// Index of the step in the plan.
-    pub step: usize,
-    /// Kernels that executed it, e.g. `winograd s2`, or `pack + attend`.
-    pub kernel: String,
-    /// Wall-clock or device time.
-    pub time: Duration,
-}
-
-/// How long the parts of a run took, summed over its frames.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StageTimes {
-    /// Photo from the host's memory to the device's; none on a CPU.
-    pub upload: Duration,
-    /// Photo to network input.
-    pub letterbox: Duration,
-    /// Steps up to the selection: what every grid needs.
-    pub network: Duration,
-    /// Threshold and NMS.
-    pub select: Duration,
-    /// Steps after it: what only survivors need.
-    pub dcc: Duration,
-    /// People from the device's memory to the host's; none on a CPU.
-    pub download: Duration,
-}
-
-impl StageTimes {
-    /// Adds the times of steps of `plan` to the stages that they belong to.
-    pub fn add(&mut self, plan: &Plan, steps: &[StepTime]) {
-        let selection = plan.selection();
-        for t in steps {
-            let stage = match &plan.steps[t.step].op {
-                op if op.is_letterbox() => &mut self.letterbox,
-                op if op.fixes_rows() => &mut self.select,
-                _ if t.step > selection => &mut self.dcc,
-                _ => &mut self.network,
-            };
-            *stage += t.time;
-        }
-    }
-}
 
 /// A plan that a backend has prepared: weights packed, kernels chosen, memory allocated.
 pub trait Executor: Send {
@@ -87,32 +44,6 @@ pub trait Executor: Send {
         self.run(frames, options)
     }
 
-    /// As [`Executor::run`] for one frame, with the time of each step. Slower in total than `run`.
-    ///
-    /// # Errors
-    /// As `run`.
-    fn run_timed(&mut self, frame: Frame<'_>, options: &RunOptions) -> Result<(Survivors, Vec<StepTime>)>;
-
-    /// As [`Executor::run`], with the time of each stage: on a GPU the device's own, and a little longer in total than
-    /// `run`.
-    ///
-    /// # Errors
-    /// As `run`.
-    fn run_staged(
-        &mut self,
-        frames: &[Frame<'_>],
-        options: &RunOptions,
-    ) -> Result<(Vec<Survivors>, StageTimes)> {
-        let mut times = StageTimes::default();
-        let mut all = Vec::with_capacity(frames.len());
-        for &frame in frames {
-            let (survivors, steps) = self.run_timed(frame, options)?;
-            times.add(self.plan(), &steps);
-            all.push(survivors);
-        }
-        Ok((all, times))
-    }
-
     /// As [`Executor::run`] for the frames and options of the call before, whose photos a GPU still holds in its memory:
     /// nothing is uploaded.
     ///
@@ -121,6 +52,9 @@ pub trait Executor: Send {
     fn run_again(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
         self.run(frames, options)
     }
+
+    /// What measures where the time of a run goes.
+    fn profiler(&mut self) -> &mut dyn Profiler;
 
     /// Kernel launches of a run, where a run is made of such.
     fn launches(&self) -> Option<usize> {

@@ -454,7 +454,7 @@ impl Layers {
 
 /// Operations of a step in a run that finds so many people.
 fn flops(plan: &Plan, step: &Step, people: usize) -> u64 {
-    let rows = step.op.writes().is_some_and(|view| plan.buffer_of(view).extent == Extent::Survivors);
+    let rows = step.op.writes().is_some_and(|view| plan.buffer_of(view).extent == Extent::Rows);
     plan.flops(step) * if rows { people as u64 } else { 1 }
 }
 
@@ -463,7 +463,7 @@ fn output(plan: &Plan, step: &Step) -> String {
     let Some(view) = step.op.writes() else { return String::new() };
     match plan.buffer_of(view).extent {
         Extent::Map { h, w } => format!("{h}x{w}x{}", view.c),
-        Extent::Survivors => format!("nx{}", view.c),
+        Extent::Rows => format!("nx{}", view.c),
     }
 }
 

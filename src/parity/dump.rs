@@ -60,11 +60,11 @@ impl Dump {
     /// If the weights are not of the dump's kind of network.
     pub fn plan(&self, weights: &Checkpoint) -> Result<Plan> {
         let plan = model::build(weights, (self.photo.width, self.photo.height))?;
-        match plan.keypoints == self.keypoints {
+        match plan.keypoints() == self.keypoints {
             true => Ok(plan),
             false => Err(Error::weights(
                 weights.path(),
-                format!("a network of {} keypoints, but the dump has {}", plan.keypoints, self.keypoints),
+                format!("a network of {} keypoints, but the dump has {}", plan.keypoints(), self.keypoints),
             )),
         }
     }

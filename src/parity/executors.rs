@@ -39,7 +39,7 @@ pub fn compare(
         MAPS.iter().filter_map(|name| Some((*name, stage(&plan, name)?))).collect();
     for (i, step) in plan.steps.iter().enumerate() {
         let Some(view) = step.op.writes() else { continue };
-        if plan.buffer_of(view).extent == Extent::Survivors {
+        if plan.buffer_of(view).extent == Extent::Rows {
             continue;
         }
         let input = step.op.is_letterbox();
@@ -52,5 +52,5 @@ pub fn compare(
             }
         }
     }
-    Ok(Report { maps, people: PeopleError::between(&right, &people, plan.keypoints) })
+    Ok(Report { maps, people: PeopleError::between(&right, &people, plan.keypoints()) })
 }

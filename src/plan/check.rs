@@ -20,7 +20,7 @@ impl Plan {
             let fail = |what: String| Err(format!("{}: {what}", step.name));
             for view in step.op.reads().into_iter().chain(step.op.writes()) {
                 let buffer = self.buffer_of(view);
-                if buffer.extent == Extent::Survivors && !selected {
+                if buffer.extent == Extent::Rows && !selected {
                     return fail(format!("{} before the selection", buffer.name));
                 }
             }
@@ -61,7 +61,7 @@ impl Plan {
         for buffer in &self.buffers {
             let (h, w) = match buffer.extent {
                 Extent::Map { h, w } => (h, w),
-                Extent::Survivors => (1, 1),
+                Extent::Rows => (1, 1),
             };
             let size = h.checked_mul(w).and_then(|n| n.checked_mul(buffer.c));
             values = values.saturating_add(size.unwrap_or(usize::MAX));
@@ -81,14 +81,10 @@ impl Plan {
             }
             self.check_shapes(&step.op).map_err(fail)?;
         }
-        let outputs = [(self.keypoint_xy, 2 * self.keypoints), (self.keypoint_vis, self.keypoints)];
-        for (view, c) in outputs {
-            if let Some(view) = view {
-                self.check_view(view)?;
-                self.expect_rows(view, c).map_err(|what| format!("output {what}"))?;
-            }
+        for port in self.inputs.iter().chain(&self.outputs) {
+            self.check_view(port.view).map_err(|what| format!("{}: {what}", port.name))?;
         }
-        Ok(())
+        self.check_pose_ports()
     }
 
     /// That a view lies within its buffer.
@@ -108,7 +104,7 @@ impl Plan {
     pub(super) fn map_shape(&self, view: View) -> Result<[usize; 3], String> {
         match self.buffer_of(view).extent {
             Extent::Map { h, w } => Ok([h, w, view.c]),
-            Extent::Survivors => Err(format!("{} is no map", self.buffer_of(view).name)),
+            Extent::Rows => Err(format!("{} is no map", self.buffer_of(view).name)),
         }
     }
 
@@ -122,9 +118,9 @@ impl Plan {
 
     pub(super) fn expect_rows(&self, view: View, c: usize) -> Result<(), String> {
         let buffer = self.buffer_of(view);
-        match buffer.extent == Extent::Survivors && view.c == c {
+        match buffer.extent == Extent::Rows && view.c == c {
             true => Ok(()),
-            false => Err(format!("{} is not of {c} channels a survivor", buffer.name)),
+            false => Err(format!("{} is not rows of {c} channels", buffer.name)),
         }
     }
 

@@ -18,6 +18,7 @@ mod pose;
 pub(crate) use arena::place;
 pub use arena::{Arena, Lifetime};
 pub use pose::{BinAxis, BinDecode, Gau, GridLevel, MAX_LEVELS, Pose};
+pub use pose::{IMAGE, KEYPOINTS, VISIBILITY};
 
 /// Index of a [`Buffer`] in its plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,16 +49,16 @@ pub enum Extent {
         /// Columns.
         w: usize,
     },
-    /// One row of channels per survivor of [`Pose::Select`]; how many is known at run time only.
-    Survivors,
+    /// Rows of channels, as many as an earlier step of the run finds: see [`Op::fixes_rows`].
+    Rows,
 }
 
 impl Extent {
-    /// Pixels of a map; 1 for survivor rows.
+    /// Pixels of a map; 1 for rows.
     pub fn pixels(self) -> usize {
         match self {
             Extent::Map { h, w } => h * w,
-            Extent::Survivors => 1,
+            Extent::Rows => 1,
         }
     }
 }
@@ -69,8 +70,19 @@ pub struct Buffer {
     pub name: String,
     /// Spatial extents.
     pub extent: Extent,
-    /// Channels; also the pitch from one pixel (or survivor) to the next.
+    /// Channels; also the pitch from one pixel (or row) to the next.
     pub c: usize,
+    /// Number format.
+    pub dtype: DType,
+}
+
+/// Number format of a buffer's values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// The precision that the plan runs in: f32, bf16 or f16.
+    Working,
+    /// f32 in every precision: small maps on which decisions depend, and rows.
+    F32,
 }
 
 /// Channels `c0 .. c0 + c` of a buffer.
@@ -245,6 +257,15 @@ pub struct Step {
     pub op: Op,
 }
 
+/// A named input or output of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Name.
+    pub name: &'static str,
+    /// Where its values are.
+    pub view: View,
+}
+
 /// A network ready to be prepared by a backend.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
@@ -254,29 +275,30 @@ pub struct Plan {
     pub tensors: Vec<Tensor>,
     /// In order of execution.
     pub steps: Vec<Step>,
-    /// Network input width and height in pixels.
-    pub input_size: (usize, usize),
-    /// `K`.
-    pub keypoints: usize,
-    /// Survivor rows of `2 K` channels: keypoints in network-input pixels.
-    pub keypoint_xy: Option<View>,
-    /// Survivor rows of `K` channels: visibility logits.
-    pub keypoint_vis: Option<View>,
+    /// What a run is given, by name. A plan of a few steps may have none.
+    pub inputs: Vec<Port>,
+    /// What a run returns, by name. A plan of a few steps may have none.
+    pub outputs: Vec<Port>,
 }
 
 impl Plan {
     /// Adds a feature map and returns the view of all of it.
     pub fn map(&mut self, name: impl Into<String>, h: usize, w: usize, c: usize) -> View {
-        self.buffer(name, Extent::Map { h, w }, c)
+        self.buffer(name, Extent::Map { h, w }, c, DType::Working)
     }
 
-    /// Adds a buffer of one row per survivor and returns the view of all of it.
+    /// As [`Plan::map`], of values that are f32 in every precision.
+    pub fn map_f32(&mut self, name: impl Into<String>, h: usize, w: usize, c: usize) -> View {
+        self.buffer(name, Extent::Map { h, w }, c, DType::F32)
+    }
+
+    /// Adds a buffer of rows and returns the view of all of it.
     pub fn rows(&mut self, name: impl Into<String>, c: usize) -> View {
-        self.buffer(name, Extent::Survivors, c)
+        self.buffer(name, Extent::Rows, c, DType::F32)
     }
 
-    fn buffer(&mut self, name: impl Into<String>, extent: Extent, c: usize) -> View {
-        self.buffers.push(Buffer { name: name.into(), extent, c });
+    fn buffer(&mut self, name: impl Into<String>, extent: Extent, c: usize, dtype: DType) -> View {
+        self.buffers.push(Buffer { name: name.into(), extent, c, dtype });
         View { buffer: BufferId(self.buffers.len() - 1), c0: 0, c }
     }
 
@@ -296,6 +318,16 @@ impl Plan {
         self.steps.push(Step { name: name.into(), op });
     }
 
+    /// The output of that name.
+    pub fn output(&self, name: &str) -> Option<View> {
+        self.outputs.iter().find(|port| port.name == name).map(|port| port.view)
+    }
+
+    /// The input of that name.
+    pub fn input(&self, name: &str) -> Option<View> {
+        self.inputs.iter().find(|port| port.name == name).map(|port| port.view)
+    }
+
     /// The buffer behind a view.
     pub fn buffer_of(&self, view: View) -> &Buffer {
         &self.buffers[view.buffer.0]
@@ -304,11 +336,11 @@ impl Plan {
     /// Height and width of a view of a map.
     ///
     /// # Panics
-    /// If the view is of survivor rows.
+    /// If the view is of rows.
     pub fn hw(&self, view: View) -> (usize, usize) {
         match self.buffer_of(view).extent {
             Extent::Map { h, w } => (h, w),
-            Extent::Survivors => panic!("{} holds survivor rows, not a map", self.buffer_of(view).name),
+            Extent::Rows => panic!("{} holds rows, not a map", self.buffer_of(view).name),
         }
     }
 

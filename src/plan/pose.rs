@@ -1,7 +1,14 @@
 //! What only a pose network does: the operations from the photo to the network input, and from the head's maps to
 //! people. Backends keep their code for them in a folder of the same name.
 
-use super::{Op, Plan, Step, TensorId, View};
+use super::{Op, Plan, Port, Step, TensorId, View};
+
+/// The input of a pose network: a letterboxed photo, `[h, w, 3]`, BGR, 0..255.
+pub const IMAGE: &str = "image";
+/// An output: rows of `2 K` channels, x and y of each keypoint in pixels of the network input.
+pub const KEYPOINTS: &str = "keypoints";
+/// An output: rows of `K` channels, visibility logits.
+pub const VISIBILITY: &str = "visibility";
 
 /// Most head levels of a plan.
 pub const MAX_LEVELS: usize = 4;
@@ -196,12 +203,25 @@ impl Plan {
         })
     }
 
-    /// The network input, which a photo is letterboxed into.
-    pub fn input(&self) -> Option<View> {
-        self.steps.iter().find_map(|step| match step.op {
-            Op::Pose(Pose::Letterbox { dst }) => Some(dst),
-            _ => None,
+    /// Adds the network input and the step that fills it.
+    pub fn letterbox(&mut self, w: usize, h: usize) -> View {
+        let image = self.map("input", h, w, 3);
+        self.inputs.push(Port { name: IMAGE, view: image });
+        self.push("letterbox", Op::Pose(Pose::Letterbox { dst: image }));
+        image
+    }
+
+    /// Width and height of the network input in pixels; zeros in a plan of a few steps without one.
+    pub fn input_size(&self) -> (usize, usize) {
+        self.input(IMAGE).map_or((0, 0), |view| {
+            let (h, w) = self.hw(view);
+            (w, h)
         })
+    }
+
+    /// `K`, keypoints a person; 0 in a plan of a few steps without outputs.
+    pub fn keypoints(&self) -> usize {
+        self.output(VISIBILITY).map_or(0, |view| view.c)
     }
 
     /// The decoder of keypoints, if the plan has one.
@@ -233,18 +253,33 @@ impl Plan {
     pub(super) fn check_pose(&self, pose: &Pose) -> Result<(), String> {
         match pose {
             Pose::Letterbox { dst } => {
-                let (w, h) = self.input_size;
-                self.expect_map(*dst, [h, w, 3])
+                let [h, w, _] = self.map_shape(*dst)?;
+                self.expect_map(*dst, [h, w, 3])?;
+                let whole = self.buffer_of(*dst).c == 3 && self.input(IMAGE) == Some(*dst);
+                if whole { Ok(()) } else { Err(format!("does not fill the input {IMAGE}")) }
             }
             Pose::Select { levels } => {
                 if !(1..=MAX_LEVELS).contains(&levels.len()) {
                     return Err(format!("{} head levels, not 1 to {MAX_LEVELS}", levels.len()));
                 }
+                // All levels are grids over one image.
+                let extent = |level: &GridLevel| -> Result<_, String> {
+                    let [h, w, _] = self.map_shape(level.cls)?;
+                    let pixels = |n: usize| n.checked_mul(level.stride).filter(|n| *n > 0);
+                    pixels(h).zip(pixels(w)).ok_or_else(|| format!("stride {}", level.stride))
+                };
+                let (h, w) = extent(&levels[0])?;
+                let (image_w, image_h) = if self.inputs.is_empty() { (w, h) } else { self.input_size() };
                 for level in levels {
-                    let (w, h) = self.input_size;
-                    let cells = |n: usize| n.checked_div(level.stride).unwrap_or(0);
-                    self.expect_map(level.cls, [cells(h), cells(w), 1])?;
-                    self.expect_map(level.bbox, [cells(h), cells(w), 4])?;
+                    let [rows, columns, _] = self.map_shape(level.cls)?;
+                    self.expect_map(level.cls, [rows, columns, 1])?;
+                    self.expect_map(level.bbox, [rows, columns, 4])?;
+                    if extent(level)? != (image_h, image_w) {
+                        let stride = level.stride;
+                        return Err(format!(
+                            "a grid of {columns}x{rows} cells of {stride} pixels over {image_w}x{image_h} pixels"
+                        ));
+                    }
                 }
                 Ok(())
             }
@@ -274,11 +309,14 @@ impl Plan {
             }
             Pose::Gau(g) => {
                 let (k, d, e, s) = (g.tokens, g.dim, g.expansion, g.key_dim);
-                self.expect_rows(g.src, k * d)?;
-                self.expect_rows(g.dst, k * d)?;
+                let c = k.checked_mul(d).ok_or_else(|| format!("{k} keypoints of {d} channels"))?;
+                self.expect_rows(g.src, c)?;
+                self.expect_rows(g.dst, c)?;
+                let uv = e.checked_mul(2).and_then(|n| n.checked_add(s));
+                let uv = uv.ok_or_else(|| format!("widths {e} and {s}"))?;
                 self.expect_constants(&[
                     (g.norm_gain, &[1]),
-                    (g.uv, &[2 * e + s, d]),
+                    (g.uv, &[uv, d]),
                     (g.q_gain, &[s]),
                     (g.q_bias, &[k, s]),
                     (g.k_gain, &[s]),
@@ -288,8 +326,10 @@ impl Plan {
                 ])
             }
             Pose::BinDecode(b) => {
-                self.expect_rows(b.src, b.tokens * b.dim)?;
-                self.expect_rows(b.dst, b.tokens * 2)?;
+                let (k, d) = (b.tokens, b.dim);
+                let c = k.checked_mul(d).filter(|_| k.checked_mul(2).is_some());
+                self.expect_rows(b.src, c.ok_or_else(|| format!("{k} keypoints of {d} channels"))?)?;
+                self.expect_rows(b.dst, k * 2)?;
                 if b.x.bins == 0 || b.y.bins == 0 || b.pe_dim == 0 || !b.pe_dim.is_multiple_of(2) {
                     return Err(format!(
                         "{} and {} bins, codes of {} channels",
@@ -299,6 +339,28 @@ impl Plan {
                 let shape = [b.pe_dim, b.dim];
                 self.expect_constants(&[(b.x.weight, &shape), (b.y.weight, &shape)])
             }
+        }
+    }
+
+    /// Checks the outputs, and that what a run has one of is there at most once.
+    pub(super) fn check_pose_ports(&self) -> Result<(), String> {
+        let k = self.keypoints();
+        for (name, c) in [(KEYPOINTS, 2 * k), (VISIBILITY, k)] {
+            if let Some(view) = self.output(name) {
+                self.expect_rows(view, c).map_err(|what| format!("output {what}"))?;
+            }
+        }
+        let count = |what: fn(&Pose) -> bool| {
+            self.steps.iter().filter(|step| matches!(&step.op, Op::Pose(pose) if what(pose))).count()
+        };
+        let counts = [
+            ("letterboxes", count(|p| matches!(p, Pose::Letterbox { .. }))),
+            ("selections", count(|p| matches!(p, Pose::Select { .. }))),
+            ("decoders of bins", count(|p| matches!(p, Pose::BinDecode(_)))),
+        ];
+        match counts.into_iter().find(|(_, n)| *n > 1) {
+            Some((what, n)) => Err(format!("{n} {what}, expected one at most")),
+            None => Ok(()),
         }
     }
 }

@@ -227,7 +227,7 @@ impl Case {
                 let (pixel, c) = (i / view.c, i % view.c);
                 format!("y {} x {} channel {c}", pixel / w, pixel % w)
             }
-            Extent::Survivors => format!("person {} channel {}", i / view.c, i % view.c),
+            Extent::Rows => format!("person {} channel {}", i / view.c, i % view.c),
         }
     }
 
@@ -420,10 +420,8 @@ pub fn isolate(plan: &Plan, steps: &[usize]) -> Plan {
         buffers: plan.buffers.clone(),
         tensors: plan.tensors.iter().enumerate().map(tensor).collect(),
         steps,
-        input_size: plan.input_size,
-        keypoints: 0,
-        keypoint_xy: None,
-        keypoint_vis: None,
+        inputs: plan.inputs.clone(),
+        outputs: vec![],
     }
 }
 
@@ -433,7 +431,7 @@ pub fn signature(plan: &Plan, step: &Step) -> String {
         let b = plan.buffer_of(v);
         let extent = match b.extent {
             Extent::Map { h, w } => format!("{h}x{w}"),
-            Extent::Survivors => "rows ".into(),
+            Extent::Rows => "rows ".into(),
         };
         if v.c == b.c { format!("{extent}x{}", v.c) } else { format!("{extent}x{}[{}+{}]", b.c, v.c0, v.c) }
     };

@@ -34,9 +34,10 @@ pub mod work;
 
 pub use isa::Isa;
 
-use super::{Executor, Frame, Precision, RunOptions, StepTime, Survivors};
+use super::{Executor, Frame, Precision, Profiler, RunOptions, StepTime, Survivors};
 use crate::error::{Error, Result};
 use crate::plan::{Extent, Plan, View};
+use crate::plan::{KEYPOINTS, VISIBILITY};
 use crate::pose::select::sigmoid;
 use isa::with_isa;
 use memory::{Block, Map};
@@ -145,7 +146,7 @@ impl CpuExecutor {
         let size = phases.iter().fold(ScratchSize::default(), |size, p| size.max(p.work.scratch()));
         let heatmaps = plan.bin_decode().map(|d| [d.tokens * d.x.bins, d.tokens * d.y.bins]);
         let rows = plan.buffers.iter().map(|b| match b.extent {
-            Extent::Survivors => Rows::new(b.c),
+            Extent::Rows => Rows::new(b.c),
             Extent::Map { .. } => Rows::new(0),
         });
         let state = State {
@@ -157,7 +158,7 @@ impl CpuExecutor {
         let pool = Pool::new(threads)
             .map_err(|why| Error::Device(format!("cannot start {threads} threads: {why}")))?;
         let arena = Block::try_zeroed(arena_len).ok_or_else(|| {
-            let ((w, h), size) = (plan.input_size, arena_len as f64 * 4e-9);
+            let ((w, h), size) = (plan.input_size(), arena_len as f64 * 4e-9);
             Error::Device(format!(
                 "an input of {w}x{h} pixels takes {size:.2} GB of memory, which is not free"
             ))
@@ -212,7 +213,7 @@ impl CpuExecutor {
 
     /// What the last run found.
     fn survivors(&mut self, options: &RunOptions) -> Survivors {
-        let keypoints = self.plan.keypoints;
+        let keypoints = self.plan.keypoints();
         let state = self.state.get_mut();
         let n = state.survivors.len();
         let values = |view: Option<View>| -> Vec<f32> {
@@ -226,7 +227,7 @@ impl CpuExecutor {
                 .copied()
                 .collect()
         };
-        let xy = values(self.plan.keypoint_xy);
+        let xy = values(self.plan.output(KEYPOINTS));
         debug_assert_eq!(xy.len(), n * keypoints * 2);
         let (mut heatmaps_x, mut heatmaps_y) = (Vec::new(), Vec::new());
         if let (true, Some([x, y])) = (options.heatmaps, self.heatmaps) {
@@ -242,7 +243,7 @@ impl CpuExecutor {
             boxes: state.survivors.iter().map(|s| s.bbox).collect(),
             priors: state.survivors.iter().map(|s| s.prior).collect(),
             keypoints: xy.chunks_exact(2).map(|p| [p[0], p[1]]).collect(),
-            visibility: values(self.plan.keypoint_vis).into_iter().map(sigmoid).collect(),
+            visibility: values(self.plan.output(VISIBILITY)).into_iter().map(sigmoid).collect(),
             heatmaps_x,
             heatmaps_y,
         }
@@ -264,7 +265,7 @@ impl Executor for CpuExecutor {
     fn run(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
         let mut all = Vec::with_capacity(frames.len());
         for frame in frames {
-            frame.check(self.plan.input_size)?;
+            frame.check(self.plan.input_size())?;
         }
         self.batch = frames.len();
         for &frame in frames {
@@ -274,30 +275,8 @@ impl Executor for CpuExecutor {
         Ok(all)
     }
 
-    fn run_timed(&mut self, frame: Frame<'_>, options: &RunOptions) -> Result<(Survivors, Vec<StepTime>)> {
-        frame.check(self.plan.input_size)?;
-        self.batch = 1;
-        let ends: Vec<Mutex<Option<Instant>>> = self.phases.iter().map(|_| Mutex::new(None)).collect();
-        let start = Instant::now();
-        self.execute(0..self.phases.len(), frame, options, &|phase| {
-            *ends[phase].lock().expect("nobody panics with it") = Some(Instant::now());
-        });
-        let mut times: Vec<StepTime> = Vec::new();
-        let mut last = start;
-        for (phase, end) in self.phases.iter().zip(&ends) {
-            let end = end.lock().expect("nobody panics with it").unwrap_or(last);
-            let time = end - last;
-            last = end;
-            match times.last_mut() {
-                Some(t) if t.step == phase.step => {
-                    t.time += time;
-                    t.kernel = format!("{} + {}", t.kernel, phase.kernel);
-                }
-                _ => times.push(StepTime { step: phase.step, kernel: phase.kernel.into(), time }),
-            }
-        }
-        debug_assert!(times.iter().map(|t| t.time).sum::<Duration>() <= start.elapsed());
-        Ok((self.survivors(options), times))
+    fn profiler(&mut self) -> &mut dyn Profiler {
+        self
     }
 
     /// Only the last image of a batch is kept.
@@ -337,5 +316,33 @@ impl Executor for CpuExecutor {
             n => format!("{n} threads"),
         };
         format!("CPU, {}, {threads}, {precision}", isa.name())
+    }
+}
+
+impl Profiler for CpuExecutor {
+    fn run_timed(&mut self, frame: Frame<'_>, options: &RunOptions) -> Result<(Survivors, Vec<StepTime>)> {
+        frame.check(self.plan.input_size())?;
+        self.batch = 1;
+        let ends: Vec<Mutex<Option<Instant>>> = self.phases.iter().map(|_| Mutex::new(None)).collect();
+        let start = Instant::now();
+        self.execute(0..self.phases.len(), frame, options, &|phase| {
+            *ends[phase].lock().expect("nobody panics with it") = Some(Instant::now());
+        });
+        let mut times: Vec<StepTime> = Vec::new();
+        let mut last = start;
+        for (phase, end) in self.phases.iter().zip(&ends) {
+            let end = end.lock().expect("nobody panics with it").unwrap_or(last);
+            let time = end - last;
+            last = end;
+            match times.last_mut() {
+                Some(t) if t.step == phase.step => {
+                    t.time += time;
+                    t.kernel = format!("{} + {}", t.kernel, phase.kernel);
+                }
+                _ => times.push(StepTime { step: phase.step, kernel: phase.kernel.into(), time }),
+            }
+        }
+        debug_assert!(times.iter().map(|t| t.time).sum::<Duration>() <= start.elapsed());
+        Ok((self.survivors(options), times))
     }
 }

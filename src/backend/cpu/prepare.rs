@@ -15,7 +15,7 @@ use super::winograd::scheme::{F23, F23Stride2, F43, F43Stride2, Scheme};
 use super::winograd::{self, Winograd};
 use super::work::Work;
 use crate::backend::Precision;
-use crate::plan::{Arena, BufferId, Conv, Op, Plan, PreAdd, TensorId, View};
+use crate::plan::{Arena, Conv, DType, Op, Plan, PreAdd, TensorId, View};
 use half::bf16;
 use std::sync::Mutex;
 use std::thread;
@@ -55,7 +55,6 @@ pub fn prepare<S: Simd>(simd: S, plan: &mut Plan, arena: &Arena, options: &CpuOp
         arena_len: arena.len,
         input: None,
         uses: uses(plan),
-        selected: selected(plan),
         jobs: vec![],
     };
     for step in 0..plan.steps.len() {
@@ -103,12 +102,6 @@ fn uses(plan: &Plan) -> Vec<usize> {
     uses
 }
 
-/// Buffers that selection reads.
-fn selected(plan: &Plan) -> Vec<BufferId> {
-    let selections = plan.steps.iter().filter(|s| s.op.fixes_rows());
-    selections.flat_map(|s| s.op.reads()).map(|view| view.buffer).collect()
-}
-
 pub(super) struct Builder<'a, S> {
     pub(super) simd: S,
     arena: &'a Arena,
@@ -119,7 +112,6 @@ pub(super) struct Builder<'a, S> {
     arena_len: usize,
     pub(super) input: Option<(View, Map, usize)>,
     uses: Vec<usize>,
-    selected: Vec<BufferId>,
     jobs: Vec<Job>,
 }
 
@@ -212,7 +204,8 @@ impl<S: Simd> Builder<'_, S> {
             }
             _ => self.map(plan, conv.src),
         };
-        let kernel = self.choose(&Layer { src: &src, dst: &dst, shape, lanes: S::LANES }, conv.dst.buffer);
+        let dtype = plan.buffer_of(conv.dst).dtype;
+        let kernel = self.choose(&Layer { src: &src, dst: &dst, shape, lanes: S::LANES }, dtype);
         let input = self.input.is_some_and(|(input, ..)| input.buffer == conv.src.buffer);
         if input && self.precision == Precision::Bf16 && !matches!(kernel, Kernel::F32(_)) {
             for filter in weight.chunks_exact_mut(shape.kernel * shape.kernel * src.c) {
@@ -243,9 +236,8 @@ impl<S: Simd> Builder<'_, S> {
     }
 
     /// What a convolution is best computed by in this precision.
-    fn choose(&self, layer: &Layer<'_>, dst: BufferId) -> Kernel {
-        // Scores and boxes decide who is found, at next to no cost: they stay in f32, as all that follows selection.
-        let rounded = self.precision != Precision::Fp32 && !self.selected.contains(&dst);
+    fn choose(&self, layer: &Layer<'_>, dst: DType) -> Kernel {
+        let rounded = self.precision != Precision::Fp32 && dst == DType::Working;
         match self.unit {
             Some(unit) if rounded => Kernel::Tiles(unit),
             None if rounded => layer.bf16().map_or(Kernel::F32(layer.f32()), Kernel::Bf16),

@@ -56,7 +56,7 @@ impl CpuExecutor {
     pub fn run_steps(&mut self, steps: Range<usize>, options: &RunOptions) -> Survivors {
         let photo = Photo { width: 1, height: 1, bgr: vec![114; 3] };
         // A plan of a few steps may have no input.
-        let (w, h) = self.plan.input_size;
+        let (w, h) = self.plan.input_size();
         let letterbox = Letterbox::new((1, 1), (w.max(1), h.max(1)));
         let at = |step: usize| self.phases.partition_point(|phase| phase.step < step);
         let phases = at(steps.start)..at(steps.end);
@@ -88,7 +88,7 @@ impl CpuExecutor {
     /// # Panics
     /// If the view is of a map.
     pub fn rows(&mut self, view: View) -> Vec<&mut [f32]> {
-        assert_eq!(self.plan.buffer_of(view).extent, Extent::Survivors);
+        assert_eq!(self.plan.buffer_of(view).extent, Extent::Rows);
         let state = self.state.get_mut();
         let rows = &state.rows[view.buffer.0];
         let row = |i: usize| {

@@ -8,6 +8,7 @@ use super::schedule::{Group, Schedule, Storage, beyond};
 use super::tiles::{Choice, Shape, TILES, Unit, geometry, grid, shared_bytes, stages};
 use crate::error::Result;
 use crate::plan::{Conv, Op, Plan, Pose, PreAdd, TensorId, View};
+use crate::plan::{KEYPOINTS, VISIBILITY};
 
 /// Memory that a batch of images works in. Device addresses.
 #[derive(Clone, Copy, Debug)]
@@ -140,7 +141,7 @@ impl Lowering<'_> {
     }
 
     fn letterbox(&self, step: usize, dst: View) -> Launch {
-        let ((in_w, in_h), images) = (self.plan.input_size, self.place.images);
+        let ((in_w, in_h), images) = (self.plan.input_size(), self.place.images);
         let params = LetterboxLaunch {
             frames: self.place.input,
             dst: self.address(dst),
@@ -441,7 +442,9 @@ impl Lowering<'_> {
 
     /// Hands people over to the host; nothing to hand over in plans without outputs.
     fn collect(&mut self) -> Result<Option<Launch>> {
-        let (Some(xy), Some(vis)) = (self.plan.keypoint_xy, self.plan.keypoint_vis) else { return Ok(None) };
+        let (Some(xy), Some(vis)) = (self.plan.output(KEYPOINTS), self.plan.output(VISIBILITY)) else {
+            return Ok(None);
+        };
         let Place { images, capacity, survivors, counts, host_counts, host_rows, .. } = self.place;
         let params = CollectLaunch {
             survivors,
@@ -452,7 +455,7 @@ impl Lowering<'_> {
             host_rows,
             keypoints_pitch: self.pitch(xy),
             visibility_pitch: self.pitch(vis),
-            tokens: self.plan.keypoints as i32,
+            tokens: self.plan.keypoints() as i32,
             capacity: capacity as i32,
             images: images as i32,
             reserved: 0,

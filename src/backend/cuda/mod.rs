@@ -39,7 +39,7 @@ use self::schedule::{Group, Schedule, Storage};
 use self::setup::{Key, Setup};
 use self::tiles::{Choice, Shape};
 use self::tune::Cache;
-use super::{Executor, Frame, RunOptions, StageTimes, StepTime, Survivors};
+use super::{Executor, Frame, Profiler, RunOptions, StageTimes, StepTime, Survivors};
 use crate::error::{Error, Result};
 use crate::plan::{Op, Plan, View};
 pub use device::{DeviceInfo, devices};
@@ -300,7 +300,7 @@ impl CudaExecutor {
 
     /// Writes the frames where a lane's program will look for them; returns the setup's index and the program's key.
     fn prepare(&mut self, lane: usize, frames: &[Frame<'_>], options: &RunOptions) -> Result<(usize, Key)> {
-        let layout = Layout::new(frames, self.plan.input_size)?;
+        let layout = Layout::new(frames, self.plan.input_size())?;
         self.held = None;
         let index = self.setup(frames.len(), lane)?;
         let setup = &mut self.setups[index];
@@ -379,31 +379,8 @@ impl Executor for CudaExecutor {
         }
     }
 
-    fn run_staged(
-        &mut self,
-        frames: &[Frame<'_>],
-        options: &RunOptions,
-    ) -> Result<(Vec<Survivors>, StageTimes)> {
-        self.idle()?;
-        let (mut times, mut all) = (StageTimes::default(), Vec::with_capacity(frames.len()));
-        for batch in frames.chunks(MAX_BATCH) {
-            let (index, key) = self.prepare(0, batch, options)?;
-            let key = Key { staged: true, ..key };
-            let stages = self.setups[index].program(&self.gpu, &self.plan, key)?.run_staged()?;
-            let into = [
-                &mut times.upload,
-                &mut times.letterbox,
-                &mut times.network,
-                &mut times.select,
-                &mut times.dcc,
-                &mut times.download,
-            ];
-            into.into_iter().zip(stages).for_each(|(sum, time)| *sum += time);
-            // a frame with more people than fit runs again, which is not timed
-            let found = self.setups[index].results(&self.plan, options)?;
-            all.extend(self.complete(0, found, batch, options)?);
-        }
-        Ok((all, times))
+    fn profiler(&mut self) -> &mut dyn Profiler {
+        self
     }
 
     fn launches(&self) -> Option<usize> {
@@ -412,31 +389,6 @@ impl Executor for CudaExecutor {
 
     fn device_memory(&self) -> Option<usize> {
         Some(self.constants.held() + self.setups.iter().map(Setup::held).sum::<usize>())
-    }
-
-    fn run_timed(&mut self, frame: Frame<'_>, options: &RunOptions) -> Result<(Survivors, Vec<StepTime>)> {
-        self.idle()?;
-        let (index, key) = self.prepare(0, &[frame], options)?;
-        let setup = &self.setups[index];
-        let sequence = setup.sequence(key, &self.plan);
-        let launches: Vec<(Vec<usize>, &'static str)> =
-            sequence.launches.iter().map(|l| (l.steps.clone(), l.kernel)).collect();
-        // SAFETY: addresses are those of the setup and of constants, which stay as they are until the program is dropped, at
-        // the end of the line.
-        let times = unsafe { self.gpu.compile(sequence) }?.run_timed()?;
-        let people = self.setups[index].results(&self.plan, options)?.pop().flatten();
-        let people = people.ok_or_else(|| Error::Device("more survivors than grid cells".into()))?;
-        // A launch of several steps counts for the first; the others show the kernel they went with, and no time.
-        let mut steps = Vec::new();
-        for ((of, kernel), time) in launches.into_iter().zip(times) {
-            for (i, step) in of.iter().enumerate() {
-                let time = if i == 0 { time } else { Duration::ZERO };
-                let with = if i == 0 { String::new() } else { format!(" (with step {})", of[0]) };
-                steps.push(StepTime { step: *step, kernel: format!("{kernel}{with}"), time });
-            }
-        }
-        steps.sort_by_key(|s| s.step);
-        Ok((people, steps))
     }
 
     fn read(&mut self, view: View, image: usize) -> Result<Vec<f32>> {
@@ -468,7 +420,7 @@ impl Executor for CudaExecutor {
             }
             Storage::Cells => {
                 let data: Vec<f32> = load(pixels * 8)?.chunks_exact(2).map(half).collect();
-                let (w, h) = self.plan.input_size;
+                let (w, h) = self.plan.input_size();
                 let at = |y: usize, x: usize, c: usize| {
                     data[(y / 2 * (w / 2) + x / 2) * 16 + (y % 2 * 2 + x % 2) * 3 + c]
                 };
@@ -488,5 +440,59 @@ impl Executor for CudaExecutor {
     fn describe(&self) -> String {
         let launches = self.setups.first().map_or(0, |s| s.launches.len());
         format!("{}, fp16, {launches} launches a run", self.gpu.describe())
+    }
+}
+
+impl Profiler for CudaExecutor {
+    fn run_staged(
+        &mut self,
+        frames: &[Frame<'_>],
+        options: &RunOptions,
+    ) -> Result<(Vec<Survivors>, StageTimes)> {
+        self.idle()?;
+        let (mut times, mut all) = (StageTimes::default(), Vec::with_capacity(frames.len()));
+        for batch in frames.chunks(MAX_BATCH) {
+            let (index, key) = self.prepare(0, batch, options)?;
+            let key = Key { staged: true, ..key };
+            let stages = self.setups[index].program(&self.gpu, &self.plan, key)?.run_staged()?;
+            let into = [
+                &mut times.upload,
+                &mut times.letterbox,
+                &mut times.network,
+                &mut times.select,
+                &mut times.dcc,
+                &mut times.download,
+            ];
+            into.into_iter().zip(stages).for_each(|(sum, time)| *sum += time);
+            // a frame with more people than fit runs again, which is not timed
+            let found = self.setups[index].results(&self.plan, options)?;
+            all.extend(self.complete(0, found, batch, options)?);
+        }
+        Ok((all, times))
+    }
+
+    fn run_timed(&mut self, frame: Frame<'_>, options: &RunOptions) -> Result<(Survivors, Vec<StepTime>)> {
+        self.idle()?;
+        let (index, key) = self.prepare(0, &[frame], options)?;
+        let setup = &self.setups[index];
+        let sequence = setup.sequence(key, &self.plan);
+        let launches: Vec<(Vec<usize>, &'static str)> =
+            sequence.launches.iter().map(|l| (l.steps.clone(), l.kernel)).collect();
+        // SAFETY: addresses are those of the setup and of constants, which stay as they are until the program is dropped, at
+        // the end of the line.
+        let times = unsafe { self.gpu.compile(sequence) }?.run_timed()?;
+        let people = self.setups[index].results(&self.plan, options)?.pop().flatten();
+        let people = people.ok_or_else(|| Error::Device("more survivors than grid cells".into()))?;
+        // A launch of several steps counts for the first; the others show the kernel they went with, and no time.
+        let mut steps = Vec::new();
+        for ((of, kernel), time) in launches.into_iter().zip(times) {
+            for (i, step) in of.iter().enumerate() {
+                let time = if i == 0 { time } else { Duration::ZERO };
+                let with = if i == 0 { String::new() } else { format!(" (with step {})", of[0]) };
+                steps.push(StepTime { step: *step, kernel: format!("{kernel}{with}"), time });
+            }
+        }
+        steps.sort_by_key(|s| s.step);
+        Ok((people, steps))
     }
 }

@@ -2,7 +2,8 @@
 
 use super::params::{CONV_STEPS, LEVELS, PREDICT_STEPS};
 use crate::error::{Error, Result};
-use crate::plan::{Act, Conv, Extent, Lifetime, Op, Plan, Pose, PreAdd, View, place};
+use crate::plan::IMAGE;
+use crate::plan::{Act, Conv, DType, Extent, Lifetime, Op, Plan, Pose, PreAdd, View, place};
 use std::mem::discriminant;
 
 /// Steps that one launch executes. Indices into the plan.
@@ -65,9 +66,9 @@ pub(super) struct Schedule {
     pub row: usize,
 }
 
-/// Whether a convolution belongs to the kernel for few outputs.
-fn few(c: &Conv) -> bool {
-    !c.dst.c.is_multiple_of(8)
+/// Whether a convolution belongs to the kernel of predictions, which are few and stay in fp32.
+fn few(plan: &Plan, c: &Conv) -> bool {
+    plan.buffer_of(c.dst).dtype == DType::F32
 }
 
 /// How far ahead a convolution may be drawn into a launch.
@@ -100,7 +101,7 @@ impl Schedule {
         }
         let groups = groups(plan, if group { LOOK_AHEAD } else { 0 });
         // plans without outputs are parts of networks, for tests, which do not run all of it
-        if plan.keypoint_xy.is_some() && !ends_in_order(&groups) {
+        if !plan.outputs.is_empty() && !ends_in_order(&groups) {
             let why =
                 "expected the selection, then one survivor linear, gau and bin decode, and nothing else";
             return Err(beyond(plan, plan.steps.last().map_or("", |s| &s.name), why));
@@ -150,13 +151,13 @@ fn storage(plan: &Plan) -> Vec<Storage> {
         .iter()
         .map(|b| match b.extent {
             Extent::Map { .. } => Storage::Half { pitch: b.c.next_multiple_of(8) },
-            Extent::Survivors => Storage::Rows { pitch: b.c.next_multiple_of(4) },
+            Extent::Rows => Storage::Rows { pitch: b.c.next_multiple_of(4) },
         })
         .collect();
     for step in &plan.steps {
         match &step.op {
             Op::Pose(Pose::Letterbox { dst }) => storage[dst.buffer.0] = Storage::Cells,
-            Op::Conv(c) if few(c) => {
+            Op::Conv(c) if few(plan, c) => {
                 storage[c.dst.buffer.0] = Storage::Float { pitch: plan.buffer_of(c.dst).c };
             }
             _ => {}
@@ -178,10 +179,10 @@ fn groups(plan: &Plan, look_ahead: usize) -> Vec<Group> {
             Op::Pose(Pose::Letterbox { .. }) => Group::Letterbox(i),
             Op::Conv(c) => {
                 let mut steps = vec![i];
-                let most = if few(c) { PREDICT_STEPS } else { CONV_STEPS };
+                let most = if few(plan, c) { PREDICT_STEPS } else { CONV_STEPS };
                 for j in i + 1..n.min(i + 1 + look_ahead) {
                     let Op::Conv(d) = &plan.steps[j].op else { continue };
-                    let alike = few(c) == few(d)
+                    let alike = few(plan, c) == few(plan, d)
                         && (c.kernel, c.stride) == (d.kernel, d.stride)
                         && (c.act == Act::Gelu) == (d.act == Act::Gelu);
                     // everything before `j` that it needs must have run in an earlier launch
@@ -191,7 +192,7 @@ fn groups(plan: &Plan, look_ahead: usize) -> Vec<Group> {
                         done[j] = true;
                     }
                 }
-                if few(c) { Group::Predict(steps) } else { Group::Conv(steps) }
+                if few(plan, c) { Group::Predict(steps) } else { Group::Conv(steps) }
             }
             Op::PoolPyramid { .. } => Group::Pool(i),
             Op::Attention { .. } => Group::Attention(i),
@@ -216,7 +217,7 @@ fn ends_in_order(groups: &[Group]) -> bool {
 
 /// The error for a step that the kernels cannot do.
 pub(super) fn beyond(plan: &Plan, step: &str, why: &str) -> Error {
-    let (w, h) = plan.input_size;
+    let (w, h) = plan.input_size();
     Error::Usage(format!(
         "step {step}: not possible on CUDA: {why} (with an input of {w}x{h} pixels; --device cpu has no such limits)"
     ))
@@ -302,7 +303,7 @@ fn conv_supported(
 ) -> std::result::Result<(), String> {
     let (kernel, stride, pad) = (c.kernel, c.stride, c.pad);
     if kernel == 6 {
-        let photo = plan.input() == Some(c.src);
+        let photo = plan.input(IMAGE) == Some(c.src);
         require(
             photo && (stride, pad, c.groups) == (2, 2, 1),
             "a 6x6 convolution that is not the stem".into(),
@@ -314,7 +315,7 @@ fn conv_supported(
         require(c.src.c.is_multiple_of(8), format!("{} input channels, expected a multiple of 8", c.src.c))?;
     }
     require(c.src.buffer != c.dst.buffer || !overlap(c.src, c.dst), "it writes what it reads".into())?;
-    if few(c) {
+    if few(plan, c) {
         let plain = kernel == 1 && c.groups == 1 && c.act == Act::None && c.post_add.is_none();
         let plain = plain && c.pre_add == PreAdd::None && c.dst.c <= 4 && c.dst.c0 == 0;
         let what =

@@ -62,7 +62,7 @@ impl Setup {
         let capacity = if images == 1 { cells } else { cells.min(BATCH_CAPACITY) }.max(1);
         let working = |bytes: usize| Memory::new(gpu, bytes, Purpose::Working);
         let people = images * capacity;
-        let (w, h) = plan.input_size;
+        let (w, h) = plan.input_size();
         let input_bytes = images * (w * h * 3 + 64 * (w + h));
         // kernels look at survivors before they know how many there are
         let survivors = working(people * SURVIVOR_BYTES)?;
@@ -120,7 +120,7 @@ impl Setup {
             return Ok(());
         }
         let memory = |bins: usize| {
-            let bytes = self.images * self.capacity * plan.keypoints * bins * 4;
+            let bytes = self.images * self.capacity * plan.keypoints() * bins * 4;
             Memory::new(gpu, bytes, Purpose::Working)
         };
         let [x, y] = bins(plan);
@@ -182,7 +182,7 @@ impl Setup {
 
     /// What the last run left in the host's memory; `None` for an image whose survivors did not fit.
     pub fn results(&self, plan: &Plan, options: &RunOptions) -> Result<Vec<Option<Survivors>>> {
-        let (k, fields) = (plan.keypoints, fields(plan));
+        let (k, fields) = (plan.keypoints(), fields(plan));
         let counts: &[Count] =
             bytemuck::cast_slice(&self.host_counts.read()[..self.images * size_of::<Count>()]);
         let rows: &[f32] =
@@ -220,7 +220,7 @@ impl Setup {
 
 /// Floats of a person in the results.
 fn fields(plan: &Plan) -> usize {
-    7 + 3 * plan.keypoints
+    7 + 3 * plan.keypoints()
 }
 
 /// Bins of x and y.

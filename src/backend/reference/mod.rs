@@ -6,11 +6,12 @@
 
 pub mod ops;
 
-use super::{Executor, Frame, RunOptions, SelectParams, StepTime, Survivors};
+use super::{Executor, Frame, Profiler, RunOptions, SelectParams, StepTime, Survivors};
 use crate::error::{Error, Result};
 use crate::plan::{
     Act, BinAxis, BinDecode, BufferId, Conv, Extent, Gau, GridLevel, Op, Plan, Pose, PreAdd, TensorId, View,
 };
+use crate::plan::{KEYPOINTS, VISIBILITY};
 use ops::{ConvSpec, activate, dot, iou, sigmoid, softmax};
 use std::ops::Range;
 use std::time::Instant;
@@ -58,7 +59,7 @@ impl Reference {
     pub fn new(plan: Plan) -> Reference {
         let size = |b: &crate::plan::Buffer| match b.extent {
             Extent::Map { h, w } => h * w * b.c,
-            Extent::Survivors => 0,
+            Extent::Rows => 0,
         };
         let buffers = plan.buffers.iter().map(|b| vec![0.0; size(b)]).collect();
         Reference {
@@ -124,7 +125,7 @@ impl Reference {
     /// Sets the survivors, as [`Pose::Select`] would; empties all survivor rows.
     pub fn set_people(&mut self, people: Vec<Person>) {
         for (buffer, values) in self.plan.buffers.iter().zip(&mut self.buffers) {
-            if buffer.extent == Extent::Survivors {
+            if buffer.extent == Extent::Rows {
                 *values = vec![0.0; people.len() * buffer.c];
             }
         }
@@ -150,8 +151,8 @@ impl Reference {
     pub fn survivors(&self) -> Survivors {
         let single = |v: &[f64]| -> Vec<f32> { v.iter().map(|&v| v as f32).collect() };
         let outputs = |view: Option<View>| view.map_or_else(Vec::new, |view| self.map(view));
-        let keypoints = outputs(self.plan.keypoint_xy);
-        let visibility: Vec<f64> = outputs(self.plan.keypoint_vis).into_iter().map(sigmoid).collect();
+        let keypoints = outputs(self.plan.output(KEYPOINTS));
+        let visibility: Vec<f64> = outputs(self.plan.output(VISIBILITY)).into_iter().map(sigmoid).collect();
         let [x, y] = &self.heatmaps;
         Survivors {
             scores: self.people.iter().map(|p| p.score as f32).collect(),
@@ -354,8 +355,37 @@ impl Executor for Reference {
         all
     }
 
+    fn profiler(&mut self) -> &mut dyn Profiler {
+        self
+    }
+
+    /// Only the last image of a batch is kept.
+    fn read(&mut self, view: View, image: usize) -> Result<Vec<f32>> {
+        if image + 1 != self.batch {
+            let what = format!("image {image} of a batch of {}: only the last one is kept", self.batch);
+            return Err(Error::Usage(what));
+        }
+        match self.plan.buffer_of(view).extent {
+            Extent::Map { .. } => Ok(self.map(view).into_iter().map(|v| v as f32).collect()),
+            Extent::Rows => {
+                let BufferId(id) = view.buffer;
+                Err(Error::Usage(format!("{} is no map", self.plan.buffers[id].name)))
+            }
+        }
+    }
+
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn describe(&self) -> String {
+        "reference, f64".into()
+    }
+}
+
+impl Profiler for Reference {
     fn run_timed(&mut self, frame: Frame<'_>, options: &RunOptions) -> Result<(Survivors, Vec<StepTime>)> {
-        let (w, h) = self.plan.input_size;
+        let (w, h) = self.plan.input_size();
         frame.check((w, h))?;
         self.batch = 1;
         let mut row = vec![0; w * 3];
@@ -376,29 +406,6 @@ impl Executor for Reference {
         }
         Ok((self.survivors(), times))
     }
-
-    /// Only the last image of a batch is kept.
-    fn read(&mut self, view: View, image: usize) -> Result<Vec<f32>> {
-        if image + 1 != self.batch {
-            let what = format!("image {image} of a batch of {}: only the last one is kept", self.batch);
-            return Err(Error::Usage(what));
-        }
-        match self.plan.buffer_of(view).extent {
-            Extent::Map { .. } => Ok(self.map(view).into_iter().map(|v| v as f32).collect()),
-            Extent::Survivors => {
-                let BufferId(id) = view.buffer;
-                Err(Error::Usage(format!("{} is no map", self.plan.buffers[id].name)))
-            }
-        }
-    }
-
-    fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    fn describe(&self) -> String {
-        "reference, f64".into()
-    }
 }
 
 #[cfg(test)]
@@ -407,7 +414,7 @@ mod tests {
 
     /// Two levels of strides 16 and 32 of a 64x32 input; logits and box numbers as given, cell by cell.
     fn select(cells: &[(f64, [f64; 4])], params: SelectParams) -> Vec<Person> {
-        let mut plan = Plan { input_size: (64, 32), ..Plan::default() };
+        let mut plan = Plan::default();
         let mut levels = Vec::new();
         for (h, w, stride) in [(2, 4, 16), (1, 2, 32)] {
             levels.push(GridLevel { cls: plan.map("cls", h, w, 1), bbox: plan.map("bbox", h, w, 4), stride });

@@ -4,7 +4,7 @@
 use super::config::{BIN_TEMPERATURE, Config, Dcc};
 use super::net::Net;
 use crate::error::Result;
-use crate::plan::{BinAxis, BinDecode, Gau, Op, Pose, View};
+use crate::plan::{BinAxis, BinDecode, Gau, KEYPOINTS, Op, Port, Pose, VISIBILITY, View};
 
 /// Added to the variances of `pose_to_kpts`' batch norm (PyTorch's default).
 const BN_EPS: f64 = 1e-5;
@@ -32,7 +32,7 @@ pub(super) fn dcc(net: &mut Net<'_>, config: &Config, pose: Vec<View>) -> Result
     let rows = net.plan.rows("head.dcc.pose_to_kpts|out_kpt_vis", k * (dim + 1));
     let gather = Op::Pose(Pose::SurvivorLinear { src: pose, weight: weights, bias: biases, dst: rows });
     net.plan.push("head.dcc.pose_to_kpts|out_kpt_vis", gather);
-    net.plan.keypoint_vis = Some(rows.slice(k * dim, k));
+    net.plan.outputs.push(Port { name: VISIBILITY, view: rows.slice(k * dim, k) });
 
     let features = net.plan.rows("head.dcc.gau", k * dim);
     let gau = gau(net, config, rows.slice(0, k * dim), features)?;
@@ -62,7 +62,7 @@ pub(super) fn dcc(net: &mut Net<'_>, config: &Config, pose: Vec<View>) -> Result
         y,
     };
     net.plan.push("head.dcc", Op::Pose(Pose::BinDecode(decode)));
-    net.plan.keypoint_xy = Some(keypoints);
+    net.plan.outputs.push(Port { name: KEYPOINTS, view: keypoints });
     Ok(())
 }
 

@@ -44,10 +44,10 @@ pub(super) fn head(net: &mut Net<'_>, config: &Config, maps: &[View]) -> Result<
     for (level, &stride) in config.strides().iter().enumerate() {
         let name = format!("head.head_module.out_cls.{level}");
         let filter = net.linear(&name)?;
-        let cls = net.conv(name.clone(), filter, cls[level]).to(name)?;
+        let cls = net.conv(name.clone(), filter, cls[level]).to_f32(name)?;
         let name = format!("head.head_module.out_bbox.{level}");
         let filter = net.linear(&name)?;
-        let bbox = net.conv(name.clone(), filter, pose[level]).to(name)?;
+        let bbox = net.conv(name.clone(), filter, pose[level]).to_f32(name)?;
         levels.push(GridLevel { cls, bbox, stride });
     }
     Ok(Dense { levels, pose })

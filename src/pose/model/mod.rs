@@ -44,11 +44,7 @@ pub fn build(checkpoint: &Checkpoint, input: (usize, usize)) -> Result<Plan> {
     }
     let config = Config::read(checkpoint)?;
     let mut net = Net::new(checkpoint);
-    net.plan.input_size = input;
-    net.plan.keypoints = config.keypoints;
-
-    let image = net.plan.map("input", h, w, 3);
-    net.plan.push("letterbox", Op::Pose(Pose::Letterbox { dst: image }));
+    let image = net.plan.letterbox(w, h);
     let features = backbone::backbone(&mut net, &config, image)?;
     let maps = neck::neck(&mut net, &config, features)?;
     let dense = head::head(&mut net, &config, &maps)?;

@@ -161,10 +161,22 @@ impl ConvStep<'_, '_> {
 
     /// Writes a new map; returns its view.
     pub fn to(self, buffer: impl Into<String>) -> Result<View> {
-        let (h, w) = self.net.plan.hw(self.src);
-        let (h, w) = (h.div_ceil(self.shape.stride), w.div_ceil(self.shape.stride));
+        let (h, w) = self.output();
         let dst = self.net.plan.map(buffer, h, w, self.filter.cout);
         self.into(dst)
+    }
+
+    /// As `to`, in f32 in every precision: scores and boxes decide who is found, at next to no cost.
+    pub fn to_f32(self, buffer: impl Into<String>) -> Result<View> {
+        let (h, w) = self.output();
+        let dst = self.net.plan.map_f32(buffer, h, w, self.filter.cout);
+        self.into(dst)
+    }
+
+    /// Height and width of what it writes.
+    fn output(&self) -> (usize, usize) {
+        let (h, w) = self.net.plan.hw(self.src);
+        (h.div_ceil(self.shape.stride), w.div_ceil(self.shape.stride))
     }
 
     /// Writes `dst`; returns it.

@@ -79,7 +79,7 @@ fn predictions_stay_in_fp32() {
         let mut inputs = Vec::new();
         for (h, w, cin, cout) in [(5, 7, 264, 1), (5, 7, 144, 4), (2, 3, 8, 1), (2, 3, 512, 3)] {
             let src = plan.map("in", h, w, cin + 8).slice(8, cin);
-            let dst = plan.map("out", h, w, cout);
+            let dst = plan.map_f32("out", h, w, cout);
             let w: Vec<f32> =
                 rng.normals(cin * cout, 0.1).iter().map(|&v| f16::from_f32(v).to_f32()).collect();
             let weight = plan.tensor("w", &[cout, 1, 1, cin], w);
@@ -102,9 +102,8 @@ fn predictions_stay_in_fp32() {
 fn letterboxes_are_the_cpu_s_to_the_bit() {
     let input = (64, 32);
     for gpu in gpus(&[1, 2]) {
-        let mut plan = Plan { input_size: input, ..Plan::default() };
-        let image = plan.map("input", input.1, input.0, 3);
-        plan.push("letterbox", Op::Pose(Pose::Letterbox { dst: image }));
+        let mut plan = Plan::default();
+        let image = plan.letterbox(input.0, input.1);
         let (weight, bias) =
             (plan.tensor("w", &[8, 6, 6, 3], vec![0.01; 8 * 108]), plan.tensor("b", &[8], vec![0.0; 8]));
         let dst = plan.map("stem", input.1 / 2, input.0 / 2, 8);

@@ -296,7 +296,7 @@ impl Rig {
     fn error(&mut self, view: View) -> (f64, f64) {
         let got = match self.plan().buffer_of(view).extent {
             Extent::Map { .. } => self.x.read(view, self.image).unwrap(),
-            Extent::Survivors => self.rows(view),
+            Extent::Rows => self.rows(view),
         };
         let want = self.r.map(view);
         distance(&got, &want)

@@ -5,7 +5,7 @@ use crate::backend::cpu::{CpuExecutor, CpuOptions};
 use crate::backend::cuda::launch::{Launch, Params};
 use crate::backend::cuda::schedule::Schedule;
 use crate::backend::cuda::tiles::Trigger;
-use crate::backend::{Frame, RunOptions, SelectParams, Survivors};
+use crate::backend::{Frame, Profiler, RunOptions, SelectParams, Survivors};
 use crate::parity::{self, Tolerance};
 use crate::pose::model;
 use crate::weights::{Architecture, Checkpoint};
@@ -34,7 +34,7 @@ fn a_whole_network_finds_the_same_people() {
         let mut worst = (0.0, String::new());
         for step in &plan.steps {
             let Some(view) = step.op.writes() else { continue };
-            if plan.buffer_of(view).extent == Extent::Survivors {
+            if plan.buffer_of(view).extent == Extent::Rows {
                 continue;
             }
             let (relative, _) = distance(&x.read(view, 0).unwrap(), &r.map(view));
@@ -131,7 +131,7 @@ fn maps_are_within_the_promised_bounds() {
         let mut x = CudaExecutor::on(gpu, plan.clone(), OPTIONS).unwrap();
         let report = parity::compare(&mut cpu, &mut x, frame, &RunOptions::default()).unwrap();
         let maps = plan.steps.iter().filter_map(|s| s.op.writes());
-        let maps = maps.filter(|v| plan.buffer_of(*v).extent != Extent::Survivors).count();
+        let maps = maps.filter(|v| plan.buffer_of(*v).extent != Extent::Rows).count();
         assert!(report.maps.len() > maps, "each step's, and the stages'");
         println!("{report}");
         report.check(&Tolerance::FP16.generated()).unwrap_or_else(|beyond| panic!("{beyond}"));
@@ -272,7 +272,7 @@ fn trained_weights_keep_the_promise() {
     let checkpoint = Checkpoint::open("weights/rtmo-t-demo.safetensors").unwrap();
     let plan = model::build(&checkpoint, Architecture::of(&checkpoint).input_size).unwrap();
     let photo = Photo::open("examples/rendered.jpg").unwrap();
-    let letterbox = Letterbox::new((photo.width, photo.height), plan.input_size);
+    let letterbox = Letterbox::new((photo.width, photo.height), plan.input_size());
     let frame = Frame { photo: &photo, letterbox: &letterbox };
     for gpu in gpus(&[2]) {
         let cpu = CpuOptions { keep_maps: true, ..CpuOptions::detect().unwrap() };
@@ -347,7 +347,8 @@ fn a_batch_after_a_larger_one_is_not_measured() {
 fn inputs_beyond_a_gpu_are_refused() {
     for (caps, side) in [(TURING, 1472), (HOPPER, 2752)] {
         let plan = |side: usize| {
-            let mut plan = Plan { input_size: (side, side), ..Plan::default() };
+            let mut plan = Plan::default();
+            plan.letterbox(side, side);
             let (src, dst) =
                 (plan.map("src", side / 32, side / 32, 8), plan.map("dst", side / 32, side / 32, 24));
             plan.push("spp", Op::PoolPyramid { src, dst, window: 5 });

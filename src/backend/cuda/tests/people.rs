@@ -8,11 +8,11 @@ use crate::backend::{Frame, RunOptions, SelectParams};
 
 /// Two head levels with boxes that overlap a good deal, and the selection.
 fn selection(shapes: &[(usize, usize, usize)]) -> (Plan, Vec<GridLevel>) {
-    let mut plan = Plan { input_size: (32, 32), ..Plan::default() };
+    let mut plan = Plan::default();
     let level = |plan: &mut Plan, &(h, w, stride): &(usize, usize, usize)| {
         let src = plan.map("features", h, w, 8);
         let mut predict = |name: &str, c: usize| {
-            let dst = plan.map(name, h, w, c);
+            let dst = plan.map_f32(name, h, w, c);
             let (weight, bias) =
                 (plan.tensor("w", &[c, 1, 1, 8], vec![0.0; c * 8]), plan.tensor("b", &[c], vec![0.0; c]));
             plan.push(name, Op::Conv(linear(src, dst, weight, bias)));
