@@ -113,37 +113,6 @@ pub fn rtmlib_nms(people: &mut Vec<Person>, thr: f32) {
     });
 }
 
-/// The pose NMS of mmpose's demo (`nearby_joints_nms`). Person `b` is close to person `a` if more than `joints` of
-/// their keypoints lie closer together than `distance` times the diagonal of the pose of `a`; of people who are close
-/// the best one stays. The demo takes 0.05 and a third of the keypoints, and then the first 30 people.
-/// `people` come by falling score.
-pub fn pose_nms(people: &mut Vec<Person>, distance: f32, joints: usize) {
-    let close = |a: &Person, b: &Person| {
-        let extent = |f: fn(&Keypoint) -> f32| {
-            let values = a.keypoints.iter().map(f);
-            values.clone().fold(f32::NEG_INFINITY, f32::max) - values.fold(f32::INFINITY, f32::min)
-        };
-        let reach = extent(|k| k.x).hypot(extent(|k| k.y)) * distance;
-        let pairs = a.keypoints.iter().zip(&b.keypoints);
-        pairs.filter(|(a, b)| (a.x - b.x).hypot(a.y - b.y) < reach).count() > joints
-    };
-    let (mut seen, mut kept) = (vec![false; people.len()], vec![false; people.len()]);
-    for i in 0..people.len() {
-        if seen[i] {
-            continue;
-        }
-        let group: Vec<usize> =
-            (0..people.len()).filter(|&j| j == i || close(&people[i], &people[j])).collect();
-        // Closeness is not symmetric: the best of the group may come before `i`.
-        if !seen[group[0]] {
-            kept[group[0]] = true;
-            group.iter().for_each(|&j| seen[j] = true);
-        }
-    }
-    let mut keep = kept.into_iter();
-    people.retain(|_| keep.next() == Some(true));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,15 +152,5 @@ mod tests {
         rtmlib_nms(&mut all, 0.45);
         // The second overlaps the first by 4 / 10, or 5 / 11 with the extra pixel.
         assert_eq!(all.iter().map(|p| p.score).collect::<Vec<_>>(), [0.9, 0.75, 0.7]);
-    }
-
-    #[test]
-    fn pose_nms_drops_near_twins() {
-        let line = |dx: f32| (0..10).map(|i| [i as f32 * 10.0 + dx, 0.0]).collect::<Vec<_>>();
-        let twin = |score, dx| person(score, [0.0; 4], &line(dx));
-        // Reach is 0.05 * 90 = 4.5 pixels. The third is no twin of the first, but of the second, which has gone.
-        let mut all = vec![twin(0.9, 0.0), twin(0.8, 4.0), twin(0.7, 5.0), twin(0.6, -4.6)];
-        pose_nms(&mut all, 0.05, 3);
-        assert_eq!(all.iter().map(|p| p.score).collect::<Vec<_>>(), [0.9, 0.6]);
     }
 }

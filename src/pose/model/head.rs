@@ -40,14 +40,15 @@ pub(super) fn head(net: &mut Net<'_>, config: &Config, maps: &[View]) -> Result<
             }
         }
     }
+    // Scores and boxes decide who is found, at next to no cost: they are f32 in every precision.
     let mut levels = Vec::new();
     for (level, &stride) in config.strides().iter().enumerate() {
         let name = format!("head.head_module.out_cls.{level}");
         let filter = net.linear(&name)?;
-        let cls = net.conv(name.clone(), filter, cls[level]).to_f32(name)?;
+        let cls = net.conv(name.clone(), filter, cls[level]).f32().to(name)?;
         let name = format!("head.head_module.out_bbox.{level}");
         let filter = net.linear(&name)?;
-        let bbox = net.conv(name.clone(), filter, pose[level]).to_f32(name)?;
+        let bbox = net.conv(name.clone(), filter, pose[level]).f32().to(name)?;
         levels.push(GridLevel { cls, bbox, stride });
     }
     Ok(Dense { levels, pose })

@@ -2,7 +2,7 @@
 
 use super::fold::{BatchNorm, Filter};
 use crate::error::{Error, Result};
-use crate::plan::{Act, Conv, Op, Plan, PreAdd, TensorId, View};
+use crate::plan::{Act, Conv, DType, Op, Plan, PreAdd, TensorId, View};
 use crate::weights::Checkpoint;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -105,7 +105,14 @@ impl<'a> Net<'a> {
 
     /// Starts a convolution of `src`: stride 1, one group, padded to keep the size, no activation.
     pub fn conv(&mut self, name: impl Into<String>, filter: Filter, src: View) -> ConvStep<'_, 'a> {
-        let shape = ConvShape { stride: 1, groups: 1, pre_add: PreAdd::None, act: Act::None, post_add: None };
+        let shape = ConvShape {
+            stride: 1,
+            groups: 1,
+            pre_add: PreAdd::None,
+            act: Act::None,
+            post_add: None,
+            dtype: DType::Working,
+        };
         ConvStep { net: self, name: name.into(), filter, src, shape }
     }
 }
@@ -116,6 +123,7 @@ struct ConvShape {
     pre_add: PreAdd,
     act: Act,
     post_add: Option<View>,
+    dtype: DType,
 }
 
 /// A convolution that still wants some of its options, and a place to write to.
@@ -153,6 +161,12 @@ impl ConvStep<'_, '_> {
         self.act(Act::Silu)
     }
 
+    /// Writes f32 in every precision.
+    pub fn f32(mut self) -> Self {
+        self.shape.dtype = DType::F32;
+        self
+    }
+
     /// Adds a residual after the activation.
     pub fn plus(mut self, residual: impl Into<Option<View>>) -> Self {
         self.shape.post_add = residual.into();
@@ -161,28 +175,19 @@ impl ConvStep<'_, '_> {
 
     /// Writes a new map; returns its view.
     pub fn to(self, buffer: impl Into<String>) -> Result<View> {
-        let (h, w) = self.output();
-        let dst = self.net.plan.map(buffer, h, w, self.filter.cout);
-        self.into(dst)
-    }
-
-    /// As `to`, in f32 in every precision: scores and boxes decide who is found, at next to no cost.
-    pub fn to_f32(self, buffer: impl Into<String>) -> Result<View> {
-        let (h, w) = self.output();
-        let dst = self.net.plan.map_f32(buffer, h, w, self.filter.cout);
-        self.into(dst)
-    }
-
-    /// Height and width of what it writes.
-    fn output(&self) -> (usize, usize) {
         let (h, w) = self.net.plan.hw(self.src);
-        (h.div_ceil(self.shape.stride), w.div_ceil(self.shape.stride))
+        let (h, w) = (h.div_ceil(self.shape.stride), w.div_ceil(self.shape.stride));
+        let dst = match self.shape.dtype {
+            DType::Working => self.net.plan.map(buffer, h, w, self.filter.cout),
+            DType::F32 => self.net.plan.map_f32(buffer, h, w, self.filter.cout),
+        };
+        self.into(dst)
     }
 
     /// Writes `dst`; returns it.
     pub fn into(self, dst: View) -> Result<View> {
         let ConvStep { net, name, filter, src, shape } = self;
-        let ConvShape { stride, groups, pre_add, act, post_add } = shape;
+        let ConvShape { stride, groups, pre_add, act, post_add, .. } = shape;
         let Filter { cout, cin, kernel, weight, bias } = filter;
         assert_eq!((src.c, dst.c), (cin * groups, cout), "{name}: channels");
         let weight = net.constant(format!("{name}.weight"), &[cout, kernel, kernel, cin], &weight)?;
