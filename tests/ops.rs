@@ -251,7 +251,7 @@ fn maps_at_every_patch_and_tile_edge() {
 
 #[test]
 fn strides_on_even_and_odd_sizes() {
-    for (kernel, cin) in [(3, 16), (3, 5), (6, 3), (1, 8)] {
+    for (kernel, cin) in [(3, 16), (3, 5), (6, 3), (7, 3), (7, 10), (1, 8), (1, 40)] {
         let sizes = [(1, 1), (2, 2), (1, 9), (8, 8), (9, 8), (8, 9), (9, 9), (13, 27), (32, 40)];
         let shapes = sizes.map(|(h, w)| Shape {
             h,
@@ -298,7 +298,7 @@ fn groups_of_uneven_width() {
 fn every_epilogue() {
     let mut shapes = Vec::new();
     for kernel in [1, 3] {
-        for act in [Act::None, Act::Silu, Act::Gelu] {
+        for act in [Act::None, Act::Relu, Act::Silu, Act::Gelu] {
             for pre_add in 0..4 {
                 for post_add in [false, true] {
                     for (cin, cout) in [(16, 40), (10, 21)] {
@@ -362,9 +362,15 @@ fn slices_of_one_buffer() {
 fn the_stem_reads_the_bordered_input() {
     let mut report = Report::default();
     let mut rng = Rng::new(5);
-    for (h, w, cout, kernel, stride) in
-        [(32, 64, 24, 6, 2), (31, 33, 32, 6, 2), (8, 8, 9, 3, 1), (5, 6, 16, 1, 1)]
-    {
+    for (h, w, cout, kernel, stride) in [
+        (32, 64, 24, 6, 2),
+        (31, 33, 32, 6, 2),
+        (32, 64, 64, 7, 2),
+        (31, 33, 40, 7, 2),
+        (9, 7, 17, 7, 1),
+        (8, 8, 9, 3, 1),
+        (5, 6, 16, 1, 1),
+    ] {
         let mut plan = Plan::default();
         let src = plan.letterbox(w, h);
         let fan_in = kernel * kernel * 3;
@@ -428,6 +434,41 @@ fn pool_pyramids() {
         let case = Case::new(format!("pool {window} of {h}x{w}x{c}"), plan, vec![(src, values)]);
         // A maximum is one of its inputs, exactly.
         case.check_all(&isas(), &[1, 2], f64::MIN_POSITIVE, &mut report);
+    }
+    report.finish();
+}
+
+#[test]
+fn max_pools() {
+    let mut report = Report::default();
+    let mut rng = Rng::new(6);
+    let shapes = [
+        (1, 1, 1, 3, 2),
+        (2, 7, 3, 3, 2),
+        (12, 17, 64, 3, 2),
+        (7, 6, 33, 3, 1),
+        (9, 4, 65, 5, 3),
+        (5, 5, 8, 1, 2),
+        (4, 3, 16, 7, 2),
+        // ResNet's.
+        (320, 320, 64, 3, 2),
+    ];
+    for (h, w, c, window, stride) in shapes {
+        let mut plan = Plan::default();
+        let src = plan.map("src", h, w, c + 3).slice(1, c);
+        let dst = plan.map("dst", h.div_ceil(stride), w.div_ceil(stride), c + 3).slice(2, c);
+        plan.push("pool", Op::MaxPool { src, dst, window, stride, pad: window / 2 });
+        let mut values = map_values(&plan, src, &mut rng);
+        // All negative somewhere: the outside must not count as zero.
+        values.iter_mut().filter(|v| **v > -1.0).for_each(|v| *v -= 3.0);
+        let name = format!("max pool {window}/{stride} of {h}x{w}x{c}");
+        // A maximum is one of its inputs, exactly.
+        Case::new(name, plan, vec![(src, values)]).check_all(
+            &isas(),
+            &[1, 2],
+            f64::MIN_POSITIVE,
+            &mut report,
+        );
     }
     report.finish();
 }

@@ -145,6 +145,14 @@ impl Plan {
                 self.expect_map(*dst, [h, w, 3 * c])?;
                 if window % 2 == 1 { Ok(()) } else { Err(format!("window of {window}")) }
             }
+            Op::MaxPool { src, dst, window, stride, pad } => {
+                // So every window has a pixel, and there are `ceil(in / stride)`.
+                if *stride == 0 || pad.checked_mul(2).and_then(|p| p.checked_add(1)) != Some(*window) {
+                    return Err(format!("window {window}, stride {stride}, pad {pad}"));
+                }
+                let [h, w, c] = self.map_shape(*src)?;
+                self.expect_map(*dst, [h.div_ceil(*stride), w.div_ceil(*stride), c])
+            }
             Op::Attention { qkv, dst, heads } => {
                 let [h, w, c] = self.map_shape(*dst)?;
                 self.expect_map(*qkv, [h, w, 3 * c])?;
@@ -165,7 +173,8 @@ impl Plan {
         let [h, w, cin] = self.map_shape(conv.src)?;
         let cout = conv.dst.c;
         // Kernels that read taps in whole rows rely on this padding to stay within the map.
-        let known = matches!((kernel, stride, pad), (1, 1 | 2, 0) | (3, 1 | 2, 1) | (6, 1 | 2, 2));
+        let known =
+            matches!((kernel, stride, pad), (1, 1 | 2, 0) | (3, 1 | 2, 1) | (6, 1 | 2, 2) | (7, 1 | 2, 3));
         if !known || groups == 0 || !cin.is_multiple_of(groups) || !cout.is_multiple_of(groups) {
             return Err(format!(
                 "kernel {kernel}, stride {stride}, pad {pad}, groups {groups}, {cin} to {cout}"

@@ -117,6 +117,8 @@ impl View {
 pub enum Act {
     /// Identity.
     None,
+    /// `max(x, 0)`.
+    Relu,
     /// `x * sigmoid(x)`.
     Silu,
     /// `x * Phi(x)` with the exact Gaussian CDF (erf), as `torch.nn.GELU()`.
@@ -148,7 +150,7 @@ pub struct Conv {
     pub weight: TensorId,
     /// `[cout]`.
     pub bias: TensorId,
-    /// Kernel height and width: 1, 3, or 6 (the stem).
+    /// Kernel height and width: 1, 3, 6 (RTMO's own stem) or 7 (ResNet's).
     pub kernel: usize,
     /// 1 or 2.
     pub stride: usize,
@@ -179,6 +181,20 @@ pub enum Op {
         dst: View,
         /// Odd window size.
         window: usize,
+    },
+    /// Maximum over windows of `window x window` pixels, every `stride` pixels; what lies outside the map counts as minus
+    /// infinity. The output is `ceil(in / stride)` pixels high and wide.
+    MaxPool {
+        /// `c` channels.
+        src: View,
+        /// `c` channels.
+        dst: View,
+        /// Height and width of a window: `2 pad + 1`.
+        window: usize,
+        /// Input pixels from a window to the next.
+        stride: usize,
+        /// Pixels by which the first window begins outside the map.
+        pad: usize,
     },
     /// Multi-head self-attention over the pixels of a map: per head `softmax(q k^T) v`; queries come already
     /// scaled by `1 / sqrt(head dim)`.
@@ -219,7 +235,7 @@ impl Op {
                 v.extend(c.post_add);
                 v
             }
-            Op::PoolPyramid { src, .. } | Op::LayerNorm { src, .. } => vec![*src],
+            Op::PoolPyramid { src, .. } | Op::MaxPool { src, .. } | Op::LayerNorm { src, .. } => vec![*src],
             Op::Attention { qkv, .. } => vec![*qkv],
             Op::Pose(pose) => pose.reads(),
         }
@@ -228,7 +244,7 @@ impl Op {
     /// Constants that the step uses, one entry a use.
     pub fn tensors(&self) -> Vec<TensorId> {
         match self {
-            Op::PoolPyramid { .. } | Op::Attention { .. } => vec![],
+            Op::PoolPyramid { .. } | Op::MaxPool { .. } | Op::Attention { .. } => vec![],
             Op::Conv(c) => match c.pre_add {
                 PreAdd::Table(table) => vec![c.weight, c.bias, table],
                 PreAdd::None | PreAdd::Same(_) | PreAdd::Upsampled(_) => vec![c.weight, c.bias],
@@ -241,7 +257,10 @@ impl Op {
     /// The view that the step writes; `None` for [`Pose::Select`], which fixes the number of rows instead.
     pub fn writes(&self) -> Option<View> {
         match self {
-            Op::PoolPyramid { dst, .. } | Op::Attention { dst, .. } | Op::LayerNorm { dst, .. } => Some(*dst),
+            Op::PoolPyramid { dst, .. }
+            | Op::MaxPool { dst, .. }
+            | Op::Attention { dst, .. }
+            | Op::LayerNorm { dst, .. } => Some(*dst),
             Op::Conv(c) => Some(c.dst),
             Op::Pose(pose) => pose.writes(),
         }
@@ -349,7 +368,7 @@ impl Plan {
     pub fn flops(&self, step: &Step) -> u64 {
         let size = |t: TensorId| self.tensors[t.0].shape.iter().product::<usize>() as u64;
         match &step.op {
-            Op::PoolPyramid { .. } | Op::LayerNorm { .. } => 0,
+            Op::PoolPyramid { .. } | Op::MaxPool { .. } | Op::LayerNorm { .. } => 0,
             Op::Conv(c) => {
                 let (h, w) = self.hw(c.dst);
                 2 * (h * w) as u64 * size(c.weight)

@@ -116,7 +116,8 @@ impl Case {
             Op::LayerNorm { src, .. } => src.c,
             Op::Pose(Pose::Gau(g)) => g.dim.max(g.expansion),
             Op::Pose(Pose::BinDecode(d)) => d.dim.max(d.pe_dim),
-            Op::Pose(Pose::Letterbox { .. }) | Op::PoolPyramid { .. } | Op::Pose(Pose::Select { .. }) => 1,
+            Op::PoolPyramid { .. } | Op::MaxPool { .. } => 1,
+            Op::Pose(Pose::Letterbox { .. } | Pose::Select { .. }) => 1,
         }
     }
 
@@ -446,6 +447,7 @@ pub fn signature(plan: &Plan, step: &Step) -> String {
             };
             let act = match c.act {
                 Act::None => "",
+                Act::Relu => " relu",
                 Act::Silu => " silu",
                 Act::Gelu => " gelu",
             };
@@ -455,6 +457,7 @@ pub fn signature(plan: &Plan, step: &Step) -> String {
             format!("conv {0}x{0}{stride}{groups}{pre}{act}{post}", c.kernel)
         }
         Op::PoolPyramid { window, .. } => format!("pool {window}"),
+        Op::MaxPool { window, stride, .. } => format!("max pool {window}x{window}/{stride}"),
         Op::Attention { heads, .. } => format!("attention of {heads} heads"),
         Op::LayerNorm { .. } => "layer norm".into(),
         Op::Pose(Pose::Select { .. }) => "select".into(),

@@ -65,8 +65,8 @@ struct Segment {
     dx: isize,
 }
 
-/// Segments of the largest kernel, 6x6.
-const MAX_SEGMENTS: usize = 36;
+/// Segments of the largest kernel, 7x7.
+const MAX_SEGMENTS: usize = 49;
 
 /// One panel of a group.
 struct Column {

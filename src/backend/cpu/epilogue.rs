@@ -13,6 +13,7 @@ trait Activation {
 }
 
 struct Identity;
+struct Relu;
 struct Silu;
 struct Gelu;
 
@@ -20,6 +21,14 @@ impl Activation for Identity {
     #[inline(always)]
     fn apply<S: Simd>(_: S, x: S::V) -> S::V {
         x
+    }
+}
+
+impl Activation for Relu {
+    #[inline(always)]
+    fn apply<S: Simd>(s: S, x: S::V) -> S::V {
+        // In this order a NaN stays one.
+        s.max(s.splat(0.0), x)
     }
 }
 
@@ -74,6 +83,7 @@ impl Epilogue {
         unsafe {
             match self.act {
                 Act::None => self.addends::<S, Identity>(s, base, region),
+                Act::Relu => self.addends::<S, Relu>(s, base, region),
                 Act::Silu => self.addends::<S, Silu>(s, base, region),
                 Act::Gelu => self.addends::<S, Gelu>(s, base, region),
             }

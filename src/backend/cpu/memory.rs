@@ -152,6 +152,35 @@ impl Map {
     pub fn pixels(&self) -> usize {
         self.h * self.w
     }
+
+    /// The channels of a pixel.
+    ///
+    /// # Safety
+    /// `base` must be the arena that the view was resolved in, and no one may write these channels while the slice lives.
+    ///
+    /// # Panics
+    /// If the map has no such pixel.
+    #[inline(always)]
+    pub unsafe fn pixel<'a>(&self, base: *const f32, pixel: usize) -> &'a [f32] {
+        assert!(pixel < self.pixels(), "a pixel of the map");
+        // SAFETY: the view lies inside the arena, the pixel inside the view.
+        unsafe { std::slice::from_raw_parts(base.add(self.offset + pixel * self.pitch), self.c) }
+    }
+
+    /// The channels of a pixel, to be written.
+    ///
+    /// # Safety
+    /// `base` must be the arena that the view was resolved in, and no one else may read or write these channels while the
+    /// slice lives.
+    ///
+    /// # Panics
+    /// If the map has no such pixel.
+    #[inline(always)]
+    pub unsafe fn pixel_mut<'a>(&self, base: *mut f32, pixel: usize) -> &'a mut [f32] {
+        assert!(pixel < self.pixels(), "a pixel of the map");
+        // SAFETY: the view lies inside the arena, the pixel inside the view.
+        unsafe { std::slice::from_raw_parts_mut(base.add(self.offset + pixel * self.pitch), self.c) }
+    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub mod math;
 pub mod matrix;
 pub mod memory;
 pub mod micro;
+pub mod ops;
 pub mod pack;
 pub mod peak;
 pub mod pointwise;

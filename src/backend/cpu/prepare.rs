@@ -9,6 +9,7 @@ use super::direct::{self, Direct, Shape};
 use super::epilogue::{Addend, Epilogue};
 use super::factor::{Factor, round_keeping_sum};
 use super::memory::{Block, Map};
+use super::ops::max_pool::MaxPool;
 use super::pointwise::{LayerNorm, PoolPyramid};
 use super::simd::Simd;
 use super::winograd::scheme::{F23, F23Stride2, F43, F43Stride2, Scheme};
@@ -150,6 +151,10 @@ impl<S: Simd> Builder<'_, S> {
             Op::PoolPyramid { src, dst, window } => {
                 let (src, dst) = (self.map(plan, src), self.map(plan, dst));
                 self.push(step, "pool", PoolPyramid { simd, src, dst, window });
+            }
+            Op::MaxPool { src, dst, window, stride, .. } => {
+                let (src, dst) = (self.map(plan, src), self.map(plan, dst));
+                self.push(step, "max pool", MaxPool { simd, src, dst, window, stride });
             }
             Op::Attention { qkv, dst, heads } => {
                 let mut layout = attention::Layout {

@@ -433,6 +433,7 @@ impl Lowering<'_> {
                 let grid = [most.min(blocks.max(8)), depth, 1];
                 ("bin_decode", grid, 256, shared, Params::BinDecode(params))
             }
+            Op::MaxPool { .. } => unreachable!("`Schedule::new` refuses max pools"),
             Op::Pose(Pose::Letterbox { .. }) | Op::Conv(_) => {
                 unreachable!("scheduled in groups of their own")
             }

@@ -195,6 +195,7 @@ fn groups(plan: &Plan, look_ahead: usize) -> Vec<Group> {
                 if few(plan, c) { Group::Predict(steps) } else { Group::Conv(steps) }
             }
             Op::PoolPyramid { .. } => Group::Pool(i),
+            Op::MaxPool { .. } => unreachable!("`supported` refuses max pools"),
             Op::Attention { .. } => Group::Attention(i),
             Op::LayerNorm { .. } => Group::LayerNorm(i),
             Op::Pose(Pose::Select { .. }) => Group::Select(i),
@@ -247,6 +248,7 @@ fn supported(plan: &Plan, op: &Op) -> std::result::Result<(), String> {
             aligned(*dst)?;
             require(src.c % 8 == 0 && window % 2 == 1, format!("{} channels, window {window}", src.c))
         }
+        Op::MaxPool { .. } => Err("there is no max pool with strides yet".into()),
         Op::Attention { qkv, dst, heads } => {
             aligned(*qkv)?;
             aligned(*dst)?;
@@ -302,6 +304,7 @@ fn conv_supported(
     aligned: &dyn Fn(View) -> std::result::Result<(), String>,
 ) -> std::result::Result<(), String> {
     let (kernel, stride, pad) = (c.kernel, c.stride, c.pad);
+    require(c.act != Act::Relu, "there is no ReLU yet".into())?;
     if kernel == 6 {
         let photo = plan.input(IMAGE) == Some(c.src);
         require(

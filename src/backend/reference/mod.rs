@@ -174,6 +174,10 @@ impl Reference {
             Op::Pose(Pose::Letterbox { .. }) => {}
             Op::Conv(c) => self.conv(c),
             Op::PoolPyramid { src, dst, window } => self.pool_pyramid(*src, *dst, *window),
+            Op::MaxPool { src, dst, window, stride, .. } => {
+                let pooled = ops::max_pool(&self.map(*src), self.plan.hw(*src), *window, *stride);
+                self.set_map(*dst, &pooled);
+            }
             Op::Attention { qkv, dst, heads } => self.attention(*qkv, *dst, *heads),
             Op::LayerNorm { src, dst, gamma, beta, eps } => self.layer_norm(*src, *dst, *gamma, *beta, *eps),
             Op::Pose(Pose::Select { levels }) => {
@@ -216,7 +220,7 @@ impl Reference {
     fn pool_pyramid(&mut self, src: View, dst: View, window: usize) {
         let mut level = self.map(src);
         for i in 0..3 {
-            level = ops::max_pool(&level, self.plan.hw(src), window);
+            level = ops::max_pool(&level, self.plan.hw(src), window, 1);
             self.set_map(dst.slice(i * src.c, src.c), &level);
         }
     }

@@ -71,14 +71,16 @@ pub fn conv(src: &[f64], weight: &[f64], bias: &[f64], spec: ConvSpec) -> Vec<f6
     out
 }
 
-/// Maximum over `window x window` around each pixel of `[h, w, c]`; what lies outside does not count.
-pub fn max_pool(src: &[f64], (h, w): (usize, usize), window: usize) -> Vec<f64> {
+/// Maximum over `window x window` around every `stride`-th pixel of `[h, w, c]`; what lies outside does not count.
+pub fn max_pool(src: &[f64], (h, w): (usize, usize), window: usize, stride: usize) -> Vec<f64> {
     let c = src.len() / (h * w);
-    let reach = |at: usize, n: usize| at.saturating_sub(window / 2)..(at + window / 2 + 1).min(n);
-    let mut out = vec![f64::NEG_INFINITY; src.len()];
-    for y in 0..h {
-        for x in 0..w {
-            let out = &mut out[(y * w + x) * c..][..c];
+    let (out_h, out_w) = (h.div_ceil(stride), w.div_ceil(stride));
+    let reach =
+        |at: usize, n: usize| (at * stride).saturating_sub(window / 2)..(at * stride + window / 2 + 1).min(n);
+    let mut out = vec![f64::NEG_INFINITY; out_h * out_w * c];
+    for y in 0..out_h {
+        for x in 0..out_w {
+            let out = &mut out[(y * out_w + x) * c..][..c];
             for sy in reach(y, h) {
                 for sx in reach(x, w) {
                     out.iter_mut().zip(&src[(sy * w + sx) * c..]).for_each(|(o, v)| *o = o.max(*v));
@@ -123,6 +125,14 @@ pub fn layer_norm(src: &[f64], gamma: &[f64], beta: &[f64], eps: f64) -> Vec<f64
 pub fn activate(act: Act, x: f64) -> f64 {
     match act {
         Act::None => x,
+        // Not f64::max, which would make 0 of a NaN.
+        Act::Relu => {
+            if x < 0.0 {
+                0.0
+            } else {
+                x
+            }
+        }
         Act::Silu => x * sigmoid(x),
         Act::Gelu => x * 0.5 * erfc(-x / std::f64::consts::SQRT_2),
     }
@@ -223,7 +233,11 @@ mod tests {
     #[test]
     fn pooling_windows_end_at_the_border() {
         let src = [5.0, 1.0, 2.0, 4.0, 3.0, -7.0];
-        assert_eq!(max_pool(&src, (1, 6), 3), [5.0, 5.0, 4.0, 4.0, 4.0, 3.0]);
-        assert_eq!(max_pool(&src, (6, 1), 5), [5.0, 5.0, 5.0, 4.0, 4.0, 4.0]);
+        assert_eq!(max_pool(&src, (1, 6), 3, 1), [5.0, 5.0, 4.0, 4.0, 4.0, 3.0]);
+        assert_eq!(max_pool(&src, (6, 1), 5, 1), [5.0, 5.0, 5.0, 4.0, 4.0, 4.0]);
+        // Windows around pixels 0, 2, 4; of the first five, the last window ends at the border, too.
+        assert_eq!(max_pool(&src, (1, 6), 3, 2), [5.0, 4.0, 4.0]);
+        assert_eq!(max_pool(&src[1..], (1, 5), 3, 2), [2.0, 4.0, 3.0]);
+        assert_eq!(max_pool(&[-3.0, -2.0], (1, 2), 3, 2), [-2.0], "the outside is no zero");
     }
 }
