@@ -38,7 +38,7 @@ fn networks(criterion: &mut Criterion) {
             let cpu = cpu.get_or_insert_with(|| {
                 CpuExecutor::new(plan.clone(), options).expect("an available instruction set")
             });
-            let frame = Frame { photo: &photo, letterbox: &letterbox };
+            let frame = Frame::new(&photo, &letterbox);
             bencher.iter(|| cpu.run(&[frame], &run).expect("a run"));
         });
     }

@@ -7,8 +7,7 @@ use crate::plan::Plan;
 use crate::pose::model;
 use crate::pose::people::rtmlib_nms;
 use crate::pose::{self, Letterbox, Person};
-use crate::vision::Photo;
-use crate::vision::decode::MAX_SIDE;
+use crate::vision::{Image, Photo};
 use crate::weights::{Architecture, Checkpoint};
 use std::collections::VecDeque;
 use std::path::Path;
@@ -71,7 +70,7 @@ pub struct EngineOptions {
     pub score_thr: Option<f32>,
     /// Overlap from which on the lesser of two people is dropped, 0 to 1; `None`: as `compat` says.
     pub nms_thr: Option<f32>,
-    /// At most this many people a photo, best first; `None`: all. Says nothing where `force_people` is given.
+    /// At most this many people a photo, best first; `None`: all. Ignored if `force_people` is given.
     pub max_people: Option<usize>,
     /// For latency studies: the best `n` grids are people, whatever their scores and overlaps.
     pub force_people: Option<usize>,
@@ -115,7 +114,7 @@ pub struct Timings {
 }
 
 /// Photos, and the people on each of them.
-pub type Found = (Vec<Photo>, Vec<Vec<Person>>);
+pub type Detections = (Vec<Photo>, Vec<Vec<Person>>);
 
 /// A network, prepared for a device: photos in, people out.
 ///
@@ -186,20 +185,23 @@ impl Engine {
         })
     }
 
-    /// The people on each photo, best first, in the photo's pixels. Photos may differ in size; a call with several is
-    /// one batch.
+    /// The people on each picture, best first, in its pixels. Takes [`Photo`]s or borrowed [`Image`]s, which may differ in
+    /// size. A call with several is one batch.
     ///
     /// # Errors
     /// A photo without pixels, or whose bytes do not fill its size; failures of the device; photos that were submitted and
     /// not collected.
-    pub fn infer(&mut self, photos: &[Photo]) -> Result<Vec<Vec<Person>>> {
-        self.infer_with(photos, |executor, frames, run| executor.run(frames, run))
+    pub fn infer<'a, T>(&mut self, photos: &'a [T]) -> Result<Vec<Vec<Person>>>
+    where
+        Image<'a>: From<&'a T>,
+    {
+        self.infer_with(&images(photos), |executor, frames, run| executor.run(frames, run))
     }
 
-    /// Batches of photos that can be submitted before the first is collected. More than one where the device can take in
-    /// photos while it computes others, as a GPU does.
-    pub fn ahead(&self) -> usize {
-        self.executor.ahead()
+    /// Batches that can be submitted before the first is collected: 2 on a GPU, which uploads one while it computes the
+    /// other, 1 on a CPU.
+    pub fn queue_depth(&self) -> usize {
+        self.executor.queue_depth()
     }
 
     /// Begins to look for people: [`Engine::infer`] in two halves, for many photos in succession.
@@ -211,7 +213,7 @@ impl Engine {
     /// # let mut engine = Engine::from_checkpoint(&model::random(model::Variant::T, 17, 2, 0), options)?;
     /// let mut batches = (0..3).map(|i| vec![Photo::filled(90 + i, 60, [114; 3])]);
     /// loop {
-    ///     while engine.submitted() < engine.ahead()
+    ///     while engine.submitted() < engine.queue_depth()
     ///         && let Some(photos) = batches.next()
     ///     {
     ///         engine.submit(photos)?;
@@ -224,15 +226,15 @@ impl Engine {
     /// ```
     ///
     /// # Errors
-    /// As [`Engine::infer`], and the photos are gone; if [`Engine::ahead`] batches are waiting to be collected.
+    /// As [`Engine::infer`], and the photos are gone; if [`Engine::queue_depth`] batches are waiting to be collected.
     pub fn submit(&mut self, photos: Vec<Photo>) -> Result<()> {
-        let (waiting, most) = (self.submitted.len(), self.ahead());
+        let (waiting, most) = (self.submitted.len(), self.queue_depth());
         if waiting >= most {
             return Err(Error::Usage(format!(
                 "{waiting} batches of at most {most} are submitted: collect first"
             )));
         }
-        self.with_frames(&photos, |executor, frames, run| executor.start(frames, run))?;
+        self.with_frames(&images(&photos), |executor, frames, run| executor.start(frames, run))?;
         self.submitted.push_back(photos);
         Ok(())
     }
@@ -246,29 +248,36 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::infer`]; the batch is gone then.
-    pub fn collect(&mut self) -> Result<Option<Found>> {
+    pub fn collect(&mut self) -> Result<Option<Detections>> {
         let Some(photos) = self.submitted.pop_front() else { return Ok(None) };
-        let people = self.people_of(&photos, |executor, frames, run| executor.finish(frames, run))?;
+        let people =
+            self.people_of(&images(&photos), |executor, frames, run| executor.finish(frames, run))?;
         Ok(Some((photos, people)))
     }
 
-    /// As [`Engine::infer`] for the photos of the call before, which a GPU still holds in its memory: what a photo costs
-    /// that is already there.
+    /// As [`Engine::infer`] for the same photos as the call before. A GPU still holds them: measures the time of a photo that
+    /// is in GPU memory already.
     ///
     /// # Errors
     /// As [`Engine::infer`].
-    pub fn infer_again(&mut self, photos: &[Photo]) -> Result<Vec<Vec<Person>>> {
-        self.infer_with(photos, |executor, frames, run| executor.run_again(frames, run))
+    pub fn infer_again<'a, T>(&mut self, photos: &'a [T]) -> Result<Vec<Vec<Person>>>
+    where
+        Image<'a>: From<&'a T>,
+    {
+        self.infer_with(&images(photos), |executor, frames, run| executor.run_again(frames, run))
     }
 
     /// As [`Engine::infer`], with the time of each stage. On a GPU this takes a little longer.
     ///
     /// # Errors
     /// As [`Engine::infer`].
-    pub fn infer_timed(&mut self, photos: &[Photo]) -> Result<(Vec<Vec<Person>>, Timings)> {
+    pub fn infer_timed<'a, T>(&mut self, photos: &'a [T]) -> Result<(Vec<Vec<Person>>, Timings)>
+    where
+        Image<'a>: From<&'a T>,
+    {
         let start = Instant::now();
         let mut stages = StageTimes::default();
-        let people = self.infer_with(photos, |executor, frames, run| {
+        let people = self.infer_with(&images(photos), |executor, frames, run| {
             let (survivors, times) = executor.profiler().run_staged(frames, run)?;
             stages = times;
             Ok(survivors)
@@ -280,9 +289,9 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::infer`].
-    pub fn step_times(&mut self, photo: &Photo) -> Result<Vec<StepTime>> {
+    pub fn step_times<'a>(&mut self, photo: impl Into<Image<'a>>) -> Result<Vec<StepTime>> {
         let mut steps = Vec::new();
-        self.infer_with(std::slice::from_ref(photo), |executor, frames, run| {
+        self.infer_with(&[photo.into()], |executor, frames, run| {
             let (survivors, times) = executor.profiler().run_timed(frames[0], run)?;
             steps = times;
             Ok(vec![survivors])
@@ -292,7 +301,7 @@ impl Engine {
 
     fn infer_with(
         &mut self,
-        photos: &[Photo],
+        photos: &[Image<'_>],
         run: impl FnOnce(&mut dyn Executor, &[Frame<'_>], &RunOptions) -> Result<Vec<Survivors>>,
     ) -> Result<Vec<Vec<Person>>> {
         match self.submitted.len() {
@@ -303,7 +312,7 @@ impl Engine {
 
     fn people_of(
         &mut self,
-        photos: &[Photo],
+        photos: &[Image<'_>],
         run: impl FnOnce(&mut dyn Executor, &[Frame<'_>], &RunOptions) -> Result<Vec<Survivors>>,
     ) -> Result<Vec<Vec<Person>>> {
         let survivors = self.with_frames(photos, run)?;
@@ -320,7 +329,7 @@ impl Engine {
     /// Does something with photos and their geometry.
     fn with_frames<T>(
         &mut self,
-        photos: &[Photo],
+        photos: &[Image<'_>],
         run: impl FnOnce(&mut dyn Executor, &[Frame<'_>], &RunOptions) -> Result<T>,
     ) -> Result<T> {
         // Geometry is kept for photos of equal size, but not of every size that there ever was.
@@ -332,23 +341,15 @@ impl Engine {
         let frames: Vec<Frame<'_>> = photos
             .iter()
             .zip(&places)
-            .map(|(photo, &place)| Frame { photo, letterbox: &letterboxes[place] })
+            .map(|(photo, &place)| Frame::new(photo, &letterboxes[place]))
             .collect();
         run(self.executor.as_mut(), &frames, &self.run)
     }
 
     /// Where the geometry of a photo's size is kept.
-    fn letterbox(&mut self, photo: &Photo) -> Result<usize> {
-        let size @ (w, h) = (photo.width, photo.height);
-        if !(1..=MAX_SIDE).contains(&w) || !(1..=MAX_SIDE).contains(&h) {
-            return Err(Error::Usage(format!("a photo of {w}x{h} pixels: expected 1 to {MAX_SIDE} a side")));
-        }
-        if photo.bgr.len() != w * h * 3 {
-            let (got, expected) = (photo.bgr.len(), w * h * 3);
-            return Err(Error::Usage(format!(
-                "a photo of {w}x{h} pixels: expected {expected} bytes, got {got}"
-            )));
-        }
+    fn letterbox(&mut self, photo: &Image<'_>) -> Result<usize> {
+        photo.check()?;
+        let size = photo.size();
         if let Some(place) = self.letterboxes.iter().position(|l| l.photo_size() == size) {
             return Ok(place);
         }
@@ -410,4 +411,12 @@ impl Engine {
     pub fn executor(&mut self) -> &mut dyn Executor {
         self.executor.as_mut()
     }
+}
+
+/// Pictures as the engine takes them.
+fn images<'a, T>(photos: &'a [T]) -> Vec<Image<'a>>
+where
+    Image<'a>: From<&'a T>,
+{
+    photos.iter().map(Image::from).collect()
 }

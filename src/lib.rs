@@ -19,7 +19,7 @@ pub mod pose;
 pub mod vision;
 pub mod weights;
 
-pub use engine::{Compat, Engine, EngineOptions, Found, Timings};
+pub use engine::{Compat, Detections, Engine, EngineOptions, Timings};
 pub use error::{Error, Result};
 pub use pose::{Keypoint, Person};
-pub use vision::Photo;
+pub use vision::{ChannelOrder, Image, Photo};

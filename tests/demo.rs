@@ -77,7 +77,7 @@ fn single_precision_agrees_with_double_on_trained_weights() {
         let photo = Photo::open(file(&format!("examples/{name}.jpg"))).unwrap();
         let mut exact = Reference::new(plan());
         let letterbox = Letterbox::new((photo.width, photo.height), exact.plan().input_size());
-        let frame = Frame { photo: &photo, letterbox: &letterbox };
+        let frame = Frame::new(&photo, &letterbox);
         let options = RunOptions { heatmaps: true, ..RunOptions::default() };
         for isa in Isa::all() {
             let cpu = CpuOptions { threads: 2, isa, precision: Precision::Fp32, keep_maps: true };
@@ -114,7 +114,7 @@ fn bf16_keeps_its_promise_on_trained_weights() {
     for isa in isas {
         let (mut exact, mut found) = (prepare(isa, Precision::Fp32), prepare(isa, Precision::Bf16));
         let letterbox = Letterbox::new((photo.width, photo.height), exact.plan().input_size());
-        let frame = Frame { photo: &photo, letterbox: &letterbox };
+        let frame = Frame::new(&photo, &letterbox);
         let report = parity::compare(&mut exact, &mut found, frame, &RunOptions::default()).unwrap();
         println!("{}:\n{report}", isa.name());
         report.check(&Tolerance::BF16).unwrap_or_else(|beyond| panic!("{}:\n{beyond}", isa.name()));

@@ -106,9 +106,9 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// Prepares a plan: `Auto` takes the first GPU that the compiled kernels run on, or where there is none, or where the
-    /// precision is not for GPUs, the CPU. A device that is taken or named works or gives an error. Returns the placement
-    /// that was taken, too, with nothing left open.
+    /// Prepares a plan, and says where it was placed. [`Device::Auto`] takes the first GPU that the compiled kernels support.
+    /// It takes the CPU if there is no such GPU, or if fp32 or bf16 is asked for. fp16 without a GPU becomes fp32 on the CPU:
+    /// compare the placement that is returned with the one that was asked for.
     ///
     /// # Errors
     /// [`Error::Device`] if the device is missing, cannot compute in this precision, or lacks memory or anything else that
@@ -133,10 +133,9 @@ impl Placement {
             // fp32 and both kinds of bf16 are for CPUs, fp16 is for GPUs.
             Device::Auto => match self.precision {
                 Some(Precision::Fp32 | Precision::Bf16 | Precision::Bf16x3) => self.cpu(plan, keep),
-                Some(Precision::Fp16) => self.cuda(plan, usable_gpu()?.ordinal, keep),
-                None => match usable_gpu() {
+                Some(Precision::Fp16) | None => match usable_gpu() {
                     Ok(gpu) => self.cuda(plan, gpu.ordinal, keep),
-                    Err(_) => self.cpu(plan, keep),
+                    Err(_) => Placement { precision: None, ..*self }.cpu(plan, keep),
                 },
             },
         }

@@ -18,34 +18,34 @@ pub trait Executor: Send {
     /// Photos to people. One entry a frame, in order.
     ///
     /// # Errors
-    /// Device failures; never because of what the photos show.
+    /// Device failures. The content of photos never causes one.
     fn run(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>>;
 
-    /// Runs that can be under way at once; 1 where nothing is gained by it.
-    fn ahead(&self) -> usize {
+    /// Runs that can be in flight at once: 2 on a GPU, where one uploads while the other computes, 1 on a CPU.
+    fn queue_depth(&self) -> usize {
         1
     }
 
-    /// Begins a run, and returns without waiting for its end where [`Executor::ahead`] is above 1. Until all are finished
-    /// nothing but `start` and `finish` may be asked of the executor.
+    /// Begins a run. Where [`Executor::queue_depth`] is above 1 it returns without waiting for the run's end. Until all runs
+    /// are finished, only `start` and `finish` may be called.
     ///
     /// # Errors
-    /// Where that is above 1: as `run`; if `ahead` runs are under way.
+    /// As `run`, and if `queue_depth` runs are in flight. Never where that is 1: there the run itself is done by `finish`.
     fn start(&mut self, _frames: &[Frame<'_>], _options: &RunOptions) -> Result<()> {
         Ok(())
     }
 
-    /// Ends the oldest run that was begun. It takes the same frames and options again, and returns what `run` does.
+    /// Waits for the oldest run in flight. Takes the same frames and options as its `start`, and returns what `run` does.
     ///
     /// # Errors
-    /// As `run`; where `ahead` is above 1, if no run is under way, or if it has another number of frames, and then it can
-    /// still be finished.
+    /// As `run`. Where `queue_depth` is above 1, also if no run is in flight, or if the oldest has another number of frames;
+    /// that run stays in flight.
     fn finish(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
         self.run(frames, options)
     }
 
-    /// As [`Executor::run`] for the frames and options of the call before, whose photos a GPU still holds in its memory:
-    /// nothing is uploaded.
+    /// As [`Executor::run`] for the same frames and options as the call before. A GPU still holds these photos and uploads
+    /// nothing.
     ///
     /// # Errors
     /// As `run`.
@@ -53,22 +53,22 @@ pub trait Executor: Send {
         self.run(frames, options)
     }
 
-    /// What measures where the time of a run goes.
+    /// Measures where the time of a run goes.
     fn profiler(&mut self) -> &mut dyn Profiler;
 
-    /// Kernel launches of a run, where a run is made of such.
+    /// Kernel launches of a run; `None` on a CPU.
     fn launches(&self) -> Option<usize> {
         None
     }
 
-    /// Bytes of a device's own memory that it holds, with all constants, maps and photos; without the driver's context and the
-    /// kernels' code. None on a CPU.
+    /// Bytes of GPU memory that it holds: constants, maps and photos, without the driver's context and the kernels' code.
+    /// `None` on a CPU.
     fn device_memory(&self) -> Option<usize> {
         None
     }
 
-    /// Values of a map view after the last run, `[h, w, c]`, of image `image` of the batch. Only sensible for
-    /// executors prepared with all buffers kept; on a CPU the last image's are.
+    /// Values of a map view after the last run, `[h, w, c]`, of image `image` of the batch. Meaningful only if the executor
+    /// was prepared with all buffers kept. A CPU keeps those of the last image only.
     ///
     /// # Errors
     /// If the view holds no map of this plan, or the image's are not kept.

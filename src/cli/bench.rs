@@ -114,6 +114,10 @@ impl Bench {
 
         let photos = vec![photo; self.batch.into()];
         let (w, h) = engine.input_size();
+        let fallback = self.network.fallback(engine.options().placement);
+        if let Some(fallback) = &fallback {
+            terminal.say(fallback)?;
+        }
         terminal.say(format!("rtmo-engine {}", env!("CARGO_PKG_VERSION")))?;
         terminal.say(format!(
             "model    {}, {} keypoints, {w}x{h}; {weights}",
@@ -122,8 +126,8 @@ impl Bench {
         ))?;
         terminal.say(format!("machine  {}", cpu::name()))?;
         terminal.say(format!("backend  {}", engine.describe()))?;
-        if let (Device::Auto, Device::Cpu, Err(why)) =
-            (self.network.device, engine.options().placement.device, device::cuda())
+        if let (None, Device::Auto, Device::Cpu, Err(why)) =
+            (&fallback, self.network.device, engine.options().placement.device, device::cuda())
         {
             terminal.say(format!("         ({why})"))?;
         }
@@ -196,7 +200,7 @@ impl Bench {
         let placement = engine.options().placement;
         all["machine"] = json!({ "cpu": cpu::name(), "backend": engine.describe(),
             "device": placement.device.to_string(), "precision": placement.precision.unwrap_or_default().name(),
-            "threads": placement.threads });
+            "threads": placement.threads, "fallback": fallback });
         all["photo"] = json!({ "name": photo_name, "width": pw, "height": ph, "people": people });
         all["warmup"] = self.warmup.into();
         if let Some(layers) = &layers {

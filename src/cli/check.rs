@@ -62,6 +62,9 @@ impl Check {
         let asked = self.network.placement();
         let (mut found, taken) = asked.prepare_to_read(plan.clone())?;
         let precision = taken.precision.unwrap_or_default();
+        if let Some(fallback) = self.network.fallback(taken) {
+            terminal.say(fallback)?;
+        }
         let (mut expected, right): (Box<dyn Executor>, String) = match precision {
             Precision::Fp32 => (Box::new(Reference::new(plan)), "64-bit arithmetic".into()),
             Precision::Bf16 | Precision::Bf16x3 | Precision::Fp16 => {
@@ -92,7 +95,7 @@ impl Check {
         drop(checkpoint);
 
         let letterbox = Letterbox::new((photo.width, photo.height), input);
-        let frame = Frame { photo: &photo, letterbox: &letterbox };
+        let frame = Frame::new(&photo, &letterbox);
         let options = RunOptions { select, heatmaps: true };
         let report = parity::compare(expected.as_mut(), found.as_mut(), frame, &options)?;
         terminal.say(format!("{}\n", self.table(&report.maps)))?;

@@ -1,7 +1,7 @@
 //! Options that several commands have.
 
 use clap::Args;
-use rtmo_engine::backend::{Device, Placement, Precision};
+use rtmo_engine::backend::{Device, Placement, Precision, device};
 use rtmo_engine::pose::model::{self, Variant};
 use rtmo_engine::weights::registry::{self, Published, Search};
 use rtmo_engine::weights::{Architecture, Checkpoint};
@@ -24,7 +24,8 @@ pub struct Network {
     /// auto, cpu, cuda or cuda:N
     #[arg(short, long, default_value = "auto")]
     pub device: Device,
-    /// Arithmetic: fp32, bf16, bf16x3 (nearly fp32, by AMX) or fp16 [default: fp32 on a CPU, fp16 on a GPU]
+    /// Arithmetic: fp32, bf16, bf16x3 (nearly fp32, by AMX) or fp16, which becomes fp32 where there is no GPU
+    /// [default: fp32 on a CPU, fp16 on a GPU]
     #[arg(short, long)]
     pub precision: Option<Precision>,
     /// The same as --precision fp16
@@ -160,6 +161,16 @@ impl Network {
             Device::Cuda(_) => true,
             Device::Auto => matches!(precision, None | Some(Precision::Fp16)) && usable(),
         }
+    }
+
+    /// Says so, if fp16 was asked for and the CPU computes in fp32 instead, since no GPU can be used.
+    pub fn fallback(&self, taken: Placement) -> Option<String> {
+        let asked = self.placement();
+        if asked.precision != Some(Precision::Fp16) || taken.precision == asked.precision {
+            return None;
+        }
+        let why = device::cuda().err().map_or_else(String::new, |why| format!(" ({why})"));
+        Some(format!("fp16 needs a GPU that can be used: computing in fp32 on the CPU instead{why}"))
     }
 
     /// A warning, if a CPU is to run more threads than it can at once.

@@ -75,7 +75,8 @@ impl Dump {
     /// If the executor fails, or was not prepared with all buffers kept.
     pub fn compare(&self, executor: &mut dyn Executor) -> Result<Report> {
         let size = (self.photo.width, self.photo.height);
-        let frame = Frame { photo: &self.photo, letterbox: &Letterbox::new(size, size) };
+        let letterbox = Letterbox::new(size, size);
+        let frame = Frame::new(&self.photo, &letterbox);
         let options = RunOptions { heatmaps: true, ..RunOptions::default() };
         let mut people = executor.run(&[frame], &options)?.pop().unwrap_or_default();
         // PyTorch's boxes end at the input's border.

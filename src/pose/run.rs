@@ -2,18 +2,23 @@
 
 use super::Letterbox;
 use crate::error::{Error, Result};
-use crate::vision::Photo;
+use crate::vision::Image;
 
 /// One photo and how it is laid into the network input.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
     /// The photo.
-    pub photo: &'a Photo,
+    pub photo: Image<'a>,
     /// Sampling geometry.
     pub letterbox: &'a Letterbox,
 }
 
-impl Frame<'_> {
+impl<'a> Frame<'a> {
+    /// A photo, and a letterbox for its size.
+    pub fn new(photo: impl Into<Image<'a>>, letterbox: &'a Letterbox) -> Frame<'a> {
+        Frame { photo: photo.into(), letterbox }
+    }
+
     /// That the letterbox was made for this photo and for a network input of `input_size`, width and height, and that the
     /// photo is whole.
     ///
@@ -27,15 +32,14 @@ impl Frame<'_> {
                 made.0, made.1, wanted.0, wanted.1
             )));
         }
-        let (w, h) = (self.photo.width, self.photo.height);
-        let (bytes, expected) = (self.photo.bgr.len(), self.letterbox.photo_size());
-        if expected != (w, h) || w.checked_mul(h).and_then(|n| n.checked_mul(3)) != Some(bytes) {
+        let ((w, h), expected) = (self.photo.size(), self.letterbox.photo_size());
+        if expected != (w, h) {
             return Err(Error::Usage(format!(
-                "a photo of {w}x{h} pixels in {bytes} bytes: its letterbox expects {}x{}, of three bytes each",
+                "a photo of {w}x{h} pixels: its letterbox expects {}x{}",
                 expected.0, expected.1
             )));
         }
-        Ok(())
+        self.photo.check()
     }
 }
 
@@ -46,7 +50,7 @@ pub struct SelectParams {
     pub score_thr: f32,
     /// A candidate is suppressed if its IoU with a better one is strictly above this.
     pub nms_thr: f32,
-    /// At most this many, best first; `None`: all. Says nothing where `force` is given.
+    /// At most this many, best first; `None`: all. Ignored if `force` is given.
     pub max_people: Option<usize>,
     /// For latency studies: the best `n` grids survive, whatever their scores and overlaps.
     pub force: Option<usize>,

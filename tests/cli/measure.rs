@@ -73,6 +73,27 @@ fn bench_ends_in_the_median() {
     let svg = fs::read_to_string(folder.path().join("b.svg")).unwrap();
     assert!(svg.starts_with("<svg") && svg.contains("p99"), "{svg}");
 
+    // fp16 without a GPU is computed on the CPU, and the first line and the JSON say so.
+    let half = [
+        "bench", "--fp16", "-m", "rtmo-t", "--size", "32", "--iters", "1", "--warmup", "0", "--json",
+        "h.json",
+    ];
+    let (out, _) = expect(0, folder.path(), &half);
+    let json: Value = serde_json::from_slice(&fs::read(folder.path().join("h.json")).unwrap()).unwrap();
+    let fallback = "fp16 needs a GPU that can be used: computing in fp32 on the CPU instead";
+    match json["machine"]["device"].as_str() {
+        Some("cpu") => {
+            assert!(out.starts_with(fallback), "{out}");
+            assert_eq!(json["machine"]["precision"], "fp32");
+            assert!(json["machine"]["fallback"].as_str().is_some_and(|said| said.starts_with(fallback)));
+        }
+        _ => assert!(json["machine"]["precision"] == "fp16" && json["machine"]["fallback"].is_null()),
+    }
+    // A GPU that is named is no wish.
+    let named = [&half[..2], &["--device", "cuda:9", "-m", "rtmo-t", "--size", "32"]].concat();
+    let (_, err) = expect(1, folder.path(), &named);
+    assert!(err.contains("cuda") || err.contains("CUDA"), "{err}");
+
     // Without a weights file it makes weights of that shape.
     let other = [
         "bench",

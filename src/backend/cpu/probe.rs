@@ -61,7 +61,7 @@ impl CpuExecutor {
         let at = |step: usize| self.phases.partition_point(|phase| phase.step < step);
         let phases = at(steps.start)..at(steps.end);
         self.batch = 1;
-        self.execute(phases, Frame { photo: &photo, letterbox: &letterbox }, options, &|_| ());
+        self.execute(phases, Frame::new(&photo, &letterbox), options, &|_| ());
         self.survivors(options)
     }
 

@@ -326,7 +326,7 @@ impl Executor for CudaExecutor {
         self.run_in(0, frames, options)
     }
 
-    fn ahead(&self) -> usize {
+    fn queue_depth(&self) -> usize {
         LANES
     }
 

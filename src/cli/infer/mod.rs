@@ -268,7 +268,8 @@ impl Infer {
             heatmaps: self.heatmaps,
         };
         let engine = Engine::from_checkpoint(&checkpoint, options)?;
-        for warning in warning.into_iter().chain(self.network.crowded()) {
+        let fallback = self.network.fallback(engine.options().placement);
+        for warning in warning.into_iter().chain(fallback).chain(self.network.crowded()) {
             terminal.complain("warning", warning);
         }
         let (w, h) = engine.input_size();
@@ -302,7 +303,7 @@ impl Work<'_> {
         let mut begun: VecDeque<Begun> = VecDeque::new();
         loop {
             // As many batches ahead as the engine takes, but nobody waits for a photo while people are to be had.
-            while begun.len() < engine.ahead() && !stopped() && (begun.is_empty() || incoming.ready()) {
+            while begun.len() < engine.queue_depth() && !stopped() && (begun.is_empty() || incoming.ready()) {
                 let Some(photos) = next_batch(&mut incoming, batch) else { break };
                 begun.push_back(Begun::new(engine, photos)?);
             }

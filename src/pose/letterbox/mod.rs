@@ -6,7 +6,7 @@ mod warp;
 pub use resize::{Resize, ResizeTap};
 pub use warp::{Warp, WarpRow};
 
-use crate::vision::Photo;
+use crate::vision::Image;
 
 /// Grey level of the border, in all three channels.
 pub const BORDER: u8 = 114;
@@ -66,14 +66,17 @@ impl Letterbox {
     /// Writes row `y` of the network input: `input width * 3` bytes, BGR.
     ///
     /// # Panics
-    /// If the photo is not of the size that this letterbox was made for, or `row` not of the length said.
-    pub fn sample_row(&self, photo: &Photo, y: usize, row: &mut [u8]) {
-        assert_eq!((photo.width, photo.height), self.photo, "letterbox made for another photo size");
+    /// If the picture is not of the size that this letterbox was made for, or `row` not of the length said.
+    pub fn sample_row<'a>(&self, picture: impl Into<Image<'a>>, y: usize, row: &mut [u8]) {
+        let picture: Image<'_> = picture.into();
+        assert_eq!(picture.size(), self.photo, "letterbox made for another photo size");
         assert_eq!(row.len(), self.input.0 * 3, "row of the network input");
         match &self.geometry {
-            Geometry::Warp(warp) => warp.sample_row(photo, y, row),
-            Geometry::Resize(resize) => resize.sample_row(photo, y, row),
+            Geometry::Warp(warp) => warp.sample_row(picture, y, row),
+            Geometry::Resize(resize) => resize.sample_row(picture, y, row),
         }
+        // Channels are sampled alike, and the border is grey: their order may change afterwards.
+        picture.order().make_bgr(row);
     }
 
     /// A point in network-input pixels to photo pixels.

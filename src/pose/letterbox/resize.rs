@@ -1,7 +1,7 @@
 //! rtmlib's letterbox: `cv2.resize(INTER_LINEAR)` of 8-bit pixels, to the bit.
 
 use super::BORDER;
-use crate::vision::Photo;
+use crate::vision::Image;
 
 /// Tables of rtmlib's letterbox.
 ///
@@ -54,7 +54,7 @@ impl Resize {
         Resize { size, halve, columns, rows, ratio: ratio as f32 }
     }
 
-    pub(super) fn sample_row(&self, photo: &Photo, y: usize, out: &mut [u8]) {
+    pub(super) fn sample_row(&self, photo: Image<'_>, y: usize, out: &mut [u8]) {
         if y >= self.size.1 {
             out.fill(BORDER);
             return;

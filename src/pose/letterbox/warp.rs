@@ -5,7 +5,7 @@
 //! photo counts as 114.
 
 use super::BORDER;
-use crate::vision::Photo;
+use crate::vision::Image;
 use std::ops::Range;
 
 /// Fixed-point coordinates of mmpose's letterbox.
@@ -105,15 +105,15 @@ impl Warp {
         Warp { columns, rows, spans, back }
     }
 
-    pub(super) fn sample_row(&self, photo: &Photo, y: usize, row: &mut [u8]) {
+    pub(super) fn sample_row(&self, photo: Image<'_>, y: usize, row: &mut [u8]) {
         let (input_w, WarpRow { columns: at, y }) = (row.len() / 3, self.rows[y]);
         let columns = &self.columns[at as usize..][..input_w];
         let Spans { touching, inside } = &self.spans[at as usize / input_w];
         let (j, b) = (y >> 5, (y & 31) as u32);
-        let Range { start, end } = if j < -1 || j >= photo.height as i32 { 0..0 } else { touching.clone() };
+        let Range { start, end } = if j < -1 || j >= photo.height() as i32 { 0..0 } else { touching.clone() };
         row[..start * 3].fill(BORDER);
         row[end * 3..].fill(BORDER);
-        let between_rows = j >= 0 && j + 1 < photo.height as i32;
+        let between_rows = j >= 0 && j + 1 < photo.height() as i32;
         let inside = if between_rows { inside.clone() } else { start..start };
         for x in (start..inside.start).chain(inside.end..end) {
             row[x * 3..x * 3 + 3].copy_from_slice(&blend_at_edge(photo, columns[x], y));
@@ -135,10 +135,10 @@ impl Warp {
 }
 
 /// Any pixel that touches the photo, by its definition.
-fn blend_at_edge(photo: &Photo, x: i32, y: i32) -> [u8; 3] {
+fn blend_at_edge(photo: Image<'_>, x: i32, y: i32) -> [u8; 3] {
     let (i, j) = (x >> 5, y >> 5);
     let pixel = |i: i32, j: i32| {
-        let inside = i >= 0 && j >= 0 && i < photo.width as i32 && j < photo.height as i32;
+        let inside = i >= 0 && j >= 0 && i < photo.width() as i32 && j < photo.height() as i32;
         if inside { photo.pixel(i as usize, j as usize) } else { [BORDER; 3] }
     };
     let corners = [pixel(i, j), pixel(i + 1, j), pixel(i, j + 1), pixel(i + 1, j + 1)];

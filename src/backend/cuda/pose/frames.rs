@@ -31,8 +31,9 @@ impl Layout {
             frame.check(input_size)?;
             let photo = frame.photo;
             // Kernels count a photo's bytes in 32 bits.
-            if i32::try_from(photo.bgr.len()).is_err() {
-                let (w, h) = (photo.width, photo.height);
+            let bytes = photo.width() * photo.height() * 3;
+            if i32::try_from(bytes).is_err() {
+                let (w, h) = photo.size();
                 return Err(Error::Usage(format!("a photo of {w}x{h} pixels takes 2 GiB or more")));
             }
             let (columns, rows) = match frame.letterbox.geometry() {
@@ -47,7 +48,8 @@ impl Layout {
             return Err(Error::Usage(format!("{end} bytes of sampling tables in one batch: 2 GiB or more")));
         }
         for (frame, [columns, rows]) in frames.iter().zip(tables) {
-            parts.push([columns, rows, take(frame.photo.bgr.len())]);
+            let (w, h) = frame.photo.size();
+            parts.push([columns, rows, take(w * h * 3)]);
         }
         Ok(Layout { parts, bytes: at })
     }
@@ -75,8 +77,8 @@ impl Layout {
                 photo: photo as i64,
                 columns: columns as i32,
                 rows: rows as i32,
-                width: frame.photo.width as i32,
-                height: frame.photo.height as i32,
+                width: frame.photo.width() as i32,
+                height: frame.photo.height() as i32,
                 fit_w: fit.0 as i32,
                 fit_h: fit.1 as i32,
                 sampler,
@@ -88,7 +90,8 @@ impl Layout {
             };
             let bytes = bytemuck::bytes_of(&header);
             block[i * bytes.len()..(i + 1) * bytes.len()].copy_from_slice(bytes);
-            block[photo..photo + frame.photo.bgr.len()].copy_from_slice(&frame.photo.bgr);
+            let (w, h) = frame.photo.size();
+            frame.photo.copy_bgr(&mut block[photo..photo + w * h * 3]);
         }
     }
 }
@@ -139,7 +142,7 @@ mod tests {
         // the memory of these is reserved only, nobody touches it
         let photo = of(4000, 3000);
         let letterbox = Letterbox::new((4000, 3000), input);
-        let frames = [Frame { photo: &photo, letterbox: &letterbox }; 64];
+        let frames = [Frame::new(&photo, &letterbox); 64];
         let layout = Layout::new(&frames, input).unwrap();
         assert!(layout.bytes > i32::MAX as usize && layout.bytes >= 64 * photo.bgr.len());
         for (of, next) in layout.parts.iter().zip(&layout.parts[1..]) {
@@ -151,7 +154,7 @@ mod tests {
         let photo = of(size.0, size.1);
         assert!(photo.bgr.len() > i32::MAX as usize);
         let letterbox = Letterbox::new(size, input);
-        let error = Layout::new(&[Frame { photo: &photo, letterbox: &letterbox }], input).err().unwrap();
+        let error = Layout::new(&[Frame::new(&photo, &letterbox)], input).err().unwrap();
         assert!(error.to_string().contains("2 GiB"), "{error}");
     }
 }

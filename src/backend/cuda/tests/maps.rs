@@ -133,7 +133,7 @@ fn letterboxes_are_the_cpu_s_to_the_bit() {
             .collect();
         // together as one batch, and one by one
         let frames: Vec<Frame<'_>> =
-            photos.iter().map(|(photo, letterbox)| Frame { photo, letterbox }).collect();
+            photos.iter().map(|(photo, letterbox)| Frame::new(photo, letterbox)).collect();
         let check = |x: &mut CudaExecutor, image_index: usize, (photo, letterbox): &(Photo, Letterbox)| {
             let mut row = vec![0; input.0 * 3];
             let got = x.read(image, image_index).unwrap();

@@ -19,7 +19,7 @@ fn a_whole_network_finds_the_same_people() {
         let plan = model::build(&checkpoint, input).unwrap();
         let mut x = CudaExecutor::on(gpu, plan.clone(), OPTIONS).unwrap();
         let (photo, letterbox) = photo(5, 90, 70, input);
-        let frame = Frame { photo: &photo, letterbox: &letterbox };
+        let frame = Frame::new(&photo, &letterbox);
         let options =
             RunOptions { select: SelectParams { force: Some(4), ..SelectParams::default() }, heatmaps: true };
         let got = x.run(&[frame], &options).unwrap().remove(0);
@@ -124,7 +124,7 @@ fn maps_are_within_the_promised_bounds() {
     let checkpoint = model::random(model::Variant::T, 17, 2, 3);
     let plan = model::build(&checkpoint, input).unwrap();
     let (photo, letterbox) = photo(5, 90, 70, input);
-    let frame = Frame { photo: &photo, letterbox: &letterbox };
+    let frame = Frame::new(&photo, &letterbox);
     for gpu in gpus(&[1]) {
         let cpu = CpuOptions { threads: 1, keep_maps: true, ..CpuOptions::detect().unwrap() };
         let mut cpu = CpuExecutor::new(plan.clone(), cpu).unwrap();
@@ -160,7 +160,7 @@ fn engines_in_several_threads_do_not_mix() {
         let engine = |_| CudaExecutor::on(open().unwrap(), plan.clone(), plain).unwrap();
         let photos: Vec<(Photo, Letterbox)> = (0..3).map(|i| photo(i, 40 + i as usize, 30, input)).collect();
         let people = |x: &mut CudaExecutor, (photo, letterbox): &(Photo, Letterbox)| {
-            x.run(&[Frame { photo, letterbox }], &options).unwrap().remove(0)
+            x.run(&[Frame::new(photo, letterbox)], &options).unwrap().remove(0)
         };
         let alone: Vec<_> = photos.iter().map(|p| people(&mut engine(0), p)).collect();
         assert!(alone[0] != alone[1] && alone[1] != alone[2], "on {}", first.describe());
@@ -189,7 +189,8 @@ fn runs_under_way_do_not_mix() {
     // the third is larger than the memory that was set aside for photos
     let sizes = [(40, 30), (33, 47), (300, 200), (20, 20)];
     let photos: Vec<(Photo, Letterbox)> = (0..).zip(sizes).map(|(i, (w, h))| photo(i, w, h, input)).collect();
-    let frames: Vec<Frame<'_>> = photos.iter().map(|(photo, letterbox)| Frame { photo, letterbox }).collect();
+    let frames: Vec<Frame<'_>> =
+        photos.iter().map(|(photo, letterbox)| Frame::new(photo, letterbox)).collect();
     for gpu in gpus(&[1, 2]) {
         let mut x = CudaExecutor::on(gpu, plan.clone(), plain).unwrap();
         let mut run = |of: &[Frame<'_>]| x.run(of, &options).unwrap();
@@ -241,7 +242,7 @@ fn runs_go_on_after_one_that_found_no_memory() {
     let (input, plan, options, plain) = two_people();
     let sizes = [(40, 30), (300, 200)]; // the second needs more memory than was set aside
     let photos = sizes.map(|(w, h)| photo(3, w, h, input));
-    let [small, large] = [0, 1].map(|i| Frame { photo: &photos[i].0, letterbox: &photos[i].1 });
+    let [small, large] = [0, 1].map(|i| Frame::new(&photos[i].0, &photos[i].1));
     let heat = RunOptions { heatmaps: true, ..options };
     for gpu in gpus(&[1]) {
         let fresh = |frame: Frame<'_>, options: &RunOptions| {
@@ -273,7 +274,7 @@ fn trained_weights_keep_the_promise() {
     let plan = model::build(&checkpoint, Architecture::of(&checkpoint).input_size).unwrap();
     let photo = Photo::open("examples/rendered.jpg").unwrap();
     let letterbox = Letterbox::new((photo.width, photo.height), plan.input_size());
-    let frame = Frame { photo: &photo, letterbox: &letterbox };
+    let frame = Frame::new(&photo, &letterbox);
     for gpu in gpus(&[2]) {
         let cpu = CpuOptions { keep_maps: true, ..CpuOptions::detect().unwrap() };
         let mut exact = CpuExecutor::new(plan.clone(), cpu).unwrap();

@@ -30,7 +30,7 @@ fn frame_header(select: &SelectParams) -> params::Frame {
     // by way of the real writer
     let photo = Photo { width: 32, height: 32, bgr: vec![0; 32 * 32 * 3] };
     let letterbox = Letterbox::new((32, 32), (32, 32));
-    let frames = [Frame { photo: &photo, letterbox: &letterbox }];
+    let frames = [Frame::new(&photo, &letterbox)];
     let layout = Layout::new(&frames, (32, 32)).unwrap();
     let mut block = vec![0; layout.bytes];
     layout.write(&frames, select, &mut block);

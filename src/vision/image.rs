@@ -1,0 +1,202 @@
+//! A picture that somebody else owns: what the engine reads.
+
+use super::Photo;
+use super::decode::MAX_SIDE;
+use crate::error::{Error, Result};
+
+/// In which order a pixel's three bytes come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ChannelOrder {
+    /// Blue, green, red: OpenCV's order, and that of [`Photo`].
+    #[default]
+    Bgr,
+    /// Red, green, blue: the order of most other libraries.
+    Rgb,
+}
+
+/// A borrowed picture: rows of pixels of three bytes, in memory of the caller's. Nothing is copied to make one.
+///
+/// ```
+/// use rtmo_engine::{ChannelOrder, Image};
+///
+/// // A frame buffer of 640x480 RGB pixels whose rows are 2048 bytes apart.
+/// let buffer = vec![0; 2048 * 480];
+/// let image = Image::new(640, 480, ChannelOrder::Rgb, &buffer)?.with_stride(2048)?;
+/// assert_eq!(image.row(479).len(), 640 * 3);
+/// # rtmo_engine::Result::Ok(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Image<'a> {
+    width: usize,
+    height: usize,
+    stride: usize,
+    order: ChannelOrder,
+    data: &'a [u8],
+}
+
+impl<'a> Image<'a> {
+    /// A picture whose rows follow one another: at least `height * width * 3` bytes. Later bytes are not looked at.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if a side is zero or above [`MAX_SIDE`], or the bytes are too few.
+    pub fn new(width: usize, height: usize, order: ChannelOrder, data: &'a [u8]) -> Result<Image<'a>> {
+        let image = Image { width, height, stride: width.saturating_mul(3), order, data };
+        image.check()?;
+        Ok(image)
+    }
+
+    /// The same picture with rows that begin `stride` bytes apart. The last row may end early.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if a row does not fit into `stride`, or the bytes are too few.
+    pub fn with_stride(self, stride: usize) -> Result<Image<'a>> {
+        let image = Image { stride, ..self };
+        image.check()?;
+        Ok(image)
+    }
+
+    /// That the sides are possible and all rows lie within the bytes. [`Photo`]'s fields are public, so that a picture
+    /// made from one may be broken.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the numbers.
+    pub(crate) fn check(&self) -> Result<()> {
+        let Image { width: w, height: h, stride, data, .. } = *self;
+        if !(1..=MAX_SIDE).contains(&w) || !(1..=MAX_SIDE).contains(&h) {
+            return Err(Error::Usage(format!("a photo of {w}x{h} pixels: expected 1 to {MAX_SIDE} a side")));
+        }
+        let row = w * 3;
+        if stride < row {
+            return Err(Error::Usage(format!(
+                "a photo of {w}x{h} pixels: expected rows of at least {row} bytes, got {stride}"
+            )));
+        }
+        let bytes = stride.checked_mul(h - 1).and_then(|n| n.checked_add(row));
+        if bytes.is_none_or(|bytes| data.len() < bytes) {
+            let (got, expected) =
+                (data.len(), bytes.map_or("more than memory has".into(), |n| n.to_string()));
+            return Err(Error::Usage(format!(
+                "a photo of {w}x{h} pixels: expected {expected} bytes, got {got}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Pixels a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Rows.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Width and height.
+    pub fn size(&self) -> (usize, usize) {
+        (self.width, self.height)
+    }
+
+    /// Order of a pixel's bytes.
+    pub fn order(&self) -> ChannelOrder {
+        self.order
+    }
+
+    /// Row `y`: `width * 3` bytes in [`Image::order`].
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, y: usize) -> &'a [u8] {
+        assert!(y < self.height, "row {y} of {}", self.height);
+        &self.data[y * self.stride..][..self.width * 3]
+    }
+
+    /// The three bytes of column `x`, row `y`, in [`Image::order`].
+    pub fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
+        let row = self.row(y);
+        [row[x * 3], row[x * 3 + 1], row[x * 3 + 2]]
+    }
+
+    /// Copies the picture to `bgr`, without gaps between rows, as blue, green, red.
+    ///
+    /// # Panics
+    /// If `bgr` is not of `height * width * 3` bytes.
+    pub fn copy_bgr(&self, bgr: &mut [u8]) {
+        assert_eq!(bgr.len(), self.width * self.height * 3, "bytes of a picture");
+        for (y, row) in bgr.chunks_exact_mut(self.width * 3).enumerate() {
+            row.copy_from_slice(self.row(y));
+            self.order.make_bgr(row);
+        }
+    }
+
+    /// An owned copy.
+    pub fn to_photo(&self) -> Photo {
+        let mut bgr = vec![0; self.width * self.height * 3];
+        self.copy_bgr(&mut bgr);
+        Photo { width: self.width, height: self.height, bgr }
+    }
+}
+
+impl ChannelOrder {
+    /// Pixels of this order become blue, green, red.
+    pub(crate) fn make_bgr(self, pixels: &mut [u8]) {
+        if self == ChannelOrder::Rgb {
+            pixels.chunks_exact_mut(3).for_each(|pixel| pixel.swap(0, 2));
+        }
+    }
+}
+
+impl std::fmt::Debug for Image<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Image({}x{}, {:?}, stride {})", self.width, self.height, self.order, self.stride)
+    }
+}
+
+impl<'a> From<&'a Photo> for Image<'a> {
+    fn from(photo: &'a Photo) -> Image<'a> {
+        let (width, height) = (photo.width, photo.height);
+        Image { width, height, stride: width.saturating_mul(3), order: ChannelOrder::Bgr, data: &photo.bgr }
+    }
+}
+
+impl<'a> From<&Image<'a>> for Image<'a> {
+    fn from(image: &Image<'a>) -> Image<'a> {
+        *image
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_lie_within_the_bytes() {
+        let data = [0; 100];
+        let of = |w, h| Image::new(w, h, ChannelOrder::Rgb, &data);
+        assert!(of(5, 6).is_ok());
+        for (image, part) in [
+            (of(6, 6), "expected 108 bytes, got 100"),
+            (of(0, 6), "0x6 pixels"),
+            (of(6, usize::MAX), "a side"),
+            (of(5, 6).unwrap().with_stride(14), "rows of at least 15 bytes, got 14"),
+            (of(5, 6).unwrap().with_stride(18), "expected 105 bytes"),
+            (of(5, 6).unwrap().with_stride(usize::MAX), "more than memory has"),
+        ] {
+            let error = image.unwrap_err().to_string();
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        // The last row needs no gap behind it.
+        assert!(of(5, 6).unwrap().with_stride(17).is_ok());
+    }
+
+    #[test]
+    fn a_copy_is_bgr_without_gaps() {
+        let data: Vec<u8> = (0..30).collect();
+        let image = Image::new(2, 3, ChannelOrder::Rgb, &data).unwrap().with_stride(10).unwrap();
+        let photo = image.to_photo();
+        assert_eq!(photo.bgr, [2, 1, 0, 5, 4, 3, 12, 11, 10, 15, 14, 13, 22, 21, 20, 25, 24, 23]);
+        assert_eq!(image.pixel(1, 2), [23, 24, 25]);
+        assert_eq!(Image::from(&photo).to_photo(), photo);
+    }
+}
