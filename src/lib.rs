@@ -1,25 +1,85 @@
-//! rtmo-engine: fast and faithful inference for RTMO, the one-stage real-time multi-person pose model
-//! (arXiv 2312.07526).
+//! Finds people and their joints in pictures: inference for RTMO, the one-stage real-time multi-person pose model
+//! ([arXiv 2312.07526](https://arxiv.org/abs/2312.07526)), with handwritten kernels for CPUs and NVIDIA GPUs.
 //!
-//! ```text
-//! photo -> vision (decode, letterbox) -> [plan: backbone, neck, head] -> select (threshold, NMS)
-//!       -> [plan: DCC on survivors] -> people -> output (JSON, COCO, drawing)
+//! # One photo
+//!
+//! ```no_run
+//! use rtmo_engine::{Engine, EngineOptions, Photo};
+//!
+//! let mut engine = Engine::load("rtmo-s.safetensors", EngineOptions::default())?;
+//! let photo = Photo::open("family.jpg")?;
+//! for person in &engine.infer(&[photo])?[0] {
+//!     let nose = person.keypoints[0];
+//!     println!("a person ({:.2}), nose at {:.0}, {:.0}", person.score, nose.x, nose.y);
+//! }
+//! # rtmo_engine::Result::Ok(())
 //! ```
+//!
+//! [`Engine::load`] reads `.safetensors` and the `.pth` files that RTMO's authors published. [`EngineOptions`] sets the
+//! device, the precision, thresholds and the size of the network's input.
+//!
+//! # A batch
+//!
+//! Several photos in one call are one batch. They may differ in size. On a GPU a batch is faster than its photos one by one.
+//!
+//! ```no_run
+//! # use rtmo_engine::{Engine, EngineOptions, Photo};
+//! # let mut engine = Engine::load("rtmo-s.safetensors", EngineOptions::default())?;
+//! let photos = [Photo::open("a.jpg")?, Photo::open("b.png")?];
+//! let people = engine.infer(&photos)?;
+//! println!("{} people on a.jpg, {} on b.png", people[0].len(), people[1].len());
+//! # rtmo_engine::Result::Ok(())
+//! ```
+//!
+//! # Frames in memory
+//!
+//! An [`Image`] borrows pixels where they are: RGB or BGR, with any distance between rows. `examples/frames.rs` reads a
+//! stream of raw frames.
+//!
+//! ```no_run
+//! # use rtmo_engine::{ChannelOrder, Engine, EngineOptions, Image};
+//! # let mut engine = Engine::load("rtmo-s.safetensors", EngineOptions::default())?;
+//! let frame = vec![0; 640 * 480 * 3];
+//! let image = Image::new(640, 480, ChannelOrder::Rgb, &frame)?;
+//! let people = engine.infer(&[image])?;
+//! # rtmo_engine::Result::Ok(())
+//! ```
+//!
+//! [`Engine::submit`] and [`Engine::collect`] overlap reading, computing and writing; on a GPU also uploads.
+//!
+//! # Keypoints and skeletons
+//!
+//! [`Skeleton::of`] names a model's keypoints and the bones between them: 17 for COCO, 14 for CrowdPose. [`draw_people`] draws
+//! them.
+//!
+//! # Errors
+//!
+//! Every fallible function returns [`Error`], whose text says what went wrong, where, what was expected and what was found.
+//! Files of any content give errors, never panics.
 
+#[doc(hidden)]
 pub mod atomic_file;
+#[doc(hidden)]
 pub mod backend;
-pub mod engine;
-pub mod error;
+mod engine;
+mod error;
 mod heap;
+#[doc(hidden)]
 pub mod output;
 #[doc(hidden)]
 pub mod parity;
+#[doc(hidden)]
 pub mod plan;
+#[doc(hidden)]
 pub mod pose;
+#[doc(hidden)]
 pub mod vision;
 pub mod weights;
 
+pub use backend::{Device, Placement, Precision, StageTimes, StepTime};
 pub use engine::{Compat, Detections, Engine, EngineOptions, Timings};
 pub use error::{Error, Result};
-pub use pose::{Keypoint, Person};
-pub use vision::{ChannelOrder, Image, Photo};
+pub use pose::{Heatmaps, Keypoint, Person};
+pub use vision::draw::{DrawOptions, draw_people};
+pub use vision::skeleton::Side;
+pub use vision::{ChannelOrder, Image, Photo, Skeleton};
