@@ -1,4 +1,4 @@
-"""RTMO t, s, m and l as PyTorch modules.
+"""RTMO t, s, m, l and r50 as PyTorch modules.
 
 Names and shapes of the state dict are those of the published checkpoints, so that a file loads here, in mmpose 1.3.2
 and in the engine alike. Maps are [batch, channels, height, width]; images are BGR, 0 to 255. Grids are ordered level
@@ -23,11 +23,15 @@ FLIP = {17: (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15),
 
 @dataclass(frozen=True)
 class Arch:
-    """Width and depth multipliers, the usual input side, and the range of sides of multi-scale training."""
+    """Width and depth multipliers, the usual input side, and the range of sides of multi-scale training.
+
+    resnet: the backbone is ResNet-50 and the multipliers are those of neck and head alone.
+    """
     widen: float
     deepen: float
     size: int
     scales: tuple
+    resnet: bool = False
 
 
 ARCHS = {
@@ -35,6 +39,7 @@ ARCHS = {
     's': Arch(0.5, 0.33, 640, (480, 800)),
     'm': Arch(0.75, 0.67, 640, (480, 800)),
     'l': Arch(1.0, 1.0, 640, (480, 800)),
+    'r50': Arch(1.0, 1.0, 640, (480, 800), resnet=True),
 }
 HIDDEN = 256
 DARKNET_NORM = dict(momentum=0.03, eps=1e-3)
@@ -106,10 +111,11 @@ class CspLayer(nn.Module):
 
 
 class CspDarknet(nn.Module):
-    """Backbone: image to C3, C4, C5 at strides 8, 16, 32."""
+    """Backbone: image to C3, C4, C5 at strides 8, 16, 32, of `channels`."""
 
     def __init__(self, widen, deepen):
         super().__init__()
+        self.channels = [int(c * widen) for c in (256, 512, 1024)]
         wide = [int(c * widen) for c in (64, 128, 256, 512, 1024)]
         self.stem = Focus(wide[0])
         for i, blocks in enumerate((3, 9, 9, 3)):
@@ -124,6 +130,48 @@ class CspDarknet(nn.Module):
         c3 = self.stage2(self.stage1(self.stem(x)))
         c4 = self.stage3(c3)
         return c3, c4, self.stage4(c4)
+
+
+class ResNetBottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut; the 3x3 convolution has the stride."""
+    EXPANSION = 4
+
+    def __init__(self, cin, mid, stride):
+        super().__init__()
+        cout = mid * self.EXPANSION
+        self.conv1, self.bn1 = nn.Conv2d(cin, mid, 1, bias=False), nn.BatchNorm2d(mid)
+        self.conv2, self.bn2 = nn.Conv2d(mid, mid, 3, stride, 1, bias=False), nn.BatchNorm2d(mid)
+        self.conv3, self.bn3 = nn.Conv2d(mid, cout, 1, bias=False), nn.BatchNorm2d(cout)
+        self.downsample = None
+        if stride != 1 or cin != cout:
+            self.downsample = nn.Sequential(nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout))
+
+    def forward(self, x):
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        return F.relu(self.bn3(self.conv3(y)) + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet50(nn.Module):
+    """Backbone of RTMO-r50 (table 1 of the paper): image to C3, C4, C5 at strides 8, 16, 32; mmpose's `ResNet`."""
+    channels = [512, 1024, 2048]
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
+        cin = 64
+        for i, blocks in enumerate((3, 4, 6, 3)):
+            mid, layer = 64 << i, []
+            for block in range(blocks):
+                layer.append(ResNetBottleneck(cin, mid, 2 if i and not block else 1))
+                cin = mid * ResNetBottleneck.EXPANSION
+            self.add_module(f'layer{i + 1}', nn.Sequential(*layer))
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        c3 = self.layer2(self.layer1(x))
+        c4 = self.layer3(c3)
+        return c3, c4, self.layer4(c4)
 
 
 class RepVggBlock(nn.Module):
@@ -215,14 +263,14 @@ class Projector(nn.Module):
 
 
 class HybridEncoder(nn.Module):
-    """Neck: C3, C4, C5 to the last `levels` of P3, P4, P5."""
+    """Neck: C3, C4, C5 of `inputs` channels to the last `levels` of P3, P4, P5 of `channels`."""
 
-    def __init__(self, widen, deepen, channels, levels):
+    def __init__(self, inputs, widen, deepen, channels, levels):
         super().__init__()
         self.levels = levels
         blocks = round(3 * deepen)
         self.input_proj = nn.ModuleList(
-            ConvModule(int(c * widen), HIDDEN, 1, norm=NECK_NORM, act=False) for c in (256, 512, 1024))
+            ConvModule(c, HIDDEN, 1, norm=NECK_NORM, act=False) for c in inputs)
         self.encoder = nn.ModuleList((Encoder(),))
         self.sincos_pos_enc = SineEncoding(HIDDEN // 2, 10000)
         self.lateral_convs = nn.ModuleList(ConvModule(HIDDEN, HIDDEN, 1, norm=NECK_NORM) for _ in range(2))
@@ -447,7 +495,7 @@ def padded(boxes, padding=Head.PADDING):
 
 
 class Rtmo(nn.Module):
-    """The network of architecture 't', 's', 'm' or 'l', for 17 (COCO) or 14 (CrowdPose) keypoints."""
+    """The network of architecture 't', 's', 'm', 'l' or 'r50', for 17 (COCO) or 14 (CrowdPose) keypoints."""
 
     def __init__(self, arch='t', keypoints=17, levels=2):
         super().__init__()
@@ -455,8 +503,8 @@ class Rtmo(nn.Module):
         channels = int(512 * spec.widen)
         self.arch, self.keypoints = arch, keypoints
         self.strides = (8, 16, 32)[-levels:]
-        self.backbone = CspDarknet(spec.widen, spec.deepen)
-        self.neck = HybridEncoder(spec.widen, spec.deepen, channels, levels)
+        self.backbone = ResNet50() if spec.resnet else CspDarknet(spec.widen, spec.deepen)
+        self.neck = HybridEncoder(self.backbone.channels, spec.widen, spec.deepen, channels, levels)
         self.head = Head(spec.widen, keypoints, channels, levels)
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
@@ -532,8 +580,9 @@ def load(path):
         state = torch.load(path, map_location='cpu', weights_only=False)
         state = state.get('ema', state.get('state_dict', state))
     state = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
-    width = state['backbone.stem.conv.conv.weight'].shape[0]
-    arch = {24: 't', 32: 's', 48: 'm', 64: 'l'}[width]
+    arch = 'r50'
+    if 'backbone.stem.conv.conv.weight' in state:
+        arch = {24: 't', 32: 's', 48: 'm', 64: 'l'}[state['backbone.stem.conv.conv.weight'].shape[0]]
     levels = sum(name.startswith('head.head_module.out_cls') and name.endswith('bias') for name in state)
     model = Rtmo(arch, state['head.dcc.pos_enc'].shape[0], levels)
     missing, unexpected = model.load_state_dict(state, strict=False)

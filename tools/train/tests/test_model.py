@@ -1,4 +1,6 @@
 """The network equals mmpose's: names, shapes and outputs."""
+import os
+import tempfile
 import types
 import unittest
 
@@ -70,6 +72,58 @@ class Parity(unittest.TestCase):
 
     def test_l(self):
         self.check('l', 17, (64, 64))
+
+
+class ResNetNames(unittest.TestCase):
+    """RTMO-r50: the paper gives it 41.7 M parameters; mmpose names the tensors, `ResNet(depth=50, out_indices=(1, 2, 3))`."""
+
+    def expected(self):
+        """Names and shapes of the backbone, as mmpose's resnet.py makes them."""
+        shapes = {}
+
+        def norm(name, channels):
+            for part in ('weight', 'bias', 'running_mean', 'running_var'):
+                shapes[f'{name}.{part}'] = (channels,)
+            shapes[f'{name}.num_batches_tracked'] = ()
+
+        shapes['conv1.weight'] = (64, 3, 7, 7)
+        norm('bn1', 64)
+        cin = 64
+        for layer, (blocks, mid) in enumerate(((3, 64), (4, 128), (6, 256), (3, 512)), 1):
+            for block in range(blocks):
+                here = f'layer{layer}.{block}'
+                shapes[f'{here}.conv1.weight'] = (mid, cin, 1, 1)
+                shapes[f'{here}.conv2.weight'] = (mid, mid, 3, 3)
+                shapes[f'{here}.conv3.weight'] = (4 * mid, mid, 1, 1)
+                for n, channels in ((1, mid), (2, mid), (3, 4 * mid)):
+                    norm(f'{here}.bn{n}', channels)
+                if block == 0:
+                    shapes[f'{here}.downsample.0.weight'] = (4 * mid, cin, 1, 1)
+                    norm(f'{here}.downsample.1', 4 * mid)
+                cin = 4 * mid
+        return shapes
+
+    def test_names_shapes_and_maps(self):
+        net, large = ours.Rtmo('r50').eval(), ours.Rtmo('l')
+        shapes = lambda module: {n: tuple(t.shape) for n, t in module.state_dict().items()}
+        self.assertEqual(shapes(net.backbone), self.expected())
+        # Neck and head are RTMO-l's, but for the three convolutions that read the backbone.
+        want = {f'neck.{n}': s for n, s in shapes(large.neck).items()} | {f'head.{n}': s for n, s in shapes(large.head).items()}
+        for level, channels in enumerate((512, 1024, 2048)):
+            want[f'neck.input_proj.{level}.conv.weight'] = (256, channels, 1, 1)
+        got = {n: s for n, s in shapes(net).items() if not n.startswith('backbone.')}
+        self.assertEqual(got, want)
+        self.assertAlmostEqual(sum(p.numel() for p in net.parameters()) / 1e6, 41.7, delta=0.2)
+        with torch.no_grad():
+            maps = net.backbone(torch.rand(1, 3, 64, 96) * 255)
+            self.assertEqual([tuple(m.shape[1:]) for m in maps], [(512, 8, 12), (1024, 4, 6), (2048, 2, 3)])
+            self.assertEqual(net.dense(torch.rand(1, 3, 64, 96) * 255).box.shape, (1, 4 * 6 + 2 * 3, 4))
+
+    def test_loads_by_its_shapes(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, 'r50.pt')
+            torch.save({'state_dict': ours.Rtmo('r50').state_dict()}, path)
+            self.assertEqual(ours.load(path).arch, 'r50')
 
 
 class Suppression(unittest.TestCase):
