@@ -65,17 +65,22 @@ def affine_matrices(shift, scale, degrees, shear, side):
     return move @ skew @ turn @ size @ back
 
 
+def moved(points, matrix):
+    """Points [b, ..., 2] under affine matrices [b, 3, 3]."""
+    flat = points.flatten(1, -2)
+    return (flat @ matrix[:, :2, :2].transpose(1, 2) + matrix[:, None, :2, 2]).reshape(points.shape)
+
+
+def moved_boxes(boxes, matrix):
+    """The boxes around boxes [b, g, 4] under affine matrices."""
+    corners = moved(boxes[..., (0, 1, 2, 1, 2, 3, 0, 3)].unflatten(-1, (4, 2)), matrix)
+    return torch.cat((corners.amin(-2), corners.amax(-2)), -1)
+
+
 def warped(people, matrix, side):
     """People under affine matrices [b, 3, 3]; keypoints outside the picture become absent, boxes are clipped."""
-    def apply(points):
-        flat = points.flatten(1, -2)
-        return (flat @ matrix[:, :2, :2].transpose(1, 2) + matrix[:, None, :2, 2]).reshape(points.shape)
-
-    keypoints = apply(people.keypoints)
-    corners = apply(people.boxes[..., (0, 1, 2, 1, 2, 3, 0, 3)].unflatten(-1, (4, 2)))
-    boxes = torch.cat((corners.amin(-2), corners.amax(-2)), -1)
-    return clipped(People(boxes, keypoints, people.visible, people.weights,
-                          people.areas * torch.linalg.det(matrix)[:, None], people.exists), side, side)
+    return clipped(People(moved_boxes(people.boxes, matrix), moved(people.keypoints, matrix), people.visible,
+                          people.weights, people.areas * torch.linalg.det(matrix)[:, None], people.exists), side, side)
 
 
 def clipped(people, width, height):
@@ -159,14 +164,18 @@ def flipped(people, width, flip):
         width = torch.full((len(flip),), float(width), device=flip.device)
     edge = width[:, None] - 1
     which = flip[:, None, None]
-    boxes = torch.stack((edge - people.boxes[..., 2], people.boxes[..., 1], edge - people.boxes[..., 0],
-                         people.boxes[..., 3]), -1)
+
+    def mirrored(boxes):
+        other = torch.stack((edge - boxes[..., 2], boxes[..., 1], edge - boxes[..., 0], boxes[..., 3]), -1)
+        return torch.where(which, other, boxes)
+
+    regions = None if people.regions is None else mirrored(people.regions)
     keypoints = torch.stack((edge[..., None] - people.keypoints[..., 0], people.keypoints[..., 1]), -1)[:, :, order]
-    return People(torch.where(which, boxes, people.boxes),
+    return People(mirrored(people.boxes),
                   torch.where(which[..., None], keypoints, people.keypoints),
                   torch.where(which, people.visible[:, :, order], people.visible),
                   torch.where(which, people.weights[:, :, order], people.weights), people.areas, people.exists,
-                  people.ignore)
+                  people.ignore, regions)
 
 
 def letterbox_map(bank):
@@ -261,9 +270,11 @@ class Augmenter:
 
     def resized(self, images, people, scales, divisor=32):
         """The batch at a side drawn from the range, a multiple of the divisor."""
+        return resized(images, people, self.drawn_side(scales, divisor))
+
+    def drawn_side(self, scales, divisor=32):
         low, high = (round(s / divisor) for s in scales)
-        side = divisor * int(torch.randint(low, high + 1, (), generator=self.generator, device=self.device))
-        return resized(images, people, side)
+        return divisor * int(torch.randint(low, high + 1, (), generator=self.generator, device=self.device))
 
 
 def resized(images, people, side):

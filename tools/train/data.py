@@ -16,7 +16,8 @@ class People:
 
     boxes [b, g, 4] as x1 y1 x2 y2; keypoints [b, g, K, 2]; visible [b, g, K], 1 for annotated keypoints, occluded ones
     included; weights [b, g, K], 0 where a data set has no such keypoint; areas [b, g]; exists [b, g];
-    ignore [b, h, w] or None: 1 where people are not annotated.
+    ignore [b, h, w] or None: 1 where people are not annotated; regions [b, r, 4] or None: the same as boxes, padded with
+    zeros (`losses.excluded`).
     """
     boxes: torch.Tensor
     keypoints: torch.Tensor
@@ -25,6 +26,7 @@ class People:
     areas: torch.Tensor
     exists: torch.Tensor
     ignore: torch.Tensor = None
+    regions: torch.Tensor = None
 
     def kept(self, keep):
         """Only those of the mask `keep` [b, g], moved to the front, padded no more than necessary."""
@@ -34,18 +36,29 @@ class People:
         row = torch.arange(len(keep), device=keep.device)[:, None]
         pick = lambda x: x[row, order] * exists.reshape(*exists.shape, *(1,) * (x.ndim - 2))
         return People(pick(self.boxes), pick(self.keypoints), pick(self.visible), pick(self.weights), pick(self.areas),
-                      exists, self.ignore)
+                      exists, self.ignore, self.regions)
 
     def scaled(self, x, y):
         """For a picture resized by x and y."""
         two = torch.tensor((x, y), device=self.boxes.device)
+        regions = None if self.regions is None else self.regions * two.repeat(2)
         return People(self.boxes * two.repeat(2), self.keypoints * two, self.visible, self.weights, self.areas * x * y,
-                      self.exists, self.ignore)
+                      self.exists, self.ignore, regions)
 
 
 def joined(a, b):
     """The people of two batches of the same pictures together."""
-    return People(*(torch.cat((getattr(a, f.name), getattr(b, f.name)), 1) for f in fields(People)[:-1]), a.ignore)
+    return People(*(torch.cat((getattr(a, f.name), getattr(b, f.name)), 1) for f in fields(People)[:6]), a.ignore)
+
+
+def stacked(people):
+    """One batch of several that have `regions`, padded to the same number of people and regions."""
+    def stack(name):
+        tensors = [getattr(p, name) for p in people]
+        most = max(t.shape[1] for t in tensors)
+        return torch.cat([grown(t, most) for t in tensors])
+
+    return People(**{f.name: stack(f.name) for f in fields(People) if f.name != 'ignore'})
 
 
 @dataclass
@@ -124,9 +137,12 @@ def fitted(image, side):
     height, width = image.shape[:2]
     scale = min(side / height, side / width)
     size = max(int(width * scale), 1), max(int(height * scale), 1)
+    square = np.full((side, side, 3), PAD, np.uint8)
+    if size == (width, height):
+        square[:height, :width] = image
+        return square, scale, size
     small = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
     small = F.interpolate(small, size=size[::-1], mode='bilinear', align_corners=False)[0].permute(1, 2, 0)
-    square = np.full((side, side, 3), PAD, np.uint8)
     square[:size[1], :size[0]] = small.round().clamp(0, 255).byte().numpy()
     return square, scale, size
 

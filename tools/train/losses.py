@@ -98,6 +98,8 @@ def training_loss(head, dense, people, stage):
     weight = torch.ones_like(dense.cls)
     if people.ignore is not None:
         weight = 1 - inside(people.ignore, proxies.detach(), dense.vis.detach())[..., None]
+    if people.regions is not None:
+        weight = weight * ~(excluded(people.regions, boxes.detach(), dense.grids) & (index < 0))[..., None]
     parts, mean_oks = {}, boxes.new_zeros(())
     if len(image) > 1:  # batch norm over people needs two
         box, truth = boxes[image, grid], people.boxes[image, person]
@@ -132,6 +134,20 @@ def training_loss(head, dense, people, stage):
         mean_oks = oks(refined.detach(), keypoints, visible, area, sigmas).mean()
     parts['cls'] = varifocal(dense.cls, target, weight) / positives
     return parts, mean_oks
+
+
+def excluded(regions, boxes, grids):
+    """Grids that tell nothing about the class score, [b, n]: the centre of the grid lies in a region, or most of its
+    predicted box does.
+
+    regions [b, r, 4], boxes of people without annotation; boxes [b, n, 4], as predicted; grids [n, 2].
+    """
+    low, high = regions[:, None, :, :2], regions[:, None, :, 2:]
+    point = grids[:, None]
+    centre = ((point >= low) & (point < high)).all(-1)
+    size = (torch.minimum(boxes[:, :, None, 2:], high) - torch.maximum(boxes[:, :, None, :2], low)).clamp(min=0)
+    area = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
+    return (centre | (size.prod(-1) > 0.5 * area[..., None])).any(-1)
 
 
 def inside(mask, proxies, vis):

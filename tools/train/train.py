@@ -5,8 +5,8 @@
 The course of training is a fraction: of --hours of training time in all, or of --steps. Up to 280/600 the proxy
 keypoints learn from the annotation; after that from the classifier; from 580/600 without Mosaic and with an L1 loss on
 boxes. A number of steps written to the file `steps` of the folder while it runs changes the course's length. --minutes
-ends one call early; --resume goes on. Learning rates are those of the paper for a batch of 256, in
-proportion to the batch.
+or SIGTERM ends one call early, with the state written; --resume goes on. Learning rates are those of the paper for a
+batch of 256, in proportion to the batch.
 
 Written to --out: state.pt (resumable), weights.safetensors (averaged, FP16), log.jsonl, samples.jpg; with --pieces a
 folder of files under 16 MB that together resume the run.
@@ -16,11 +16,12 @@ import copy
 import json
 import math
 import os
+import signal
 import time
 
 import torch
 
-from . import augment, data, evaluate, export, losses, model
+from . import augment, data, evaluate, export, hints, losses, model, views
 
 EPOCHS = 600  # the paper's; fractions below are in its epochs
 WARMUP, SWITCH, CLOSE = 5 / EPOCHS, 280 / EPOCHS, 580 / EPOCHS
@@ -28,6 +29,9 @@ RATE, FLOOR, SECOND_RATE = 0.004, 0.0002, 0.0005
 DECAY, CLIP = 0.05, 0.1
 ENCODER_SHARE = 0.05
 SHORT_WARMUP, SHORT_ENCODER_SHARE, SHORT_DCC_SHARE = 0.02, 0.4, 0.1  # the classifier stays smooth
+STEADY_WARMUP, STEADY_SWITCH, STEADY_CLOSE, STEADY_FALL = 0.003, 0.2, 0.75, 0.5
+COCO_SIDE = 640  # of COCO's photos as sources of views
+HINT_END = 0.5  # where in the course the teacher's hints have faded
 
 
 def rate(progress, share=1.0):
@@ -56,12 +60,31 @@ def short_rate(progress, share=1.0):
     return base * (0.02 + 0.98 * (1 + math.cos(math.pi * (progress - SHORT_WARMUP) / (1 - SHORT_WARMUP))) / 2)
 
 
+def steady_rate(progress, share=1.0):
+    """The rate of a course with useful averages on the way: warm-up, slowly down to a half, in the last quarter a cosine."""
+    base = RATE * share
+    if progress < STEADY_WARMUP:
+        return base * progress / STEADY_WARMUP
+    if progress < STEADY_CLOSE:
+        return base * (1 - (1 - STEADY_FALL) * progress / STEADY_CLOSE)
+    end = (progress - STEADY_CLOSE) / (1 - STEADY_CLOSE)
+    return base * STEADY_FALL * (0.02 + 0.98 * (1 + math.cos(math.pi * end)) / 2)
+
+
 def stage(progress):
     return losses.FIRST if progress < SWITCH else losses.SECOND if progress < CLOSE else losses.CLOSING
 
 
 def short_stage(progress):
     return losses.SHORT_FIRST if progress < SWITCH else losses.SHORT_SECOND
+
+
+def steady_stage(progress):
+    return losses.SHORT_FIRST if progress < STEADY_SWITCH else losses.SHORT_SECOND
+
+
+# Rate and stage of the courses: the paper's; from scratch in some thousand steps; in some ten thousand, with stops.
+COURSES = {'paper': (rate, stage), 'short': (short_rate, short_stage), 'steady': (steady_rate, steady_stage)}
 
 
 def parameter_groups(net, encoder_share=ENCODER_SHARE, dcc_share=1.0):
@@ -126,10 +149,13 @@ class Trainer:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         self.net.to(memory_format=torch.channels_last)
         self.average = Average(self.net, args.ema)
-        self.rate = short_rate if args.short else rate
+        self.rate, self.stage = COURSES['steady' if args.steady else 'short' if args.short else 'paper']
         groups = parameter_groups(self.net, *((SHORT_ENCODER_SHARE, SHORT_DCC_SHARE) if args.short else ()))
-        self.optimizer = torch.optim.AdamW(groups, lr=RATE, weight_decay=DECAY,
-                                           fused=self.device.type == 'cuda')
+        self.hints = None
+        if args.hints:
+            self.hints = hints.Hints(self.net, args.hints).to(self.device)
+            groups.append(dict(params=list(self.hints.parameters()), share=1.0, weight_decay=0.0))
+        self.optimizer = torch.optim.AdamW(groups, lr=RATE, weight_decay=DECAY, fused=True)
         self.augmenter = augment.Augmenter(self.device, args.seed, mixup=args.arch != 't' if args.mixup is None else
                                            args.mixup == 'on')
         self.step, self.seconds = 0, 0.0
@@ -140,7 +166,8 @@ class Trainer:
         return dict(arch=self.args.arch, keypoints=self.args.keypoints, side=self.args.side, step=self.step,
                     seconds=self.seconds, model=self.net.state_dict(), ema=self.average.net.state_dict(),
                     ema_steps=self.average.steps, optimizer=self.optimizer.state_dict(),
-                    random=self.augmenter.generator.get_state())
+                    random=self.augmenter.generator.get_state(),
+                    hints=self.hints.state_dict() if self.hints else {})
 
     def load(self, state):
         if (state['arch'], state['keypoints']) != (self.args.arch, self.args.keypoints):
@@ -151,6 +178,8 @@ class Trainer:
         self.average.steps = state['ema_steps']
         self.optimizer.load_state_dict(state['optimizer'])
         self.augmenter.generator.set_state(state['random'].cpu())
+        if self.hints:
+            self.hints.load_state_dict(state['hints'])
 
     @property
     def progress(self):
@@ -158,21 +187,32 @@ class Trainer:
         done = self.step / a.steps if a.steps else self.seconds / (a.hours * 3600)
         return min(a.start + (1 - a.start) * done, 1.0)
 
-    def train_step(self, bank):
-        """One batch; returns the parts of the loss and the positives' mean OKS, on the device."""
-        a, progress = self.args, self.progress
-        now = short_stage(progress) if a.short else stage(progress)
-        with torch.no_grad():
+    @torch.no_grad()
+    def batch(self, bank, now):
+        """Pictures and people of one step, from a bank or from `views.Views`."""
+        a = self.args
+        scales = a.late_scales if now.refined and a.late_scales else a.scales
+        if isinstance(bank, views.Views):
+            side = self.augmenter.drawn_side(scales) if scales else a.side
+            images, people = self.augmenter.finished(*bank.batch(a.batch, side))
+        else:
             images, people = self.augmenter.batch(bank, a.batch, closing=not a.mosaic if a.short else now.auxiliary)
-            scales = a.late_scales if now.refined and a.late_scales else a.scales
             if scales:
                 images, people = self.augmenter.resized(images, people, scales)
             else:
                 images, people = augment.resized(images, people, a.side)
-        images = images.contiguous(memory_format=torch.channels_last)
+        return images.contiguous(memory_format=torch.channels_last), people
+
+    def train_step(self, bank):
+        """One batch; returns the parts of the loss and the positives' mean OKS, on the device."""
+        a, progress = self.args, self.progress
+        now = self.stage(progress)
+        images, people = self.batch(bank, now)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == 'cuda'):
             dense = self.net.dense(images, offsets=True)
         parts, oks = losses.training_loss(self.net.head, dense, people, now)
+        if self.hints and progress < HINT_END:
+            parts['hint'] = self.hints(images) * a.hint_weight * (1 - progress / HINT_END)
         for group in self.optimizer.param_groups:
             group['lr'] = self.rate(progress, group['share']) * a.batch / 256 * a.rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -217,7 +257,9 @@ class Trainer:
             write({'step': self.step, **{f'val_{k}': round(v, 4) for k, v in result.items()}})
             evaluate.sample_sheet(validation, predictions, os.path.join(a.out, 'samples.jpg'))
 
-        while self.progress < 1 and time.time() - began < a.minutes * 60:
+        stopped = []
+        signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
+        while self.progress < 1 and time.time() - began < a.minutes * 60 and not stopped:
             parts = self.train_step(bank)
             totals = parts if totals is None else {k: totals.get(k, 0) + v for k, v in parts.items()}
             counted += 1
@@ -259,8 +301,14 @@ def arguments(argv=None):
     add('--side', type=int, help='network input; default: the architecture\'s own')
     add('--scales', type=int, nargs=2, help='sides of multi-scale training; default: none')
     add('--late-scales', type=int, nargs=2, help='the same from the second stage on')
+    add('--steady', action='store_true', help='--short for some ten thousand steps, with the rate of `steady_rate`')
     add('--short', action='store_true', help='for some thousand steps: one cosine, L1 losses, no Mosaic')
     add('--smooth', action='store_true', help='begin with smooth heatmaps (model.Dcc.smooth); --short does so')
+    add('--views', type=float, nargs='+', metavar='SHARE', help='instead of Mosaic or whole pictures, views (views.py); '
+        'the share of each --bank, and of --coco last')
+    add('--hints', help='ONNX file of YOLOX-nano, whose maps the network learns to give')
+    add('--hint-weight', type=float, default=20.0, help='at first; falls to 0 half way')
+    add('--threads', type=int, help='of the CPU')
     add('--mosaic', action='store_true', help='Mosaic with --short')
     add('--batch', type=int, default=32)
     add('--hours', type=float, default=1.0, help='length of the whole course')
@@ -279,8 +327,13 @@ def arguments(argv=None):
     add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     a = parser.parse_args(argv)
     a.side = a.side or model.ARCHS[a.arch].size
+    a.short = a.short or a.steady
     if not (a.bank or a.coco):
         parser.error('give --bank, or --coco and --images')
+    if a.views and len(a.views) != len(a.bank) + bool(a.coco):
+        parser.error(f'--views: {len(a.views)} shares for {len(a.bank) + bool(a.coco)} banks')
+    if a.views and a.device != 'cpu':
+        parser.error('--views are made on the CPU: add --device cpu')
     if any(s % 32 for s in (a.scales or []) + (a.late_scales or []) + [a.side]):
         parser.error('sides are multiples of 32')
     return a
@@ -288,12 +341,18 @@ def arguments(argv=None):
 
 def main(argv=None):
     a = arguments(argv)
+    if a.threads:
+        torch.set_num_threads(a.threads)
     banks = [data.Bank.load(path) for path in a.bank]
     validation = data.Bank.load(a.val) if a.val else None
     if a.coco:
-        banks += [evaluate.subset(a.coco, a.images, a.side, without=a.without)] * a.repeat
+        banks += [evaluate.subset(a.coco, a.images, COCO_SIDE if a.views else a.side, without=a.without)] * a.repeat
         if a.val_coco:
             validation = evaluate.subset(a.coco, a.images, a.side, only=a.val_coco)
+    if a.views:
+        trainer = Trainer(a)
+        trainer.run(views.Views(banks, a.views, trainer.augmenter.generator), validation)
+        return
     bank = data.merged(banks)
     if a.device == 'cuda' and bank.images.numel() < 0.5 * torch.cuda.get_device_properties(0).total_memory:
         bank = bank.to('cuda')

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from .. import data, evaluate, export, losses, model, train
+from .. import data, evaluate, export, losses, model, train, views
 from .test_augment import dotted
 
 
@@ -26,6 +26,16 @@ class Course(unittest.TestCase):
         self.assertAlmostEqual(at(280.5), 0.0005, places=4)
         self.assertAlmostEqual(at(590), 0.0002)
         self.assertAlmostEqual(at(100, 0.05), 0.0002)
+
+    def test_steady_rate(self):
+        self.assertEqual(train.steady_rate(0), 0)
+        self.assertAlmostEqual(train.steady_rate(0.003), 0.004, places=4)
+        self.assertAlmostEqual(train.steady_rate(0.375), 0.003)  # half way from 1 to a half, at half of 0.75
+        self.assertAlmostEqual(train.steady_rate(0.75), 0.002)
+        self.assertAlmostEqual(train.steady_rate(0.875), 0.002 * 0.51)  # half of the cosine down to a fiftieth
+        self.assertAlmostEqual(train.steady_rate(1), 0.00004)
+        self.assertFalse(train.steady_stage(0.19).refined)
+        self.assertTrue(train.steady_stage(0.21).refined)
 
     def test_stages(self):
         self.assertEqual(train.stage(0.1), losses.FIRST)
@@ -68,6 +78,22 @@ class State(unittest.TestCase):
             self.assertTrue(all(os.path.getsize(os.path.join(folder, 'pieces', f)) <= export.PIECE
                                 for f in os.listdir(os.path.join(folder, 'pieces'))))
             train.Trainer(small(folder, '--resume', os.path.join(folder, 'pieces'))).train_step(bank)
+
+    def test_resuming_on_views(self):
+        """Views draw from the run's own random numbers, so they go on where they were."""
+        def drawn(trainer):
+            return views.Views([dotted(torch.Generator().manual_seed(0), 8)], [1.0], trainer.augmenter.generator)
+
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = small(folder, '--steady', '--views', '1', '--scales', '64', '96')
+            whole = train.Trainer(arguments)
+            whole.train_step(drawn(whole))
+            torch.save(whole.state(), os.path.join(folder, 'state.pt'))
+            resumed = train.Trainer(small(folder, '--steady', '--views', '1', '--scales', '64', '96', '--resume',
+                                          os.path.join(folder, 'state.pt')))
+            a, b = (t.batch(drawn(t), losses.SHORT_FIRST) for t in (whole, resumed))
+            self.assertTrue(torch.equal(a[0], b[0]) and torch.equal(a[1].regions, b[1].regions))
+            self.assertIn(a[0].shape[-1], (64, 96))
 
     def test_average(self):
         net = torch.nn.Linear(2, 2)
