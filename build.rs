@@ -17,6 +17,7 @@ use std::{env, fs};
 const ARCHS: &[&str] = &["sm_75", "sm_80", "sm_86", "sm_89", "sm_90a", "compute_90"];
 
 fn main() {
+    demo_model();
     for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "RTMO_CUDA_ARCHS"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
@@ -45,6 +46,16 @@ fn main() {
     }
     list.push_str("]\n");
     fs::write(out.join("images.rs"), list).expect("OUT_DIR is writable");
+}
+
+/// Tells the program whether the demonstration model is there to be part of it.
+fn demo_model() {
+    const MODEL: &str = "weights/rtmo-t-demo.safetensors";
+    println!("cargo::rustc-check-cfg=cfg(demo_model)");
+    println!("cargo::rerun-if-changed={MODEL}");
+    if env::var_os("CARGO_FEATURE_DEMO_MODEL").is_some() && Path::new(MODEL).is_file() {
+        println!("cargo::rustc-cfg=demo_model");
+    }
 }
 
 fn archs() -> Vec<String> {

@@ -7,7 +7,6 @@ use super::tiles::{
     shared_bytes, stages, window,
 };
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -266,7 +265,9 @@ impl Cache {
     /// The file for a GPU in the user's cache folder. A file that is missing counts as empty, a line that is damaged or
     /// asks for what the kernels cannot do as missing.
     pub fn open(identity: &str) -> Cache {
-        let Some(folder) = folder(|name| std::env::var_os(name)) else { return Cache::default() };
+        let Some(folder) = crate::cache::folder(|name| std::env::var_os(name)) else {
+            return Cache::default();
+        };
         // Kernels of another version of this crate are other kernels.
         let text: String = format!("{identity} {}", env!("CARGO_PKG_VERSION"));
         let name: String =
@@ -316,13 +317,6 @@ impl Cache {
         }
         self.changed = false;
     }
-}
-
-/// The user's cache folder, by the environment. Variables that are empty or name no place of their own say nothing: what is
-/// relative would be another folder for each working directory.
-fn folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let path = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    path("XDG_CACHE_HOME").or_else(|| path("LOCALAPPDATA")).or_else(|| path("HOME").map(|h| h.join(".cache")))
 }
 
 fn line(signature: &str, (choice, us): &(Choice, f64)) -> String {
@@ -479,19 +473,5 @@ mod tests {
             assert_eq!(read(&format!("0 1 4 Mid {bad} us")).1, Duration::ZERO, "{bad}");
         }
         std::fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn the_cache_s_folder_is_never_a_relative_one() {
-        let of = |set: &[(&str, &str)]| {
-            folder(|name| set.iter().find(|(n, _)| *n == name).map(|(_, value)| value.into()))
-        };
-        let home = ("HOME", "/home/me");
-        assert_eq!(of(&[home, ("XDG_CACHE_HOME", "/cache")]), Some("/cache".into()));
-        for nothing in ["", "cache", "./cache"] {
-            assert_eq!(of(&[home, ("XDG_CACHE_HOME", nothing)]), Some("/home/me/.cache".into()));
-            assert_eq!(of(&[("HOME", nothing)]), None);
-        }
     }
 }
