@@ -197,7 +197,15 @@ pub fn cuda() -> Result<String> {
         )
     };
     let devices: Vec<String> = cuda::devices()?.into_iter().map(one).collect();
-    Ok(format!("{}; compiled for {}", devices.join("; "), cuda::compiled_archs().join(", ")))
+    Ok(devices.join("; "))
+}
+
+/// The GPU architectures that this build has kernels for, with or without a GPU here.
+pub fn compiled_for() -> String {
+    match cuda::compiled_archs().join(", ") {
+        none if none.is_empty() => "for CPUs only".into(),
+        archs => format!("for CPUs, and GPUs of {archs}"),
+    }
 }
 
 /// More threads than any machine has cores.

@@ -1,6 +1,5 @@
 //! What a run reads and writes, so that none is written over another.
 
-use rtmo_engine::shown;
 use rtmo_engine::{Error, Result};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -32,7 +31,7 @@ impl Files {
         if let Some(what) = self.read.get(&key).or(written) {
             return Err(Error::Usage(format!(
                 "{}: {option} would replace it, but it is {what}",
-                shown(name)
+                name.display()
             )));
         }
         self.written.insert(key, format!("what {option} writes"));

@@ -31,6 +31,7 @@ impl Info {
             "fp32 on every CPU, bf16 on one with AVX512-BF16 or AMX, bf16x3 with AMX, fp16 on a GPU".into(),
         )?;
         row("CUDA", device::cuda().unwrap_or_else(|why| why.to_string()))?;
+        row("kernels", device::compiled_for())?;
         let search = Search::from_environment();
         let mut places: Vec<String> =
             search.folders.iter().map(|folder| folder.display().to_string()).collect();

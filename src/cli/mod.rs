@@ -5,7 +5,6 @@ mod check;
 mod convert;
 mod curves;
 mod download;
-mod fetch;
 mod files;
 mod infer;
 mod info;

@@ -29,11 +29,22 @@ pub struct Arena {
 impl Plan {
     /// Lifetime of every buffer; `None` if no step touches it.
     pub fn lifetimes(&self) -> Vec<Option<Lifetime>> {
+        let each: Vec<[usize; 1]> = (0..self.steps.len()).map(|step| [step]).collect();
+        self.lifetimes_in(each.iter().map(|step| step.as_slice()))
+    }
+
+    /// The same, where steps run in groups: a lifetime counts groups.
+    pub(crate) fn lifetimes_in<'a>(
+        &self,
+        groups: impl Iterator<Item = &'a [usize]>,
+    ) -> Vec<Option<Lifetime>> {
         let mut lives: Vec<Option<Lifetime>> = vec![None; self.buffers.len()];
-        for (i, step) in self.steps.iter().enumerate() {
-            for view in step.op.reads().into_iter().chain(step.op.writes()) {
-                let life = lives[view.buffer.0].get_or_insert(Lifetime { first: i, last: i });
-                life.last = i;
+        for (at, group) in groups.enumerate() {
+            for &step in group {
+                let op = &self.steps[step].op;
+                for view in op.reads().into_iter().chain(op.writes()) {
+                    lives[view.buffer.0].get_or_insert(Lifetime { first: at, last: at }).last = at;
+                }
             }
         }
         lives

@@ -1,5 +1,5 @@
-// A GPU in one thread, for the kernel files of kernels/: they compile with any C++17 compiler when RTMO_EMULATOR is
-// defined, and every wrapper of kernels/ptx.cuh has here the meaning that the PTX manual gives it.
+// A GPU in one thread, for the kernel files of src/backend/cuda: they compile with any C++17 compiler when RTMO_EMULATOR is
+// defined, and every wrapper of ops/common/ptx.cuh has here the meaning that the PTX manual gives it.
 //
 // * One grid runs cluster by cluster, in shuffled order. Every thread is a fiber; a fiber runs until it must wait, and
 //   the next one is drawn at random, so a missing barrier shows as a wrong result or as a read of poison.

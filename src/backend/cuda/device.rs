@@ -1,14 +1,15 @@
 //! A GPU behind the CUDA driver: memory, modules, streams. The driver is loaded at run time; a machine without one gets
 //! an error, not a crash.
 
-use super::gpu::{Caps, Gpu, LANES, Program, Purpose, Sequence};
+use super::gpu::{Caps, Gpu, LANES, Program, Purpose, Sequence, Upload};
 use super::graph::Graph;
 use super::images::{self, IMAGES};
-use super::launch::{Launch, launch};
+use super::launch::{Kernel, Launch, launch};
 use crate::error::{Error, Result};
 use cudarc::driver::{result, sys};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
 /// A GPU of this machine.
@@ -95,7 +96,7 @@ pub(super) struct Device {
 #[derive(Default)]
 struct Loaded {
     modules: HashMap<String, sys::CUmodule>,
-    functions: HashMap<&'static str, sys::CUfunction>,
+    functions: HashMap<Kernel, sys::CUfunction>,
 }
 
 // SAFETY: the driver's handles may be used from any thread; calls that need the context make it current first, and the
@@ -103,6 +104,20 @@ struct Loaded {
 unsafe impl Send for Device {}
 // SAFETY: as above; the driver is thread-safe.
 unsafe impl Sync for Device {}
+
+/// A context on top of this thread's stack of contexts.
+pub(super) struct Entered {
+    /// The stack is a thread's own: the guard stays in it.
+    of_this_thread: PhantomData<*const ()>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut context = std::ptr::null_mut();
+        // SAFETY: writes one handle; takes off what `enter` put on this thread's stack, since guards are dropped in reverse order.
+        let _ = unsafe { sys::cuCtxPopCurrent_v2(&mut context) };
+    }
+}
 
 impl Device {
     /// Opens GPU `ordinal`.
@@ -138,32 +153,36 @@ impl Device {
         // From here on what fails drops it, and with it what it has until then.
         let (streams, loaded) = ([std::ptr::null_mut(); LANES], Mutex::default());
         let mut opened = Device { info, arch, caps, device, context, streams, loaded };
-        opened.enter()?;
+        let entered = opened.enter()?;
         for stream in &mut opened.streams {
             let kind = result::stream::StreamKind::NonBlocking;
             *stream = result::stream::create(kind).map_err(failed("stream"))?;
         }
+        drop(entered);
         Ok(Arc::new(opened))
     }
 
-    pub fn enter(&self) -> Result<()> {
+    /// Makes the context this thread's current one until the guard is dropped. Then the one before is current again: a
+    /// program that uses CUDA itself finds its own.
+    pub fn enter(&self) -> Result<Entered> {
         // SAFETY: the context is retained for as long as `self` lives.
-        unsafe { result::ctx::set_current(self.context) }.map_err(failed("entering the context"))
+        unsafe { sys::cuCtxPushCurrent_v2(self.context) }.result().map_err(failed("entering the context"))?;
+        Ok(Entered { of_this_thread: PhantomData })
     }
 
-    pub fn function(&self, kernel: &'static str) -> Result<sys::CUfunction> {
+    pub fn function(&self, kernel: Kernel) -> Result<sys::CUfunction> {
+        let Kernel { file, name } = kernel;
         let mut loaded = self.loaded.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(f) = loaded.functions.get(kernel) {
+        if let Some(f) = loaded.functions.get(&kernel) {
             return Ok(*f);
         }
-        let file = images::file_of(kernel);
         let module = match loaded.modules.get(file) {
             Some(m) => *m,
             None => {
-                let image =
-                    IMAGES.iter().find(|i| i.file == file && i.arch == self.arch).ok_or_else(|| {
-                        Error::Device(format!("kernel {kernel}: not compiled for {}", self.arch))
-                    })?;
+                let image = IMAGES
+                    .iter()
+                    .find(|i| i.file == file && i.arch == self.arch)
+                    .ok_or_else(|| Error::Device(format!("kernel {name}: not compiled for {}", self.arch)))?;
                 // PTX is text and must end with a zero; machine code does not mind one.
                 let mut code = image.code.to_vec();
                 code.push(0);
@@ -181,19 +200,19 @@ impl Device {
                 module
             }
         };
-        let name = CString::new(kernel).expect("kernel names hold no zero");
+        let symbol = CString::new(name).expect("kernel names hold no zero");
         // SAFETY: `module` is loaded.
-        let function = unsafe { result::module::get_function(module, name) }.map_err(failed(kernel))?;
+        let function = unsafe { result::module::get_function(module, symbol) }.map_err(failed(name))?;
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: `function` is valid; kernels have no static shared memory, so all of it may be dynamic.
         unsafe { sys::cuFuncSetAttribute(function, attribute, self.caps.shared as i32) }
             .result()
-            .map_err(failed(format!("kernel {kernel}: {} bytes of shared memory", self.caps.shared)))?;
+            .map_err(failed(format!("kernel {name}: {} bytes of shared memory", self.caps.shared)))?;
         // The same split between L1 and shared memory for every kernel: a multiprocessor must be empty before it can
         // change it, which would keep a dependent kernel from starting early.
         let carveout = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
         // SAFETY: `function` is valid; the value is in percent.
-        unsafe { sys::cuFuncSetAttribute(function, carveout, 100) }.result().map_err(failed(kernel))?;
+        unsafe { sys::cuFuncSetAttribute(function, carveout, 100) }.result().map_err(failed(name))?;
         loaded.functions.insert(kernel, function);
         Ok(function)
     }
@@ -219,12 +238,13 @@ impl Device {
         unsafe { launch(function, self.streams[lane], item, dependent && self.caps.sm90) }
     }
 
-    /// Enqueues a copy of `bytes` from the host's memory to the device's.
+    /// Enqueues a copy.
     ///
     /// # Safety
-    /// The context is current, and whenever the copy is made, both addresses have so many bytes, those of the host
-    /// initialised and written to by nobody.
-    pub unsafe fn enqueue_upload(&self, (from, to, bytes): (u64, u64, usize), lane: usize) -> Result<()> {
+    /// The context is current, and whenever the copy is made, both addresses have so many bytes, those of the host are
+    /// initialised, and nothing writes to them.
+    pub unsafe fn enqueue_upload(&self, upload: Upload, lane: usize) -> Result<()> {
+        let Upload { from, to, bytes } = upload;
         // SAFETY: the caller's promise; the stream belongs to the context.
         unsafe { sys::cuMemcpyHtoDAsync_v2(to, from as *const c_void, bytes, self.streams[lane]) }
             .result()
@@ -234,19 +254,20 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        let entered = self.enter().is_ok();
-        let loaded = self.loaded.get_mut().unwrap_or_else(|e| e.into_inner());
-        // SAFETY: programs hold an `Arc` of the device, so nothing runs any more and the handles are used no longer; the
-        // context was retained once, by `open`.
-        unsafe {
-            for stream in self.streams.into_iter().filter(|stream| entered && !stream.is_null()) {
-                let _ = result::stream::destroy(stream);
+        if let Ok(_entered) = self.enter() {
+            let loaded = self.loaded.get_mut().unwrap_or_else(|e| e.into_inner());
+            // SAFETY: programs hold an `Arc` of the device, so nothing runs any more and the handles are used no longer.
+            unsafe {
+                for stream in self.streams.into_iter().filter(|stream| !stream.is_null()) {
+                    let _ = result::stream::destroy(stream);
+                }
+                for module in loaded.modules.values() {
+                    let _ = result::module::unload(*module);
+                }
             }
-            for module in loaded.modules.values().filter(|_| entered) {
-                let _ = result::module::unload(*module);
-            }
-            let _ = result::primary_ctx::release(self.device);
         }
+        // SAFETY: `open` retained the context once, and every `enter` has been undone.
+        let _ = unsafe { result::primary_ctx::release(self.device) };
     }
 }
 
@@ -256,9 +277,9 @@ pub(super) struct CudaGpu(pub Arc<Device>);
 /// What kernels compiled for `arch` may use on a GPU with so much.
 fn caps(arch: &str, sms: u32, shared: u32) -> Caps {
     let (sm90, wgmma) = (images::version(arch) >= (9, 0), arch == "sm_90a");
-    // No GPU has run these kernels yet, so nobody gets them who does not ask; their tests do.
-    let asked = cfg!(test) || std::env::var_os("RTMO_PING_PONG").is_some_and(|value| value == "1");
-    Caps { sms, shared, sm90, wgmma, ping_pong: wgmma && asked }
+    // Kernels that no GPU has run yet are for those who ask for them, and for their tests.
+    let unproven = cfg!(test) || std::env::var_os("RTMO_PING_PONG").is_some_and(|value| value == "1");
+    Caps { sms, shared, sm90, wgmma, unproven }
 }
 
 impl Gpu for CudaGpu {
@@ -275,24 +296,25 @@ impl Gpu for CudaGpu {
     fn identity(&self) -> String {
         let DeviceInfo { name, driver, sms, .. } = &self.0.info;
         let code = images::fingerprint(self.0.arch);
-        format!("{name} {sms} SMs, CUDA {}.{}, {} {code:016x}", driver.0, driver.1, self.0.arch)
+        let unproven = if self.0.caps.unproven { " unproven" } else { "" };
+        format!("{name} {sms} SMs, CUDA {}.{}, {} {code:016x}{unproven}", driver.0, driver.1, self.0.arch)
     }
 
     fn alloc(&self, bytes: usize, _: Purpose) -> Result<u64> {
-        self.0.enter()?;
+        let _entered = self.0.enter()?;
         // SAFETY: plain allocation; freed by `free`.
         unsafe { result::malloc_sync(bytes) }.map_err(failed(format!("{bytes} bytes of device memory")))
     }
 
     unsafe fn free(&self, address: u64) {
-        if self.0.enter().is_ok() {
+        if let Ok(_entered) = self.0.enter() {
             // SAFETY: entered; the caller's promise.
             let _ = unsafe { result::free_sync(address) };
         }
     }
 
     fn alloc_host(&self, bytes: usize) -> Result<(u64, u64)> {
-        self.0.enter()?;
+        let _entered = self.0.enter()?;
         let mut host = std::ptr::null_mut();
         let mut device = 0;
         // SAFETY: writes one address; the block is mapped into the context and freed by `free_host`.
@@ -310,7 +332,7 @@ impl Gpu for CudaGpu {
     }
 
     unsafe fn free_host(&self, host: u64) {
-        if self.0.enter().is_ok() {
+        if let Ok(_entered) = self.0.enter() {
             // SAFETY: entered; the caller's promise.
             let _ = unsafe { sys::cuMemFreeHost(host as *mut c_void) };
         }
@@ -319,14 +341,15 @@ impl Gpu for CudaGpu {
     // Copies go through a stream of the kernels: the driver's synchronous copy from pageable memory may return before
     // the data has arrived, and no stream but the default one would wait for it.
     unsafe fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
-        self.0.enter()?;
+        let _entered = self.0.enter()?;
+        let upload = Upload { from: from.as_ptr() as u64, to, bytes: from.len() };
         // SAFETY: entered; the slice lives until the copy is done, below; the caller's promise.
-        unsafe { self.0.enqueue_upload((from.as_ptr() as u64, to, from.len()), 0) }?;
+        unsafe { self.0.enqueue_upload(upload, 0) }?;
         self.0.synchronize(0)
     }
 
     unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
-        self.0.enter()?;
+        let _entered = self.0.enter()?;
         // SAFETY: entered; the slice lives until the copy is done, below; the caller's promise.
         unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from, to.len(), self.0.streams[0]) }
             .result()

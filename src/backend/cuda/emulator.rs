@@ -1,6 +1,6 @@
 //! The kernels under the host emulator of `tests/cuda_emu/`, compiled by the system's C++ compiler at test time.
 
-use super::gpu::{Caps, Gpu, Program, Purpose, Sequence};
+use super::gpu::{Caps, Gpu, Program, Purpose, Sequence, Upload};
 use super::launch::Launch;
 use crate::error::{Error, Result};
 use libloading::Library;
@@ -38,41 +38,52 @@ fn run(cxx: &str, args: &[&std::ffi::OsStr]) -> std::result::Result<(), String> 
     if out.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&out.stderr).into_owned()) }
 }
 
-/// Compiles `kernels/*.cu` (or the given replacement of one of them) for the host. Objects are kept by content.
+/// A kernel file, and the headers of this crate that it includes.
+struct Source {
+    file: &'static str,
+    path: &'static str,
+    includes: &'static [&'static str],
+    /// The only architecture that it is for.
+    only: Option<&'static str>,
+}
+
+// Written by `build/main.rs`.
+static SOURCES: &[Source] = include!(concat!(env!("OUT_DIR"), "/sources.rs"));
+static INCLUDE_FOLDERS: &[&str] = include!(concat!(env!("OUT_DIR"), "/include_folders.rs"));
+
+/// Text of a kernel file.
+pub(super) fn source(file: &str) -> String {
+    let source = SOURCES.iter().find(|s| s.file == file).unwrap_or_else(|| panic!("no kernel file {file}"));
+    std::fs::read_to_string(source.path).unwrap_or_else(|e| panic!("{}: {e}", source.path))
+}
+
+/// Compiles the kernels (or the given replacement of one of their files) for the host. Objects are kept by content.
 fn build(cxx: &str, replaced: Option<(&str, &str)>) -> std::result::Result<PathBuf, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let out = root.join("target").join("cuda_emu");
     std::fs::create_dir_all(&out).map_err(|e| format!("{}: {e}", out.display()))?;
     let read = |p: &Path| std::fs::read_to_string(p).map_err(|e| format!("{}: {e}", p.display()));
-    let list = |folder: &Path| -> std::result::Result<Vec<PathBuf>, String> {
-        let entries = std::fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-        let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
-        files.sort();
-        Ok(files)
-    };
-    let (kernels, emu) = (root.join("kernels"), root.join("tests").join("cuda_emu"));
-    let mut headers = Vec::new();
-    let mut units = vec![(emu.join("emu.cpp"), read(&emu.join("emu.cpp"))?)];
-    for path in list(&kernels)? {
-        let text = read(&path)?;
-        match path.extension().and_then(|e| e.to_str()) {
-            Some("cu") => {
-                let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
-                let text =
-                    replaced.filter(|r| name.as_deref() == Some(r.0)).map_or(text, |r| r.1.to_string());
-                units.push((path, text));
-            }
-            _ => headers.push(text),
+    let emu = root.join("tests").join("cuda_emu");
+    let interface = read(&emu.join("emu.hpp"))?;
+    // Name, text, and what else the object depends on.
+    let mut units = vec![("emu".to_string(), read(&emu.join("emu.cpp"))?, vec![interface.clone()])];
+    for source in SOURCES {
+        let text = match replaced {
+            Some((file, text)) if file == source.file => text.to_string(),
+            _ => read(Path::new(source.path))?,
+        };
+        let mut others = vec![interface.clone()];
+        for path in source.includes {
+            others.push(read(Path::new(path))?);
         }
+        units.push((source.file.to_string(), text, others));
     }
-    headers.push(read(&emu.join("emu.hpp"))?);
     let mut objects = Vec::new();
     let mut all = DefaultHasher::new();
     let mut jobs = Vec::new();
-    for (path, text) in units {
+    for (name, text, others) in units {
         let mut hash = DefaultHasher::new();
-        (cxx, &headers, &text, 5).hash(&mut hash);
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        (cxx, &others, &text, 6).hash(&mut hash);
         let object = out.join(format!("{name}-{:016x}.o", hash.finish()));
         object.hash(&mut all);
         if !object.is_file() {
@@ -100,8 +111,10 @@ fn build(cxx: &str, replaced: Option<(&str, &str)>) -> std::result::Result<PathB
             "-fsanitize-undefined-trap-on-error",
         ];
         let mut args: Vec<&std::ffi::OsStr> = flags.iter().map(|f| f.as_ref()).collect();
-        args.extend(["-I".as_ref(), emu.as_os_str(), "-I".as_ref(), kernels.as_os_str(), "-c".as_ref()]);
-        args.extend([source.as_os_str(), "-o".as_ref(), partial.as_os_str()]);
+        for folder in std::iter::once(emu.as_os_str()).chain(INCLUDE_FOLDERS.iter().map(|f| f.as_ref())) {
+            args.extend(["-I".as_ref(), folder]);
+        }
+        args.extend(["-c".as_ref(), source.as_os_str(), "-o".as_ref(), partial.as_os_str()]);
         let done = run(cxx, &args);
         let _ = std::fs::remove_file(&source);
         done?;
@@ -147,11 +160,10 @@ pub(super) struct Emulator {
 }
 
 /// As an H100, as far as kernels can tell.
-pub(super) const HOPPER: Caps =
-    Caps { sms: 132, shared: 227 << 10, sm90: true, wgmma: true, ping_pong: true };
+pub(super) const HOPPER: Caps = Caps { sms: 132, shared: 227 << 10, sm90: true, wgmma: true, unproven: true };
 /// As a T4: what the oldest supported GPUs lack, and as little shared memory.
 pub(super) const TURING: Caps =
-    Caps { sms: 40, shared: 64 << 10, sm90: false, wgmma: false, ping_pong: false };
+    Caps { sms: 40, shared: 64 << 10, sm90: false, wgmma: false, unproven: false };
 
 impl Emulator {
     /// `None`, after saying so, on a machine without a C++ compiler. In continuous integration (`CI` is set) that is a
@@ -197,7 +209,7 @@ impl Emu {
             *mut c_char,
             usize,
         ) -> c_int;
-        let name = CString::new(item.kernel).expect("no zero in a name");
+        let name = CString::new(item.kernel.name).expect("no zero in a name");
         let params = item.params.bytes();
         let mut message = [0u8; 1024];
         // SAFETY: the signature is that of emu.cpp; all pointers live during the call, which keeps none of them.
@@ -296,8 +308,9 @@ impl Gpu for Emulator {
 
     unsafe fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>> {
         let Emulator { library, caps, seed } = self;
-        let under_way = AtomicBool::new(false);
-        Ok(Box::new(Emulated { library: library.clone(), sm90: caps.sm90, seed: *seed, sequence, under_way }))
+        let (under_way, upload) = (AtomicBool::new(false), Mutex::new(None));
+        let (library, sm90, seed) = (library.clone(), caps.sm90, *seed);
+        Ok(Box::new(Emulated { library, sm90, seed, sequence, under_way, upload }))
     }
 }
 
@@ -307,6 +320,8 @@ struct Emulated {
     seed: u64,
     sequence: Sequence,
     under_way: AtomicBool,
+    /// What is still to be copied before the kernels run.
+    upload: Mutex<Option<Upload>>,
 }
 
 impl Emulated {
@@ -318,8 +333,9 @@ impl Emulated {
 }
 
 impl Program for Emulated {
-    fn start(&self) -> Result<()> {
+    unsafe fn start(&self, upload: Option<Upload>) -> Result<()> {
         assert!(!self.under_way.swap(true, Ordering::Relaxed), "started before it was waited for");
+        *self.upload.lock().unwrap_or_else(|e| e.into_inner()) = upload;
         if self.eager() { self.run_timed().map(|_| ()) } else { Ok(()) }
     }
 
@@ -337,12 +353,14 @@ impl Program for Emulated {
 
     fn run_timed(&self) -> Result<Vec<Duration>> {
         let _guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some((from, to, bytes)) = self.sequence.upload {
+        let given = self.upload.lock().unwrap_or_else(|e| e.into_inner()).take();
+        for Upload { from, to, bytes } in given.into_iter().chain(self.sequence.upload) {
             // SAFETY: both blocks belong to the executor and have at least that many bytes.
             unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
         }
         let run = |item: &Launch| {
-            let wgmma = item.kernel.starts_with("conv_wg") || item.kernel.starts_with("conv_pp");
+            let special = |s: &Source| s.file == item.kernel.file && s.only.is_some();
+            let wgmma = SOURCES.iter().any(special);
             assert!(self.sm90 || item.cluster == 1 && !wgmma, "not for this GPU: {item:?}");
             let start = std::time::Instant::now();
             // Always checked as if dependent: a kernel must be right under both kinds of launch.

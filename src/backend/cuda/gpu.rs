@@ -17,8 +17,8 @@ pub(super) struct Caps {
     pub sm90: bool,
     /// The loaded kernels include those for warpgroup matrix products.
     pub wgmma: bool,
-    /// Kernels whose blocks stay (`conv_pp.cu`) may be chosen.
-    pub ping_pong: bool,
+    /// Kernels that no GPU has confirmed may be chosen.
+    pub unproven: bool,
 }
 
 /// What a device buffer holds.
@@ -33,13 +33,24 @@ pub(super) enum Purpose {
 /// Queues of a GPU that work side by side: while one computes, the other uploads.
 pub(super) const LANES: usize = 2;
 
-/// Work that is repeated: an optional upload, then kernels in order.
+/// A copy from the host's memory to the device's.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Upload {
+    /// Address on the host.
+    pub from: u64,
+    /// Address on the device.
+    pub to: u64,
+    pub bytes: usize,
+}
+
+/// Work that is repeated: kernels in order.
 #[derive(Debug, Default)]
 pub(super) struct Sequence {
     /// The queue that it goes to, below [`LANES`]. Programs of one lane run one after the other.
     pub lane: usize,
-    /// Source address on the host, destination on the device, bytes.
-    pub upload: Option<(u64, u64, usize)>,
+    /// Comes before the kernels, and belongs to what is timed. Otherwise a program is given what to upload when it starts, so that
+    /// photos of all sizes share one program.
+    pub upload: Option<Upload>,
     /// Each depends on the one before.
     pub launches: Vec<Launch>,
     /// Ends of stages, as numbers of launches before them, in order; 0 ends after the upload. The device notes the time
@@ -49,14 +60,19 @@ pub(super) struct Sequence {
 
 /// A [`Sequence`] ready to run, on a GPU as one graph. Dropping it waits for its end.
 pub(super) trait Program: Send {
-    /// Lets it begin, and returns at once. Until [`Program::wait`] has returned, nothing that it reads or writes may be
-    /// touched, which whoever compiled it has promised, and it must not be started again.
-    fn start(&self) -> Result<()>;
+    /// Lets it begin, after an upload, and returns at once. Until [`Program::wait`] has returned, nothing that it reads or writes
+    /// may be touched, which the caller of [`Gpu::compile`] has promised, and it must not be started again.
+    ///
+    /// # Safety
+    /// Until [`Program::wait`] has returned, both addresses of the upload have as many bytes as it says, those of the host
+    /// are initialised, and nothing writes to them.
+    unsafe fn start(&self, upload: Option<Upload>) -> Result<()>;
     /// Waits until its lane has nothing left to do.
     fn wait(&self) -> Result<()>;
-    /// Runs it and waits for its end.
+    /// Runs it, without an upload, and waits for its end.
     fn run(&self) -> Result<()> {
-        self.start()?;
+        // SAFETY: there is no upload.
+        unsafe { self.start(None) }?;
         self.wait()
     }
     /// Runs it and waits for its end; the device's time of each stage.

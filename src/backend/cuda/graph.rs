@@ -1,7 +1,7 @@
 //! A sequence as a CUDA graph.
 
 use super::device::{Device, failed};
-use super::gpu::{Program, Sequence};
+use super::gpu::{Program, Sequence, Upload};
 use crate::error::Result;
 use cudarc::driver::{result, sys};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ impl Graph {
     /// # Safety
     /// As of [`Gpu::compile`](super::gpu::Gpu::compile).
     pub unsafe fn capture(device: Arc<Device>, sequence: Sequence) -> Result<Graph> {
-        device.enter()?;
+        let _entered = device.enter()?;
         let stream = device.stream(sequence.lane);
         for item in &sequence.launches {
             device.function(item.kernel)?; // modules cannot be loaded during capture
@@ -104,19 +104,23 @@ unsafe fn enqueue_all(device: &Device, sequence: &Sequence, events: &[sys::CUeve
     Ok(())
 }
 
-/// Events of the current context; dropped with it current.
+/// Events of the current context. What drops them has it current, or has destroyed them before.
 struct Events(Vec<sys::CUevent>);
 
 impl Drop for Events {
     fn drop(&mut self) {
+        self.destroy();
+    }
+}
+
+impl Events {
+    fn destroy(&mut self) {
         for event in self.0.drain(..) {
             // SAFETY: created by this process, not used after; whatever recorded it has been waited for.
             let _ = unsafe { result::event::destroy(event) };
         }
     }
-}
 
-impl Events {
     /// Time from each event to the next; all have happened.
     fn elapsed(&self) -> Result<Vec<Duration>> {
         let between = |pair: &[sys::CUevent]| {
@@ -129,16 +133,24 @@ impl Events {
 }
 
 impl Program for Graph {
-    fn start(&self) -> Result<()> {
-        self.device.enter()?;
+    unsafe fn start(&self, upload: Option<Upload>) -> Result<()> {
+        let _entered = self.device.enter()?;
+        if let Some(upload) = upload {
+            // SAFETY: entered; the caller's promise.
+            unsafe { self.device.enqueue_upload(upload, self.sequence.lane) }?;
+        }
         // SAFETY: `exec` is valid, its buffers are owned by the executor that owns this program.
-        unsafe { sys::cuGraphLaunch(self.exec, self.device.stream(self.sequence.lane)) }
-            .result()
-            .map_err(failed("launching a graph"))
+        let launched =
+            unsafe { sys::cuGraphLaunch(self.exec, self.device.stream(self.sequence.lane)) }.result();
+        if launched.is_err() {
+            // Nothing waits for the upload then.
+            let _ = self.device.synchronize(self.sequence.lane);
+        }
+        launched.map_err(failed("launching a graph"))
     }
 
     fn wait(&self) -> Result<()> {
-        self.device.enter()?;
+        let _entered = self.device.enter()?;
         self.device.synchronize(self.sequence.lane)
     }
 
@@ -151,7 +163,7 @@ impl Program for Graph {
     /// ends with it and the one that ends before it.
     fn run_timed(&self) -> Result<Vec<Duration>> {
         let (device, whole) = (&self.device, &self.sequence);
-        device.enter()?;
+        let _entered = device.enter()?;
         if let Some(upload) = whole.upload {
             // SAFETY: entered; this program's addresses are valid as long as it lives, and it is waited for at once.
             unsafe { device.enqueue_upload(upload, whole.lane) }?;
@@ -182,12 +194,11 @@ impl Program for Graph {
 const REPLAYS: usize = 25;
 
 impl Drop for Graph {
-    // The events go after this, with the context still current, and the device after them.
     fn drop(&mut self) {
-        if self.device.enter().is_ok() {
-            let _ = self.device.synchronize(self.sequence.lane);
-            // SAFETY: every launch of the graph has ended.
-            unsafe { sys::cuGraphExecDestroy(self.exec) };
-        }
+        let Ok(_entered) = self.device.enter() else { return };
+        let _ = self.device.synchronize(self.sequence.lane);
+        // SAFETY: every launch of the graph has ended.
+        unsafe { sys::cuGraphExecDestroy(self.exec) };
+        self.events.destroy();
     }
 }

@@ -1,15 +1,17 @@
 //! The compiled kernels that this build carries.
 
+use super::ops::conv;
+
 /// Machine code or PTX of one kernel file.
 pub(super) struct Image {
-    /// `conv_mma` for `kernels/conv_mma.cu`.
+    /// `conv_mma` for `conv_mma.cu`.
     pub file: &'static str,
     /// `sm_90a`, or `compute_90` for PTX.
     pub arch: &'static str,
     pub code: &'static [u8],
 }
 
-/// Written by `build.rs`; empty without nvcc.
+/// Written by `build/main.rs`; empty without nvcc.
 pub(super) static IMAGES: &[Image] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
 /// Architectures that the kernels were compiled for, for instance `sm_90a` or (PTX) `compute_90`. Empty: built without
@@ -24,7 +26,8 @@ pub fn compiled_archs() -> Vec<&'static str> {
 /// A hash of the convolution kernels for an architecture: tiles measured with other code say nothing about this one. The
 /// same for the same build on every machine (FNV-1a).
 pub(super) fn fingerprint(arch: &str) -> u64 {
-    let convs = IMAGES.iter().filter(|image| image.arch == arch && image.file.starts_with("conv_"));
+    let of_conv = |file: &str| conv::files().any(|f| f == file);
+    let convs = IMAGES.iter().filter(|image| image.arch == arch && of_conv(image.file));
     let bytes = convs.flat_map(|image| image.code);
     bytes.fold(0xCBF2_9CE4_8422_2325, |hash, &b| (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01B3))
 }
@@ -54,23 +57,6 @@ pub(super) fn version(arch: &str) -> (i32, i32) {
     let digits = arch.trim_start_matches(|c: char| !c.is_ascii_digit()).trim_end_matches('a');
     let number: i32 = digits.parse().unwrap_or(0);
     (number / 10, number % 10)
-}
-
-/// The kernel file that holds a kernel.
-pub(super) fn file_of(kernel: &str) -> &str {
-    match kernel {
-        "collect" | "survivor_linear" => "survivor",
-        "pool_pyramid" => "pool",
-        "layer_norm" => "layernorm",
-        "select_people" => "select",
-        "bin_decode" => "dcc",
-        "peak_mma" | "peak_wg" => "peak",
-        _ if kernel.starts_with("conv_mma_") => "conv_mma",
-        _ if kernel.starts_with("conv_wg_") => "conv_wg",
-        _ if kernel.starts_with("conv_pp_") => "conv_pp",
-        _ if kernel.starts_with("echo_") => "echo",
-        other => other,
-    }
 }
 
 #[cfg(test)]

@@ -1,58 +1,53 @@
 //! Kernel launches: what is launched, and the one place that does it on a device.
 
-use super::params::*;
 use crate::error::{Error, Result};
-use bytemuck::bytes_of;
+use bytemuck::Pod;
 use cudarc::driver::sys;
+use std::any::TypeId;
 use std::ffi::c_void;
 
-/// Parameters of a launch, by kernel family.
+/// A compiled kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Kernel {
+    /// Its file: `layer_norm` for `layer_norm.cu`.
+    pub file: &'static str,
+    /// Its name in the compiled code.
+    pub name: &'static str,
+}
+
+/// The parameter struct of a launch.
 #[derive(Clone, Debug)]
-pub(super) enum Params {
-    Conv(Box<ConvLaunch>),
-    Letterbox(LetterboxLaunch),
-    Pool(PoolLaunch),
-    Attention(AttentionLaunch),
-    LayerNorm(LayerNormLaunch),
-    Predict(Box<PredictLaunch>),
-    Select(SelectLaunch),
-    SurvivorLinear(SurvivorLinearLaunch),
-    Gau(GauLaunch),
-    BinDecode(BinDecodeLaunch),
-    Collect(CollectLaunch),
-    Peak(PeakLaunch),
-    /// For tests of the parameter structs.
-    #[cfg(test)]
-    Raw(Vec<u8>),
+pub(super) struct Params {
+    of: TypeId,
+    /// The struct's bytes, aligned for any field; the last word may be cut.
+    words: Box<[u64]>,
+    len: usize,
 }
 
 impl Params {
+    pub fn new<T: Pod>(params: T) -> Params {
+        let len = size_of::<T>();
+        let mut words = vec![0u64; len.div_ceil(8)].into_boxed_slice();
+        bytemuck::cast_slice_mut(&mut words)[..len].copy_from_slice(bytemuck::bytes_of(&params));
+        Params { of: TypeId::of::<T>(), words, len }
+    }
+
     /// The struct, as the kernel takes it.
     pub fn bytes(&self) -> &[u8] {
-        match self {
-            Params::Conv(p) => bytes_of(&**p),
-            Params::Letterbox(p) => bytes_of(p),
-            Params::Pool(p) => bytes_of(p),
-            Params::Attention(p) => bytes_of(p),
-            Params::LayerNorm(p) => bytes_of(p),
-            Params::Predict(p) => bytes_of(&**p),
-            Params::Select(p) => bytes_of(p),
-            Params::SurvivorLinear(p) => bytes_of(p),
-            Params::Gau(p) => bytes_of(p),
-            Params::BinDecode(p) => bytes_of(p),
-            Params::Collect(p) => bytes_of(p),
-            Params::Peak(p) => bytes_of(p),
-            #[cfg(test)]
-            Params::Raw(bytes) => bytes,
-        }
+        &bytemuck::cast_slice(&self.words)[..self.len]
+    }
+
+    /// The struct again, to be changed, if it is of that type.
+    pub fn get_mut<T: Pod>(&mut self) -> Option<&mut T> {
+        let bytes = &mut bytemuck::cast_slice_mut(&mut self.words)[..self.len];
+        (self.of == TypeId::of::<T>()).then(|| bytemuck::from_bytes_mut(bytes))
     }
 }
 
 /// One launch of one kernel.
 #[derive(Clone, Debug)]
 pub(super) struct Launch {
-    /// Name in the compiled code.
-    pub kernel: &'static str,
+    pub kernel: Kernel,
     pub grid: [u32; 3],
     /// Blocks of a cluster, along the grid's depth.
     pub cluster: u32,
@@ -64,6 +59,14 @@ pub(super) struct Launch {
     pub steps: Vec<usize>,
 }
 
+impl Launch {
+    /// A launch without clusters or shared memory.
+    pub fn new<T: Pod>(kernel: Kernel, grid: [u32; 3], threads: u32, params: T, steps: &[usize]) -> Launch {
+        let params = Params::new(params);
+        Launch { kernel, grid, cluster: 1, threads, shared: 0, params, steps: steps.to_vec() }
+    }
+}
+
 /// Enqueues a kernel on a stream. `dependent`: it may start while the kernel before it still runs, up to its
 /// `griddepcontrol.wait`.
 ///
@@ -71,7 +74,7 @@ pub(super) struct Launch {
 /// What the driver says, with the kernel's name.
 ///
 /// # Safety
-/// `function` is `launch.kernel` of a module loaded in the current context, `stream` belongs to that context, and every
+/// `function` is `launch.kernel` in a module loaded in the current context, `stream` belongs to that context, and every
 /// address in the parameters is a device address valid until the kernel has run. `dependent` only for code that was
 /// compiled for sm_90 or later (older code does not wait).
 pub(super) unsafe fn launch(
@@ -104,14 +107,14 @@ pub(super) unsafe fn launch(
         numAttrs: attributes.len() as u32,
     };
     let mut params = [launch.params.bytes().as_ptr() as *mut c_void];
-    // SAFETY: the kernel takes exactly one parameter, a struct of this size (asserted on both sides), which the driver
+    // SAFETY: the kernel takes exactly one parameter, a struct of this size (both sides are made from one text), which the driver
     // copies during the call; the rest is the caller's promise.
     let code = unsafe { sys::cuLaunchKernelEx(&config, function, params.as_mut_ptr(), std::ptr::null_mut()) };
     code.result().map_err(|e| {
         let (grid, block, shared) = (launch.grid, launch.threads, launch.shared);
         Error::Device(format!(
             "kernel {}: launch of {grid:?} blocks of {block} threads with {shared} bytes of shared memory: {e}",
-            launch.kernel
+            launch.kernel.name
         ))
     })
 }

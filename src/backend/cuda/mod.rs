@@ -1,12 +1,15 @@
-//! The CUDA backend: handwritten fp16 kernels (`kernels/`), one CUDA graph from photos to people.
+//! The CUDA backend: handwritten fp16 kernels, one CUDA graph from photos to people.
 //!
 //! ```text
-//! plan -> schedule.rs (what runs together, where buffers live) -> lower.rs (addresses, tiles, packed constants)
+//! plan -> schedule.rs (what runs together, where buffers live) -> lower.rs (each operation's launch: ops/, pose/)
 //!      -> launches -> setup.rs (memory for a batch, one graph per shape of input) -> people in pinned host memory
 //! ```
 //!
+//! An operation is a folder of `ops/` or `pose/`, with kernel, parameters, limits, packing and launch side by side, and a row in the
+//! table of [`ops::of`] or [`pose::of`].
+//!
 //! Maps are stored in fp16 NHWC and summed in fp32; predictions, boxes, and everything about survivors is fp32. The
-//! kernels know operations, `tiles.rs` and `tune.rs` which convolution kernel suits which shape. `gpu.rs` is all that
+//! kernels know operations, `ops/conv` which convolution kernel suits which shape. `gpu.rs` is all that
 //! the executor needs of a device, so that tests run the same code on the host, with the kernels under an emulator.
 
 mod constants;
@@ -14,16 +17,13 @@ mod device;
 mod gpu;
 mod graph;
 mod images;
+mod kernel_params;
 mod launch;
 mod lower;
-mod measure;
-mod pack;
-mod params;
+mod ops;
 mod pose;
 mod schedule;
 mod setup;
-mod tiles;
-mod tune;
 
 #[cfg(test)]
 mod emulator;
@@ -31,21 +31,21 @@ mod emulator;
 mod tests;
 
 use self::constants::Constants;
-use self::gpu::{Gpu, LANES};
+use self::gpu::{Gpu, LANES, Sequence};
 use self::launch::Launch;
 use self::lower::{Lowering, Place};
+use self::ops::conv::cache::Cache;
+use self::ops::conv::{self, measure, shape::Shape, tiles::Choice, tune};
 use self::pose::frames::Layout;
-use self::schedule::{Group, Schedule, Storage};
+use self::schedule::{Schedule, Storage};
 use self::setup::{Key, Setup};
-use self::tiles::{Choice, Shape};
-use self::tune::Cache;
 use super::{Executor, Frame, Profiler, RunOptions, StageTimes, StepTime, Survivors};
 use crate::error::{Error, Result};
 use crate::plan::{Op, Plan, View};
 pub use device::{DeviceInfo, devices};
 use half::f16;
 pub use images::compiled_archs;
-pub use measure::tensor_peak;
+pub use ops::peak::tensor_peak;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,9 +72,6 @@ impl Default for Options {
 const MAX_BATCH: usize = 64;
 /// Batch sizes kept ready in each lane.
 const KEPT: usize = 2;
-/// Uploads are whole multiples of this, so that photos of many sizes share few programs.
-const UPLOAD: usize = 256 << 10;
-
 /// Executes a plan on a GPU.
 pub struct CudaExecutor {
     // Programs use constants, and are dropped before them.
@@ -90,8 +87,8 @@ pub struct CudaExecutor {
     /// Setup of the last run, for `read`.
     last: usize,
     /// The last batch that ran from start to end in lane 0, if the device still holds its photos: its images, and what was
-    /// uploaded and asked for. Not all frames of a run, if they took several batches or one of them ran again alone.
-    held: Option<(usize, Key, RunOptions)>,
+    /// asked for. Not all frames of a run, if they took several batches or one of them ran again alone.
+    held: Option<(usize, RunOptions)>,
     /// Runs begun and not finished, oldest first, each in a lane of its own.
     flights: VecDeque<Flight>,
 }
@@ -170,7 +167,8 @@ impl CudaExecutor {
         // What the cache does not know is measured before weights are packed for it. But a batch after a larger one is likely
         // what was left of the photos: it runs with the choices of that, rather than wait for measurements.
         if self.options.tune && images > self.tuned {
-            let shapes = self.schedule.groups.iter().filter_map(|group| self.shapes(group));
+            let shapes =
+                self.schedule.groups.iter().filter_map(|group| conv::shapes(&self.plan, &group.steps));
             let unknown: Vec<Vec<Shape>> =
                 shapes.filter(|s| self.cache.get(&caps, s, images).is_none()).collect();
             if !unknown.is_empty() {
@@ -191,7 +189,7 @@ impl CudaExecutor {
     /// a kernel's time depends on the launches before and after it.
     fn refine(&mut self, place: Place, rivals: &measure::Rivals) -> Result<()> {
         let (caps, images) = (self.gpu.caps(), place.images);
-        let launches = self.launches(place)?;
+        let launches = self.dense(place)?;
         // SAFETY: addresses are those of the setup whose place this is, and of constants, which stay until the end of this.
         let mut best = unsafe { measure::network(&self.gpu, launches) }?;
         for (shapes, choices) in rivals {
@@ -199,7 +197,7 @@ impl CudaExecutor {
                 let Some(kept) = self.cache.get(&caps, shapes, images) else { continue };
                 let kept_alone = self.cache.time(shapes, images);
                 self.cache.insert(shapes, images, choice, alone);
-                let launches = self.launches(place)?;
+                let launches = self.dense(place)?;
                 // SAFETY: as above.
                 let time = unsafe { measure::network(&self.gpu, launches) }?;
                 if time.as_secs_f64() < best.as_secs_f64() * 0.998 {
@@ -226,14 +224,12 @@ impl CudaExecutor {
         Lowering { plan, schedule, constants, place, choose: &mut choose }.launches()
     }
 
-    /// Shapes of the convolutions of a launch that has such.
-    fn shapes(&self, group: &Group) -> Option<Vec<Shape>> {
-        let Group::Conv(steps) = group else { return None };
-        let shape = |&step: &usize| match &self.plan.steps[step].op {
-            Op::Conv(c) => Some(lower::shape(&self.plan, c)),
-            _ => None,
-        };
-        steps.iter().map(shape).collect()
+    /// Those of the network itself, which need neither photos nor people.
+    fn dense(&mut self, place: Place) -> Result<Vec<Launch>> {
+        let mut launches = self.launches(place)?;
+        let pose = |step: &usize| matches!(self.plan.steps[*step].op, Op::Pose(_));
+        launches.retain(|l| !l.steps.is_empty() && !l.steps.iter().any(pose));
+        Ok(launches)
     }
 
     /// Waits until the GPU has nothing to do; what is under way can still be finished.
@@ -272,12 +268,20 @@ impl CudaExecutor {
         frames: &[Frame<'_>],
         options: &RunOptions,
     ) -> Result<Vec<Option<Survivors>>> {
-        let (index, key) = self.prepare(lane, frames, options)?;
-        self.setups[index].program(&self.gpu, &self.plan, key)?.run()?;
+        let (index, bytes) = self.prepare(lane, frames, options)?;
+        self.run_program(index, options, bytes)?;
         if lane == 0 {
-            self.held = Some((frames.len(), key, *options));
+            self.held = Some((frames.len(), *options));
         }
         self.setups[index].results(&self.plan, options)
+    }
+
+    /// Runs a setup's program after an upload of so many bytes; waits for its end.
+    fn run_program(&mut self, index: usize, options: &RunOptions, bytes: usize) -> Result<()> {
+        let key = Key { heatmaps: options.heatmaps, staged: None };
+        let setup = &mut self.setups[index];
+        setup.start(&self.gpu, &self.plan, key, bytes)?;
+        setup.program(&self.gpu, &self.plan, key)?.wait()
     }
 
     /// Runs those frames again, alone, whose survivors did not fit.
@@ -298,8 +302,8 @@ impl CudaExecutor {
         found.into_iter().zip(frames).map(each).collect()
     }
 
-    /// Writes the frames where a lane's program will look for them; returns the setup's index and the program's key.
-    fn prepare(&mut self, lane: usize, frames: &[Frame<'_>], options: &RunOptions) -> Result<(usize, Key)> {
+    /// Writes the frames where a lane's program will look for them; returns the setup's index and how many bytes to upload.
+    fn prepare(&mut self, lane: usize, frames: &[Frame<'_>], options: &RunOptions) -> Result<(usize, usize)> {
         let layout = Layout::new(frames, self.plan.input_size())?;
         self.held = None;
         let index = self.setup(frames.len(), lane)?;
@@ -314,9 +318,8 @@ impl CudaExecutor {
         }
         let setup = &mut self.setups[index];
         layout.write(frames, &options.select, setup.staging.write());
-        let upload = layout.bytes.next_multiple_of(UPLOAD).min(setup.input.bytes);
         self.last = index;
-        Ok((index, Key { upload, heatmaps: options.heatmaps, staged: false }))
+        Ok((index, layout.bytes))
     }
 }
 
@@ -339,8 +342,9 @@ impl Executor for CudaExecutor {
         let lane = self.flights.back().map_or(0, |flight| (flight.lane + 1) % LANES);
         let mut flight = Flight { images: frames.len(), lane, key: None };
         if (1..=MAX_BATCH).contains(&frames.len()) {
-            let (index, key) = self.prepare(lane, frames, options)?;
-            self.setups[index].program(&self.gpu, &self.plan, key)?.start()?;
+            let (index, bytes) = self.prepare(lane, frames, options)?;
+            let key = Key { heatmaps: options.heatmaps, staged: None };
+            self.setups[index].start(&self.gpu, &self.plan, key, bytes)?;
             flight.key = Some(key);
         }
         self.flights.push_back(flight);
@@ -366,12 +370,11 @@ impl Executor for CudaExecutor {
 
     fn run_again(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
         self.idle()?;
-        let Some((images, key, _)) = self.held.filter(|h| (h.0, h.2) == (frames.len(), *options)) else {
+        if self.held != Some((frames.len(), *options)) {
             return self.run(frames, options);
-        };
-        let index = self.setup(images, 0)?;
-        let key = Key { upload: 0, ..key };
-        self.setups[index].program(&self.gpu, &self.plan, key)?.run()?;
+        }
+        let index = self.setup(frames.len(), 0)?;
+        self.run_program(index, options, 0)?;
         self.last = index;
         match self.setups[index].results(&self.plan, options)?.into_iter().collect() {
             Some(people) => Ok(people),
@@ -452,8 +455,8 @@ impl Profiler for CudaExecutor {
         self.idle()?;
         let (mut times, mut all) = (StageTimes::default(), Vec::with_capacity(frames.len()));
         for batch in frames.chunks(MAX_BATCH) {
-            let (index, key) = self.prepare(0, batch, options)?;
-            let key = Key { staged: true, ..key };
+            let (index, bytes) = self.prepare(0, batch, options)?;
+            let key = Key { heatmaps: options.heatmaps, staged: Some(bytes) };
             let stages = self.setups[index].program(&self.gpu, &self.plan, key)?.run_staged()?;
             let into = [
                 &mut times.upload,
@@ -473,11 +476,13 @@ impl Profiler for CudaExecutor {
 
     fn run_timed(&mut self, frame: Frame<'_>, options: &RunOptions) -> Result<(Survivors, Vec<StepTime>)> {
         self.idle()?;
-        let (index, key) = self.prepare(0, &[frame], options)?;
+        let (index, bytes) = self.prepare(0, &[frame], options)?;
+        let key = Key { heatmaps: options.heatmaps, staged: None };
         let setup = &self.setups[index];
-        let sequence = setup.sequence(key, &self.plan);
+        let upload = Some(setup.upload(bytes));
+        let sequence = Sequence { upload, ..setup.sequence(key, &self.plan) };
         let launches: Vec<(Vec<usize>, &'static str)> =
-            sequence.launches.iter().map(|l| (l.steps.clone(), l.kernel)).collect();
+            sequence.launches.iter().map(|l| (l.steps.clone(), l.kernel.name)).collect();
         // SAFETY: addresses are those of the setup and of constants, which stay as they are until the program is dropped, at
         // the end of the line.
         let times = unsafe { self.gpu.compile(sequence) }?.run_timed()?;

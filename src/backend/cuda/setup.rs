@@ -1,10 +1,13 @@
 //! Memory and programs for one batch size.
 
-use super::gpu::{Gpu, HostMemory, Memory, Program, Purpose, Sequence};
-use super::launch::{Launch, Params};
-use super::lower::{Place, cells};
-use super::params::Count;
+use super::gpu::{Gpu, HostMemory, Memory, Program, Purpose, Sequence, Upload};
+use super::launch::Launch;
+use super::lower::Place;
+use super::pose::bin_decode::forget_heatmaps;
+use super::pose::collect::fields;
 use super::pose::frames::SURVIVOR_BYTES;
+use super::pose::params::{Count, Frame, PERSON_FLOATS};
+use super::pose::select::cells;
 use super::schedule::Schedule;
 use crate::backend::{RunOptions, Survivors};
 use crate::error::Result;
@@ -42,11 +45,9 @@ pub(super) struct Setup {
 /// What a program depends on besides its setup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
-    /// Bytes; 0: what the device holds is used again.
-    pub upload: usize,
     pub heatmaps: bool,
-    /// Stages are timed.
-    pub staged: bool,
+    /// Stages are timed, the first of them the upload of so many bytes.
+    pub staged: Option<usize>,
 }
 
 impl Setup {
@@ -63,7 +64,7 @@ impl Setup {
         let working = |bytes: usize| Memory::new(gpu, bytes, Purpose::Working);
         let people = images * capacity;
         let (w, h) = plan.input_size();
-        let input_bytes = images * (w * h * 3 + 64 * (w + h));
+        let input_bytes = images * (size_of::<Frame>() + w * h * 3 + 64 * (w + h));
         // kernels look at survivors before they know how many there are
         let survivors = working(people * SURVIVOR_BYTES)?;
         survivors.write(0, &vec![0; people * SURVIVOR_BYTES])?;
@@ -106,7 +107,8 @@ impl Setup {
         if bytes <= self.input.bytes {
             return Ok(());
         }
-        let bytes = bytes.next_multiple_of(1 << 20);
+        // By half at least: few photos of rising sizes move it.
+        let bytes = bytes.max(self.input.bytes + self.input.bytes / 2).next_multiple_of(1 << 20);
         let input = Memory::new(gpu, bytes, Purpose::Working)?;
         let staging = HostMemory::new(gpu, bytes)?;
         self.forget_launches();
@@ -151,20 +153,34 @@ impl Setup {
     /// What a program does.
     pub fn sequence(&self, key: Key, plan: &Plan) -> Sequence {
         let mut launches = self.launches.clone();
-        for l in &mut launches {
-            if let (Params::BinDecode(p), false) = (&mut l.params, key.heatmaps) {
-                p.heat = [0; 2];
-            }
+        if !key.heatmaps {
+            launches.iter_mut().for_each(forget_heatmaps);
         }
-        let marks = if key.staged { stages(plan, &launches) } else { vec![] };
-        let upload = (key.upload > 0).then(|| (self.staging.address(), self.input.address, key.upload));
+        let marks = if key.staged.is_some() { stages(plan, &launches) } else { vec![] };
+        let upload = key.staged.map(|bytes| self.upload(bytes));
         Sequence { lane: self.lane, upload, launches, marks }
+    }
+
+    /// The first bytes of what was written for a run.
+    pub fn upload(&self, bytes: usize) -> Upload {
+        assert!(bytes <= self.input.bytes, "{bytes} bytes of {}", self.input.bytes);
+        Upload { from: self.staging.address(), to: self.input.address, bytes }
+    }
+
+    /// Lets a program begin, made if need be, after an upload of so many bytes; 0: what the device holds is used again.
+    pub fn start(&mut self, gpu: &Arc<dyn Gpu>, plan: &Plan, key: Key, bytes: usize) -> Result<()> {
+        let upload = (bytes > 0).then(|| self.upload(bytes));
+        let program = self.program(gpu, plan, key)?;
+        // SAFETY: both blocks are this setup's, are as large, and move only after `forget_launches`; the host's was zeroed when it
+        // was made. The executor writes there only while nothing is under way in the lane.
+        unsafe { program.start(upload) }
     }
 
     /// A program, made if need be.
     pub fn program(&mut self, gpu: &Arc<dyn Gpu>, plan: &Plan, key: Key) -> Result<&dyn Program> {
-        let place = match self.programs.iter().position(|p| p.0 == key) {
-            Some(i) => i,
+        // The one used last is last.
+        match self.programs.iter().position(|p| p.0 == key) {
+            Some(i) => self.programs[i..].rotate_left(1),
             None => {
                 if self.programs.len() >= KEPT {
                     self.programs.remove(0);
@@ -174,10 +190,9 @@ impl Setup {
                 // staging and results only while nothing is under way in the lane.
                 let program = unsafe { gpu.compile(self.sequence(key, plan)) }?;
                 self.programs.push((key, program));
-                self.programs.len() - 1
             }
-        };
-        Ok(self.programs[place].1.as_ref())
+        }
+        Ok(self.programs.last().expect("found or made").1.as_ref())
     }
 
     /// What the last run left in the host's memory; `None` for an image whose survivors did not fit.
@@ -199,8 +214,9 @@ impl Setup {
                 s.scores.push(row[0]);
                 s.boxes.push([row[1], row[2], row[3], row[4]]);
                 s.priors.push([row[5], row[6]]);
-                s.keypoints.extend(row[7..7 + 2 * k].chunks_exact(2).map(|p| [p[0], p[1]]));
-                s.visibility.extend_from_slice(&row[7 + 2 * k..]);
+                let (points, visible) = row[PERSON_FLOATS..].split_at(2 * k);
+                s.keypoints.extend(points.chunks_exact(2).map(|p| [p[0], p[1]]));
+                s.visibility.extend_from_slice(visible);
             }
             if let (true, Some(heat)) = (options.heatmaps, &self.heat) {
                 let read = |axis: usize, n: usize| -> Result<Vec<f32>> {
@@ -216,11 +232,6 @@ impl Setup {
         }
         Ok(all)
     }
-}
-
-/// Floats of a person in the results.
-fn fields(plan: &Plan) -> usize {
-    7 + 3 * plan.keypoints()
 }
 
 /// Bins of x and y.

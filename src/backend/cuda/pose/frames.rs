@@ -1,6 +1,6 @@
 //! What the host hands to a run, as one block: a `Frame` for each image, sampling tables, photos.
 
-use super::super::params::{Frame as Header, Survivor};
+use super::params::{Frame as Header, Sampler, Survivor};
 use crate::backend::{Frame, SelectParams};
 use crate::error::{Error, Result};
 use crate::pose::letterbox::Geometry;
@@ -62,7 +62,7 @@ impl Layout {
                     put(block, columns, w.columns.iter().map(|v| v.to_le_bytes()));
                     let row = |r: &crate::pose::letterbox::WarpRow| words::<2, 8>([r.columns as i32, r.y]);
                     put(block, rows, w.rows.iter().map(row));
-                    (frame.letterbox.input_size(), 0)
+                    (frame.letterbox.input_size(), Sampler::Warp)
                 }
                 Geometry::Resize(r) => {
                     let tap = |t: &crate::pose::letterbox::ResizeTap| {
@@ -70,7 +70,7 @@ impl Layout {
                     };
                     put(block, columns, r.columns.iter().map(tap));
                     put(block, rows, r.rows.iter().map(tap));
-                    (r.size, if r.halve { 2 } else { 1 })
+                    (r.size, if r.halve { Sampler::Halve } else { Sampler::Resize })
                 }
             };
             let header = Header {
@@ -81,7 +81,7 @@ impl Layout {
                 height: frame.photo.height() as i32,
                 fit_w: fit.0 as i32,
                 fit_h: fit.1 as i32,
-                sampler,
+                sampler: sampler as i32,
                 score_logit: logit(select.score_thr),
                 nms_thr: select.nms_thr,
                 max_people: limit(select.max_people),

@@ -1,7 +1,6 @@
 //! The other kernels that work on maps.
 
 use super::*;
-use crate::backend::cuda::schedule::Group;
 use crate::backend::{Frame, RunOptions};
 
 #[test]
@@ -17,6 +16,37 @@ fn pyramids_pool() {
             fill(&mut rig, &[src], &mut Rng(h as u64));
             rig.run().unwrap();
             rig.close(dst, 1e-9, &format!("{h}x{w}, window {window}"));
+        }
+    }
+}
+
+#[test]
+fn max_pools_stride() {
+    for gpu in gpus(&[1, 2]) {
+        // even and odd maps, smaller than a window, and ResNet's
+        for (h, w, window, stride) in [(8, 12, 3, 2), (7, 5, 3, 2), (1, 1, 3, 2), (2, 3, 5, 1), (9, 10, 5, 3)]
+        {
+            let mut plan = Plan::default();
+            let src = plan.map("in", h, w, 24 + 16).slice(8, 24);
+            let dst = plan.map("out", h.div_ceil(stride), w.div_ceil(stride), 24 + 8).slice(8, 24);
+            plan.push("pool", Op::MaxPool { src, dst, window, stride, pad: window / 2 });
+            let mut rig = Rig::new(&gpu, &plan);
+            rig.batch(2);
+            let mut want = Vec::new();
+            for image in 0..2 {
+                rig.image = image;
+                // negative at every border: the outside is no zero
+                let values = Rng(9 + image as u64).normals(h * w * 24, 1.0);
+                rig.set(src, &values.iter().map(|v| v - 5.0).collect::<Vec<_>>());
+                rig.r.run_steps(0..1);
+                want.push(rig.r.map(dst));
+            }
+            rig.image = 0;
+            rig.run_device(|_| unreachable!("no convolutions")).unwrap();
+            for (image, want) in want.iter().enumerate() {
+                let (_, largest) = distance(&rig.x.read(dst, image).unwrap(), want);
+                assert_eq!(largest, 0.0, "image {image} of {h}x{w}, window {window}, stride {stride}");
+            }
         }
     }
 }
@@ -89,7 +119,8 @@ fn predictions_stay_in_fp32() {
             outputs.push(dst);
         }
         let mut rig = Rig::new(&gpu, &plan);
-        assert!(matches!(rig.x.schedule.groups[..], [Group::Predict(_)]));
+        let launched: Vec<_> = rig.x.schedule.groups.iter().map(|g| g.steps.len()).collect();
+        assert_eq!(launched, [4], "one launch");
         fill(&mut rig, &inputs, &mut rng);
         rig.run().unwrap();
         for dst in outputs {

@@ -1,6 +1,6 @@
 //! Every kernel against the f64 reference, on the host emulator and, where there is one, on a GPU.
 
-mod conv;
+pub(super) mod conv;
 mod machine;
 mod maps;
 mod network;
@@ -9,10 +9,10 @@ mod people;
 use super::emulator::{Emulator, HOPPER, TURING};
 use super::gpu::{Caps, Gpu, Memory, Program, Purpose, Sequence};
 use super::lower::{Lowering, Place};
-use super::params::{Count, Survivor};
+use super::ops::conv::{shape::Shape, tiles::Choice, tune};
+use super::pose::params::{Count, Survivor};
 use super::schedule::Storage;
-use super::tiles::{Choice, Shape};
-use super::{CudaExecutor, Options, device, tune};
+use super::{CudaExecutor, Options, device};
 use crate::backend::Executor;
 use crate::backend::reference::{Person, Reference};
 use crate::error::{Error, Result};
@@ -40,7 +40,7 @@ impl Rng {
 }
 
 /// The GPUs to test on: the emulator with each seed, and the real one if there is one.
-fn gpus(seeds: &[u64]) -> Vec<Arc<dyn Gpu>> {
+pub(super) fn gpus(seeds: &[u64]) -> Vec<Arc<dyn Gpu>> {
     let mut all: Vec<Arc<dyn Gpu>> = seeds.iter().filter_map(|&s| Emulator::start(HOPPER, s)).collect();
     all.extend(real());
     all
@@ -67,17 +67,19 @@ fn real() -> Option<Arc<dyn Gpu>> {
 }
 
 /// A GPU with less to give than it has.
-struct Limited {
+pub(super) struct Limited {
     gpu: Arc<dyn Gpu>,
     /// Multiprocessors: where there are few, blocks that stay until all tiles are done have many.
     sms: u32,
     /// Device buffers that can still be had.
     buffers: AtomicUsize,
+    /// Programs made.
+    programs: AtomicUsize,
 }
 
 impl Limited {
-    fn new(gpu: Arc<dyn Gpu>, sms: u32) -> Arc<Limited> {
-        Arc::new(Limited { gpu, sms, buffers: AtomicUsize::new(usize::MAX) })
+    pub fn new(gpu: Arc<dyn Gpu>, sms: u32) -> Arc<Limited> {
+        Arc::new(Limited { gpu, sms, buffers: AtomicUsize::new(usize::MAX), programs: AtomicUsize::new(0) })
     }
 }
 
@@ -117,6 +119,7 @@ impl Gpu for Limited {
         unsafe { self.gpu.download(from, to) }
     }
     unsafe fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>> {
+        self.programs.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the caller's promise.
         unsafe { self.gpu.compile(sequence) }
     }

@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::backend::cpu::{CpuExecutor, CpuOptions};
-use crate::backend::cuda::launch::{Launch, Params};
+use crate::backend::cuda::launch::Launch;
+use crate::backend::cuda::ops::conv;
+use crate::backend::cuda::ops::conv::params::{ConvLaunch, Trigger};
 use crate::backend::cuda::schedule::Schedule;
-use crate::backend::cuda::tiles::Trigger;
+use crate::backend::cuda::setup::Key;
 use crate::backend::{Frame, Profiler, RunOptions, SelectParams, Survivors};
 use crate::parity::{self, Tolerance};
 use crate::pose::model;
@@ -102,8 +104,6 @@ fn a_whole_network_finds_the_same_people() {
             assert_eq!(y.run_again(&[frame], &options).unwrap(), std::slice::from_ref(&one));
             assert!(y.held.is_some());
         }
-        let setup = &y.setups[0];
-        assert!(setup.programs.iter().any(|(key, _)| key.upload == 0), "no upload");
         if x.gpu.caps() != TURING {
             y.run(&[frame, frame], &options).unwrap().iter().for_each(alike);
             // survivors that do not fit into a batch's memory: the frames run again, alone
@@ -135,6 +135,56 @@ fn maps_are_within_the_promised_bounds() {
         assert!(report.maps.len() > maps, "each step's, and the stages'");
         println!("{report}");
         report.check(&Tolerance::FP16.generated()).unwrap_or_else(|beyond| panic!("{beyond}"));
+    }
+}
+
+/// ResNet's stem, max pool, and first block with a stride, from a photo: convolutions with ReLU after a residual, 1x1 with stride 2.
+#[test]
+fn a_resnet_s_first_layers_are_the_reference_s() {
+    let input = (72, 40);
+    for gpu in gpus(&[1]).into_iter().chain(Emulator::start(TURING, 0)) {
+        let mut rng = Rng(50);
+        let mut plan = Plan::default();
+        let image = plan.letterbox(input.0, input.1);
+        let mut conv = |plan: &mut Plan, src: View, (h, w, cout): (usize, usize, usize), kernel: usize| {
+            let stride = plan.hw(src).0.div_ceil(h);
+            // each layer keeps the size of the values; pixels are some 100
+            let n = kernel * kernel * src.c;
+            let scale = if src == image { 0.02 } else { 1.4 } / (n as f32).sqrt();
+            let weight = plan.tensor("w", &[cout, kernel, kernel, src.c], rng.normals(cout * n, scale));
+            let bias = plan.tensor("b", &[cout], rng.normals(cout, 0.1));
+            let dst = plan.map(format!("{kernel}x{kernel} of {}", plan.buffer_of(src).name), h, w, cout);
+            let act = Act::Relu;
+            Conv { kernel, stride, pad: kernel / 2, act, ..linear(src, dst, weight, bias) }
+        };
+        let stem = conv(&mut plan, image, (20, 36, 64), 7);
+        plan.push("stem", Op::Conv(stem.clone()));
+        let pooled = plan.map("pooled", 10, 18, 64);
+        plan.push("pool", Op::MaxPool { src: stem.dst, dst: pooled, window: 3, stride: 2, pad: 1 });
+        let reduce = conv(&mut plan, pooled, (10, 18, 32), 1);
+        let middle = conv(&mut plan, reduce.dst, (5, 9, 32), 3);
+        let skip = Conv { act: Act::None, ..conv(&mut plan, pooled, (5, 9, 128), 1) };
+        let expand = Conv { pre_add: PreAdd::Same(skip.dst), ..conv(&mut plan, middle.dst, (5, 9, 128), 1) };
+        for (name, conv) in [("reduce", reduce), ("middle", middle), ("skip", skip), ("expand", expand)] {
+            plan.push(name, Op::Conv(conv));
+        }
+        plan.check().unwrap();
+        let mut x = CudaExecutor::on(gpu, plan.clone(), OPTIONS).unwrap();
+        let (photo, letterbox) = photo(5, 90, 70, input);
+        x.run(&[Frame::new(&photo, &letterbox)], &RunOptions::default()).unwrap();
+        let mut r = Reference::new(plan.clone());
+        let mut pixels = vec![0u8; input.0 * input.1 * 3];
+        for (y, row) in pixels.chunks_exact_mut(input.0 * 3).enumerate() {
+            letterbox.sample_row(&photo, y, row);
+        }
+        r.set_map(image, &pixels.iter().map(|&v| f64::from(v)).collect::<Vec<_>>());
+        r.run_steps(1..plan.steps.len());
+        for step in &plan.steps[1..] {
+            let dst = step.op.writes().unwrap();
+            let (relative, _) = distance(&x.read(dst, 0).unwrap(), &r.map(dst));
+            // weights and maps are rounded to fp16, and the rounding of one layer passes through the next ones
+            assert!(relative < 2e-3, "{}: relative error {relative:.2e}", step.name);
+        }
     }
 }
 
@@ -266,6 +316,35 @@ fn runs_go_on_after_one_that_found_no_memory() {
     }
 }
 
+/// A program is made once, not for each size of photo: making one takes a GPU longer than running it.
+#[test]
+fn photos_of_all_sizes_share_a_program() {
+    let (input, plan, options, plain) = two_people();
+    for gpu in gpus(&[1]) {
+        let counted = Limited::new(gpu.clone(), gpu.caps().sms);
+        let mut x = CudaExecutor::on(counted.clone(), plan.clone(), plain).unwrap();
+        let sizes = (0..30).map(|i| (16 + i * 37 % 200, 20 + i * 53 % 170));
+        let photos: Vec<(Photo, Letterbox)> = sizes.map(|(w, h)| photo(w as u64, w, h, input)).collect();
+        for (photo, letterbox) in &photos {
+            let (setup, _) = x.prepare(0, &[Frame::new(photo, letterbox)], &options).unwrap();
+            let key = Key { heatmaps: false, staged: None };
+            x.setups[setup].program(&x.gpu, &plan, key).unwrap();
+        }
+        // One before the memory for photos has grown for the first time, one after.
+        assert_eq!(counted.programs.load(Ordering::Relaxed), 2);
+        // From 1 MB to 36 MB the memory for photos grows by a half at least each time, and 1.5^9 is 38.
+        let setup = &mut x.setups[0];
+        let mut sizes = vec![];
+        for side in (600..=3450).step_by(150) {
+            setup.make_room(&x.gpu, side * side * 3).unwrap();
+            assert!(setup.input.bytes >= side * side * 3);
+            sizes.push(setup.input.bytes);
+        }
+        sizes.dedup();
+        assert!(sizes.len() <= 10, "moved for most of 20 photos: {sizes:?}");
+    }
+}
+
 /// Trained weights on the photo that they know: the whole promise of fp16, people too.
 #[test]
 fn trained_weights_keep_the_promise() {
@@ -313,7 +392,7 @@ fn wide_inputs_fit_into_the_smallest_gpu() {
     let plan = model::build(&model::random(model::Variant::T, 17, 2, 0), (960, 544)).unwrap();
     let Some(gpu) = Emulator::start(TURING, 0) else { return };
     let x = CudaExecutor::on(gpu, plan, Options { keep_all: false, ..OPTIONS }).unwrap();
-    let attention = x.setups[0].launches.iter().find(|l| l.kernel == "attention").unwrap();
+    let attention = x.setups[0].launches.iter().find(|l| l.kernel.name == "attention").unwrap();
     assert_eq!(attention.shared, 59_584);
 }
 
@@ -327,7 +406,8 @@ fn a_batch_after_a_larger_one_is_not_measured() {
             CudaExecutor::on(gpu.clone(), plan.clone(), Options { tune: false, keep_all: false, group })
                 .unwrap();
         // as if batches of four had been measured
-        let shapes: Vec<Vec<Shape>> = x.schedule.groups.iter().filter_map(|g| x.shapes(g)).collect();
+        let shapes: Vec<Vec<Shape>> =
+            x.schedule.groups.iter().filter_map(|g| conv::shapes(&plan, &g.steps)).collect();
         for shapes in &shapes {
             let choice = Choice { trigger: Trigger::Late, ..tune::built_in(&gpu.caps(), shapes, 4) };
             x.cache.insert(shapes, 4, choice, Duration::from_micros(1));
@@ -335,8 +415,8 @@ fn a_batch_after_a_larger_one_is_not_measured() {
         x.options.tune = true;
         for images in [4, 3] {
             let setup = x.setup(images, 0).unwrap();
-            let late =
-                |l: &&Launch| matches!(&l.params, Params::Conv(p) if p.trigger == Trigger::Late as i32);
+            let conv = |l: &Launch| l.params.clone().get_mut::<ConvLaunch>().copied();
+            let late = |l: &&Launch| conv(l).is_some_and(|p| p.trigger == Trigger::Late as i32);
             assert_eq!(x.setups[setup].launches.iter().filter(late).count(), shapes.len(), "{images} images");
         }
         assert!(shapes.iter().all(|s| x.cache.get(&gpu.caps(), s, 3).is_none()), "measured");

@@ -1,9 +1,8 @@
 //! Selection, and what follows for the people selected.
 
 use super::*;
-use crate::backend::cuda::params;
 use crate::backend::cuda::pose::frames::{Layout, SURVIVOR_BYTES};
-use crate::backend::cuda::schedule::Group;
+use crate::backend::cuda::pose::params;
 use crate::backend::{Frame, RunOptions, SelectParams};
 
 /// Two head levels with boxes that overlap a good deal, and the selection.
@@ -24,6 +23,12 @@ fn selection(shapes: &[(usize, usize, usize)]) -> (Plan, Vec<GridLevel>) {
     let levels: Vec<GridLevel> = shapes.iter().map(|s| level(&mut plan, s)).collect();
     plan.push("select", Op::Pose(Pose::Select { levels: levels.clone() }));
     (plan, levels)
+}
+
+/// Leaves of a rig's launches the selection only.
+fn keep_selection(rig: &mut Rig) {
+    let plan = &rig.x.plan;
+    rig.x.schedule.groups.retain(|g| plan.steps[g.steps[0]].op.fixes_rows());
 }
 
 fn frame_header(select: &SelectParams) -> params::Frame {
@@ -61,7 +66,7 @@ fn selection_is_the_reference_s() {
                 let (plan, levels) = selection(&shapes);
                 let mut rig = Rig::new(&gpu, &plan);
                 // only the selection runs
-                rig.x.schedule.groups.retain(|g| matches!(g, Group::Select(_)));
+                keep_selection(&mut rig);
                 let mut rng = Rng(11);
                 for l in &levels {
                     let n = plan.buffer_of(l.cls).extent.pixels();
@@ -112,7 +117,7 @@ fn any_number_of_candidates_is_sorted_and_suppressed() {
     let (plan, levels) = selection(&shapes);
     for gpu in gpus(&[1]) {
         let mut rig = Rig::new(&gpu, &plan);
-        rig.x.schedule.groups.retain(|g| matches!(g, Group::Select(_)));
+        keep_selection(&mut rig);
         for n in [
             0usize, 1, 2, 31, 32, 33, 63, 65, 128, 129, 256, 257, 500, 512, 513, 1024, 1025, 2000, 2048, 2049,
         ] {
@@ -170,7 +175,7 @@ fn survivors_beyond_the_capacity_are_counted() {
     for gpu in gpus(&[1]) {
         let (plan, levels) = selection(&[(3, 3, 16)]);
         let mut rig = Rig::new(&gpu, &plan);
-        rig.x.schedule.groups.retain(|g| matches!(g, Group::Select(_)));
+        keep_selection(&mut rig);
         rig.set(levels[0].cls, &[1.0; 9]);
         rig.set(levels[0].bbox, &[0.0; 36]);
         let header = frame_header(&SelectParams { force: Some(7), ..SelectParams::default() });

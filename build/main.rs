@@ -1,0 +1,92 @@
+//! Compiles the CUDA kernels with nvcc, where there is one, and hands the results to `src/backend/cuda/images.rs`.
+//!
+//! A kernel file is any `.cu` below `src/backend/cuda`, in the folder of its operation; [`kernels`] finds them, [`params`]
+//! writes the headers with their parameters, [`nvcc`] compiles. Without nvcc the crate builds for the CPU only, with one
+//! warning. `RTMO_CUDA_ARCHS` (for instance `sm_90a` or `sm_86,sm_89`; `none` to leave CUDA out) narrows the list of
+//! architectures. Only what changed is compiled again.
+
+mod kernels;
+mod nvcc;
+mod params;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+/// Machine code for these GPUs, and PTX that newer ones compile when they load it.
+const ARCHS: &[&str] = &["sm_75", "sm_80", "sm_86", "sm_89", "sm_90a", "compute_90"];
+
+/// Where the kernels are.
+const ROOT: &str = "src/backend/cuda";
+
+fn main() {
+    for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "RTMO_CUDA_ARCHS"] {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    println!("cargo::rerun-if-changed=build");
+    println!("cargo::rerun-if-changed={ROOT}");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let headers = out.join("params");
+    params::write_headers(Path::new(ROOT), &headers);
+    let kernels = kernels::find(Path::new(ROOT), &headers);
+
+    let archs = archs();
+    let images = if archs.is_empty() {
+        vec![]
+    } else if let Some(nvcc) = nvcc::find() {
+        nvcc::compile(&nvcc, &kernels, &archs, &out)
+    } else {
+        println!(
+            "cargo::warning=no nvcc (looked in NVCC, CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda): \
+             building without CUDA"
+        );
+        vec![]
+    };
+    let mut list = String::from("&[\n");
+    for nvcc::Image { kernel, arch, path } in images {
+        let path = path.display().to_string();
+        let _ = writeln!(
+            list,
+            "    Image {{ file: {kernel:?}, arch: {arch:?}, code: include_bytes!({path:?}) }},"
+        );
+    }
+    list.push_str("]\n");
+    write_if_changed(&out.join("images.rs"), &list);
+
+    // What the emulator of the tests compiles.
+    let mut list = String::from("&[\n");
+    for kernel in &kernels.units {
+        let kernels::Unit { name, path, includes, only } = kernel;
+        let _ = writeln!(
+            list,
+            "    Source {{ file: {name:?}, path: {path:?}, includes: &{includes:?}, only: {only:?} }},"
+        );
+    }
+    list.push_str("]\n");
+    write_if_changed(&out.join("sources.rs"), &list);
+    write_if_changed(&out.join("include_folders.rs"), &format!("&{:?}\n", kernels.folders));
+}
+
+/// Compilers look at times: a file that says the same as before stays as it is.
+fn write_if_changed(path: &Path, text: &str) {
+    if fs::read_to_string(path).is_ok_and(|old| old == text) {
+        return;
+    }
+    fs::write(path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+}
+
+fn archs() -> Vec<String> {
+    let Ok(list) = env::var("RTMO_CUDA_ARCHS") else {
+        return ARCHS.iter().map(|a| a.to_string()).collect();
+    };
+    let names: Vec<String> =
+        list.split([',', ';', ' ']).filter(|a| !a.is_empty() && *a != "none").map(String::from).collect();
+    for name in &names {
+        let known = name.strip_prefix("sm_").or(name.strip_prefix("compute_"));
+        assert!(
+            known.is_some_and(|n| n.starts_with(|c: char| c.is_ascii_digit())),
+            "RTMO_CUDA_ARCHS: expected names like sm_90a or compute_90, got '{name}'"
+        );
+    }
+    names
+}
