@@ -77,24 +77,91 @@ fn messages_say_what_is_wrong() {
     for (name, part) in [
         ("empty.jpg", "the file is empty"),
         ("text.png", "not an image"),
-        ("gif.jpg", "this is a GIF; readable are JPEG, PNG, WebP and BMP"),
         ("png_huge_header.png", "60000x60000"),
         ("png_empty_promise.png", "16000x16000 pixels, far more than a file of this length can hold"),
         ("bmp_huge_header.bmp", "60000x60000"),
         ("png_cut.png", "ends too early"),
-        ("webp_animated.webp", "animated"),
+        ("gif_cut.gif", "not a readable GIF"),
+        ("tiff_cut.tif", "not a readable TIFF"),
+        ("pnm_cut.pnm", "not a readable PNM"),
+        ("tiff_preview.tif", "this is a raw photo, of which only the preview could be read"),
         ("no such file.jpg", "cannot read"),
     ] {
         assert!(message(name).contains(part), "{}", message(name));
     }
-    let warning = |name: &str| decode::open(data().join(name)).unwrap().warning;
-    assert!(warning("jpeg_baseline_cut50.jpg").unwrap().contains("end"));
-    assert_eq!(warning("jpeg_420.jpg"), None);
+    let warnings = |name: &str| decode::open(data().join(name)).unwrap().warnings;
+    assert_eq!(warnings("jpeg_baseline_cut50.jpg")[0], "Premature end of JPEG file");
+    assert!(warnings("jpeg_420.jpg").is_empty());
+    // Damage behind the last row of pixels, too.
+    let mut bytes = std::fs::read(data().join("jpeg_420.jpg")).unwrap();
+    let end = bytes.len() - 2;
+    bytes.splice(end..end, [1, 2, 3, 4, 5]);
+    let decoded = decode::decode(&bytes, Path::new("x.jpg")).unwrap();
+    // One of them has been read ahead.
+    assert_eq!(decoded.warnings, ["Corrupt JPEG data: 4 extraneous bytes before marker 0xd9"]);
+    assert_eq!(decoded.photo, Photo::open(data().join("jpeg_420.jpg")).unwrap());
     #[cfg(target_os = "linux")]
     for (endless, part) in [("/dev/zero", "not an image"), ("/dev/null", "the file is empty")] {
         let error = Photo::open(endless).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
+}
+
+/// The widest WebP: libwebp's encoder ends one pixel earlier, the format does not.
+#[test]
+fn a_webp_of_16384_pixels_a_row_is_read() {
+    let (width, height) = (16384, 2);
+    let photo = noise_photo(width, height);
+    let rgb: Vec<u8> = photo.bgr.chunks_exact(3).flat_map(|p| [p[2], p[1], p[0]]).collect();
+    let mut file = Vec::new();
+    let encoder = image::codecs::webp::WebPEncoder::new_lossless(&mut file);
+    encoder.encode(&rgb, width as u32, height as u32, image::ExtendedColorType::Rgb8).unwrap();
+    assert_eq!(Photo::decode(&file, Path::new("wide.webp")).unwrap(), photo);
+}
+
+/// A progressive JPEG of one colour whose scans are repeated: a few bytes each, and every one visits all pixels.
+#[test]
+fn scans_times_pixels_are_bounded() {
+    let side = 5000_u16;
+    let blocks = (side as usize / 8).pow(2);
+    let segment = |marker: u8, data: &[u8]| {
+        [&[0xff, marker][..], &(data.len() as u16 + 2).to_be_bytes(), data].concat()
+    };
+    let table = |class: u8, counts: [u8; 2], symbols: &[u8]| {
+        segment(0xc4, &[&[class, counts[0], counts[1]][..], &[0; 14], symbols].concat())
+    };
+    let [high, low] = side.to_be_bytes();
+    let mut file = vec![0xff, 0xd8];
+    file.extend(segment(0xdb, &[&[0][..], &[1; 64]].concat()));
+    file.extend(segment(0xc2, &[8, high, low, high, low, 1, 1, 0x11, 0]));
+    file.extend(table(0x00, [1, 0], &[0]));
+    // Symbols of AC: a run of 2^14 empty blocks (code 0), the end of one block (code 10).
+    file.extend(table(0x10, [1, 1], &[0xe0, 0x00]));
+    file.extend(segment(0xda, &[1, 1, 0, 0, 0, 0]));
+    file.extend(vec![0; blocks.div_ceil(8)]);
+    let mut bits = String::new();
+    let mut left = blocks;
+    while left >= 32767 {
+        bits += "011111111111111";
+        left -= 32767;
+    }
+    if left >= 16384 {
+        bits += &format!("0{:014b}", left - 16384);
+        left = 0;
+    }
+    bits += &"10".repeat(left);
+    bits += &"1".repeat(bits.len().next_multiple_of(8) - bits.len());
+    let mut scan = segment(0xda, &[1, 1, 0, 1, 63, 0x10]);
+    for byte in bits.as_bytes().chunks(8) {
+        let byte = u8::from_str_radix(std::str::from_utf8(byte).unwrap(), 2).unwrap();
+        scan.extend(if byte == 0xff { vec![0xff, 0] } else { vec![byte] });
+    }
+    let with_scans = |n: usize| [&file[..], &scan.repeat(n - 1), &[0xff, 0xd9]].concat();
+    let photo = Photo::decode(&with_scans(10), Path::new("10.jpg")).unwrap();
+    assert!(photo.width == 5000 && photo.bgr.iter().all(|&byte| byte == 128));
+    // 2^31 / 5000^2 is 85.
+    let error = Photo::decode(&with_scans(90), Path::new("90.jpg")).unwrap_err().to_string();
+    assert!(error.contains("more than 85 scans of so many pixels"), "{error}");
 }
 
 #[test]

@@ -2,15 +2,17 @@
 """Small image files and what OpenCV makes of them, for tests/vision.rs.
 
     pip install opencv-python-headless==4.10.0.84 'numpy<2' pillow
+    apt-get install libjpeg-turbo-progs
     tools/make_vision_fixtures.py
 
 Writes tests/data/vision/: image files of every kind that `cv2.imread` and we read, made of synthetic pixels, and
 expected.json:
-  decode     per file, width, height and CRC-32 of `cv2.imread(file, cv2.IMREAD_COLOR)`; null where it returns None
+  decode     per file, width, height and CRC-32 of `cv2.imread(file, cv2.IMREAD_COLOR)`; null where it returns None.
+             Of GIFs and animated WebPs, which OpenCV 4.10 does not read, Pillow's first frame
   letterbox  per photo and input size, CRC-32 of mmpose's input (cv2.warpAffine) and rtmlib's (cv2.resize), and where
              three points come back to; the photos are noise that Rust makes the same way
 """
-import io, json, struct, zlib
+import io, json, struct, subprocess, zlib
 from pathlib import Path
 
 import cv2
@@ -219,6 +221,60 @@ def bmps():
     save('bmp_huge_header.bmp', bmp(60000, 60000, 24, bytes(100)))
 
 
+def damaged_jpegs():
+    """Damage within the scan, and arithmetic coding that ends too early: coefficients that no encoder writes."""
+    for name, options in (('444', dict(subsampling=0)), ('420', {}), ('progressive', dict(progressive=True))):
+        data = encoded(scene(), 'JPEG', quality=85, **options)
+        start = data.rfind(b'\xff\xda') + 14 if name != 'progressive' else data.find(b'\xff\xda') + 10
+        for i in range(4):
+            damaged = bytearray(data)
+            for at in rng.integers(start, len(data) - 2, 3):
+                damaged[at] = rng.integers(0, 255)
+            save(f'jpeg_damaged_{name}_{i}.jpg', bytes(damaged))
+    for name, options in (('arithmetic', ['-arithmetic']), ('arithmetic_progressive', ['-arithmetic', '-progressive'])):
+        data = subprocess.run(['jpegtran', *options], input=encoded(scene(), 'JPEG', quality=85), capture_output=True,
+                              check=True).stdout
+        save(f'jpeg_{name}.jpg', data)
+        for percent in (50, 70, 90):
+            save(f'jpeg_{name}_cut{percent}.jpg', data[:len(data) * percent // 100])
+
+
+def tiffs():
+    image = scene()
+    for mode in ('L', 'RGB', 'RGBA'):
+        save(f'tiff_{mode.lower()}.tif', encoded(image.convert(mode), 'TIFF'))
+    for compression in ('tiff_lzw', 'tiff_deflate', 'tiff_adobe_deflate', 'packbits'):
+        save(f'tiff_{compression.replace("tiff_", "")}.tif', encoded(image, 'TIFF', compression=compression))
+    for name, shape in (('grey16', (9, 13)), ('rgb16', (9, 13, 3)), ('rgba16', (9, 13, 4))):
+        ok, data = cv2.imencode('.tif', rng.integers(0, 65536, shape).astype(np.uint16))
+        save(f'tiff_{name}.tif', data.tobytes())
+    for o in range(1, 9):
+        save(f'tiff_orientation_{o}.tif', encoded(image.crop((0, 0, 7, 5)), 'TIFF', tiffinfo={274: o}))
+    save('tiff_preview.tif', encoded(image.crop((0, 0, 7, 5)), 'TIFF', tiffinfo={254: 1}))
+    save('tiff_cut.tif', encoded(image, 'TIFF')[:3000])
+
+
+def pnms():
+    w, h = 13, 9
+    noise = lambda most, n: ' '.join(str(v) for v in rng.integers(0, most + 1, n))
+    for i, (kind, n, most) in enumerate((('P1', 1, 1), ('P2', 1, 255), ('P3', 3, 255))):
+        head = f'{kind}\n# a comment\n{w} {h}\n' + ('' if kind == 'P1' else f'{most}\n')
+        save(f'pnm_text_{i}.pnm', (head + noise(most, w * h * n) + '\n').encode())
+    save('pnm_4.pbm', f'P4 {w} {h}\n'.encode() + rng.bytes((w + 7) // 8 * h))
+    for kind, n in (('P5', 1), ('P6', 3)):
+        save(f'pnm_{kind[1]}.pnm', f'{kind}\n{w} {h}\n255\n'.encode() + rng.bytes(w * h * n))
+        save(f'pnm_{kind[1]}_16.pnm', f'{kind}\n{w} {h}\n65535\n'.encode() + rng.bytes(w * h * n * 2))
+    save('pnm_cut.pnm', f'P6 {w} {h} 255\n'.encode() + rng.bytes(100))
+
+
+def gifs():
+    image = scene().convert('P')
+    frames = dict(save_all=True, append_images=[image.rotate(90)], duration=100)
+    save('gif_animated.gif', encoded(image, 'GIF', **frames))
+    save('gif_transparent.gif', encoded(image, 'GIF', transparency=3))
+    save('gif_cut.gif', encoded(image, 'GIF')[:1500])
+
+
 def no_images():
     save('empty.jpg', b'')
     save('text.png', b'The quick brown fox jumps over the lazy dog, and over this one too.')
@@ -289,7 +345,7 @@ def main():
     OUT.mkdir(parents=True, exist_ok=True)
     for old in OUT.iterdir():
         old.unlink()
-    for make in (jpegs, pngs, webps, bmps, no_images):
+    for make in (jpegs, pngs, webps, bmps, no_images, damaged_jpegs, tiffs, pnms, gifs):
         make()
     decode = {}
     for file in sorted(OUT.iterdir()):
@@ -297,6 +353,13 @@ def main():
             image = cv2.imread(str(file), cv2.IMREAD_COLOR)
         except cv2.error:
             image = None  # its own limits
+        if image is None and file.name in ('webp_animated.webp', 'gif.jpg', 'gif_animated.gif', 'gif_transparent.gif'):
+            image = np.array(Image.open(file).convert('RGB'))[:, :, ::-1]
+        if file.name == 'tiff_preview.tif':
+            image = None  # we do not take a preview for the photo
+        if file.name == 'exif_make_outside.jpg':
+            # OpenCV gives up at the broken entry before the orientation, which is whole.
+            image = cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE)
         decode[file.name] = None if image is None else dict(
             width=image.shape[1], height=image.shape[0], crc32=zlib.crc32(np.ascontiguousarray(image).tobytes()))
     lines = ',\n'.join(f'  {json.dumps(k)}: {json.dumps(v)}' for k, v in decode.items())

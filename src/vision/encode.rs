@@ -3,9 +3,9 @@
 use super::Photo;
 use crate::atomic_file::AtomicFile;
 use crate::error::{Error, Result};
-use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
+use jpeg_encoder::{ColorType, Encoder, EncodingError, SamplingFactor};
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
 /// Coloured lines want full chroma and little loss.
@@ -55,46 +55,66 @@ const MARK: &str = "drawn by rtmo-engine";
 
 fn write(photo: &Photo, path: &Path, mark: bool) -> Result<()> {
     let suffix = path.extension().and_then(|s| s.to_str()).unwrap_or("").to_ascii_lowercase();
-    let bytes = match suffix.as_str() {
-        "jpg" | "jpeg" => jpeg(photo, mark).map_err(|what| Error::image(path, what))?,
-        "png" => png(photo, mark).map_err(|what| Error::image(path, what))?,
-        _ => return Err(Error::Usage(format!("{}: pictures are written as .jpg or .png", path.display()))),
-    };
-    let mut file = AtomicFile::create(path)?;
-    file.write_all(&bytes).map_err(Error::io("cannot write", path))?;
-    file.commit()
+    let failed = |what: String| Error::image(path, what);
+    match suffix.as_str() {
+        "jpg" | "jpeg" => {
+            let side = |v: usize| {
+                u16::try_from(v).map_err(|_| failed("too large for a JPEG (65535 pixels a side)".into()))
+            };
+            let size = (side(photo.width)?, side(photo.height)?);
+            let mut file = AtomicFile::create(path)?;
+            jpeg(photo, size, mark, &mut file).map_err(|e| match e {
+                EncodingError::IoError(source) => Error::io("cannot write", path)(source),
+                e => failed(e.to_string()),
+            })?;
+            file.commit()
+        }
+        "png" => {
+            let mut rgb = Vec::new();
+            rgb.try_reserve_exact(photo.bgr.len())
+                .map_err(|_| failed("there is no memory to encode it".into()))?;
+            rgb.extend_from_slice(&photo.bgr);
+            rgb.chunks_exact_mut(3).for_each(|p| p.swap(0, 2));
+            let mut file = AtomicFile::create(path)?;
+            png((photo.width, photo.height), &rgb, mark, &mut file).map_err(|e| match e {
+                png::EncodingError::IoError(source) => Error::io("cannot write", path)(source),
+                e => failed(e.to_string()),
+            })?;
+            file.commit()
+        }
+        _ => Err(Error::Usage(format!("{}: pictures are written as .jpg or .png", path.display()))),
+    }
 }
 
-fn jpeg(photo: &Photo, mark: bool) -> std::result::Result<Vec<u8>, String> {
-    let side =
-        |v: usize| u16::try_from(v).map_err(|_| "too large for a JPEG (65535 pixels a side)".to_string());
-    let mut bytes = Vec::new();
-    let mut encoder = Encoder::new(&mut bytes, JPEG_QUALITY);
+/// The `image` crate's encoder is slower: this one has SIMD. (And it writes no segment of ours.)
+fn jpeg(
+    photo: &Photo,
+    (width, height): (u16, u16),
+    mark: bool,
+    file: &mut AtomicFile,
+) -> std::result::Result<(), EncodingError> {
+    let mut encoder = Encoder::new(file, JPEG_QUALITY);
     encoder.set_sampling_factor(SamplingFactor::R_4_4_4);
     if mark {
-        encoder.add_app_segment(7, MARK.into()).map_err(|e| e.to_string())?;
+        encoder.add_app_segment(7, MARK.into())?;
     }
-    encoder
-        .encode(&photo.bgr, side(photo.width)?, side(photo.height)?, ColorType::Bgr)
-        .map_err(|e| e.to_string())?;
-    Ok(bytes)
+    encoder.encode(&photo.bgr, width, height, ColorType::Bgr)
 }
 
-fn png(photo: &Photo, mark: bool) -> std::result::Result<Vec<u8>, String> {
-    let mut rgb = photo.bgr.clone();
-    rgb.chunks_exact_mut(3).for_each(|p| p.swap(0, 2));
-    let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, photo.width as u32, photo.height as u32);
+/// By the `png` crate itself, because the `image` crate's encoder writes no text.
+fn png(
+    (width, height): (usize, usize),
+    rgb: &[u8],
+    mark: bool,
+    file: &mut AtomicFile,
+) -> std::result::Result<(), png::EncodingError> {
+    let mut encoder = png::Encoder::new(file, width as u32, height as u32);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_compression(png::Compression::Fast);
     if mark {
-        encoder.add_text_chunk("Software".into(), MARK.into()).map_err(|e| e.to_string())?;
+        encoder.add_text_chunk("Software".into(), MARK.into())?;
     }
-    let write = |encoder: png::Encoder<'_, _>| -> std::result::Result<(), png::EncodingError> {
-        let mut writer = encoder.write_header()?;
-        writer.write_image_data(&rgb)?;
-        writer.finish()
-    };
-    write(encoder).map_err(|e| e.to_string())?;
-    Ok(bytes)
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(rgb)?;
+    writer.finish()
 }

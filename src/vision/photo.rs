@@ -2,6 +2,7 @@
 
 use super::decode;
 use crate::error::{Error, Result};
+use image::metadata::Orientation;
 use std::path::Path;
 
 /// A photo in memory, upright.
@@ -65,23 +66,32 @@ impl Photo {
         &self.bgr[y * self.width * 3..(y + 1) * self.width * 3]
     }
 
-    /// Turns stored pixels upright, by the Exif orientation 1 to 8 (TIFF 6.0, tag 274); other values change nothing.
-    pub(super) fn upright(self, orientation: u16) -> Photo {
+    /// Turns stored pixels upright; `None` if there is no memory for it.
+    pub(super) fn upright(self, orientation: Orientation) -> Option<Photo> {
         let (w, h) = (self.width, self.height);
         // Upright pixel (x, y) is the stored pixel `origin + x * right + y * down`, counted in pixels.
         let (sw, last_x, last_y) = (w as isize, w as isize - 1, (h as isize - 1) * w as isize);
         let (origin, right, down) = match orientation {
-            2 => (last_x, -1, sw),
-            3 => (last_y + last_x, -1, -sw),
-            4 => (last_y, 1, -sw),
-            5 => (0, sw, 1),
-            6 => (last_y, -sw, 1),
-            7 => (last_y + last_x, -sw, -1),
-            8 => (last_x, sw, -1),
-            _ => return self,
+            Orientation::NoTransforms => return Some(self),
+            Orientation::FlipHorizontal => (last_x, -1, sw),
+            Orientation::Rotate180 => (last_y + last_x, -1, -sw),
+            Orientation::FlipVertical => (last_y, 1, -sw),
+            Orientation::Rotate90FlipH => (0, sw, 1),
+            Orientation::Rotate90 => (last_y, -sw, 1),
+            Orientation::Rotate270FlipH => (last_y + last_x, -sw, -1),
+            Orientation::Rotate270 => (last_x, sw, -1),
         };
-        let (width, height) = if orientation >= 5 { (h, w) } else { (w, h) };
-        let mut bgr = vec![0; self.bgr.len()];
+        let turned = matches!(
+            orientation,
+            Orientation::Rotate90FlipH
+                | Orientation::Rotate90
+                | Orientation::Rotate270FlipH
+                | Orientation::Rotate270
+        );
+        let (width, height) = if turned { (h, w) } else { (w, h) };
+        let mut bgr = Vec::new();
+        bgr.try_reserve_exact(self.bgr.len()).ok()?;
+        bgr.resize(self.bgr.len(), 0);
         // Tiles keep both sides of a transposition in cache.
         const TILE: usize = 32;
         for y0 in (0..height).step_by(TILE) {
@@ -97,13 +107,13 @@ impl Photo {
                 }
             }
         }
-        Photo { width, height, bgr }
+        Some(Photo { width, height, bgr })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Photo;
+    use super::*;
 
     /// A picture of the letters "abcdef" in two rows of three, and how each orientation stores it upright.
     #[test]
@@ -112,12 +122,10 @@ mod tests {
         let stored = Photo { width: 3, height: 2, bgr: pixels("abcdef") };
         let expected = ["abcdef", "cbafed", "fedcba", "defabc", "adbecf", "daebfc", "fcebda", "cfbead"];
         for (i, want) in expected.iter().enumerate() {
-            let got = stored.clone().upright(i as u16 + 1);
+            let orientation = Orientation::from_exif(i as u8 + 1).unwrap();
+            let got = stored.clone().upright(orientation).unwrap();
             assert_eq!((got.width, got.height), if i < 4 { (3, 2) } else { (2, 3) });
             assert_eq!(got.bgr, pixels(want), "orientation {}", i + 1);
-        }
-        for other in [0, 9, 65535] {
-            assert_eq!(stored.clone().upright(other), stored);
         }
     }
 }

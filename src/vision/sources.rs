@@ -7,13 +7,14 @@ use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
 /// Suffixes of images, for folders and patterns.
-const SUFFIXES: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib"];
+const SUFFIXES: [&str; 15] = [
+    "jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "tif", "tiff", "gif", "pnm", "pbm", "pgm",
+    "ppm",
+];
 
 /// Suffixes of images that are not read, and are missed where a folder holds some.
-const OTHERS: [&str; 17] = [
-    "gif", "tif", "tiff", "heic", "heif", "avif", "jxl", "jp2", "ppm", "pgm", "tga", "ico", "dng", "cr2",
-    "nef", "arw", "psd",
-];
+const OTHERS: [&str; 12] =
+    ["heic", "heif", "avif", "jxl", "jp2", "tga", "ico", "dng", "cr2", "nef", "arw", "psd"];
 
 /// No path is longer.
 const MAX_LINE: u64 = 1 << 16;

@@ -105,6 +105,60 @@ fn one_bad_photo_does_not_stop_the_others() {
     assert_eq!(json_lines(&fs::read_to_string(folder.path().join("p.jsonl")).unwrap()).len(), 2);
 }
 
+/// Where the system gives no more memory, the photo that needs it is reported and the others are done.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_photo_larger_than_memory_does_not_stop_the_others() {
+    let folder = workplace();
+    // One bit a pixel: 24 MB on the way to the file, 588 MB as a photo.
+    let file = fs::File::create(folder.path().join("huge.png")).unwrap();
+    let mut encoder = png::Encoder::new(file, 14_000, 14_000);
+    encoder.set_depth(png::BitDepth::One);
+    encoder.write_header().unwrap().write_image_data(&vec![0; 14_000 * 1750]).unwrap();
+    let arguments = ["infer", "huge.png", "a.png", "-m", "rtmo-t", "--threads", "1"];
+    let command = program(folder.path(), &[&arguments[..], &SMALL].concat());
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -v 560000; exec \"$0\" \"$@\""]).arg(command.get_program());
+    limited.args(command.get_args()).current_dir(folder.path()).stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    let output = limited.output().unwrap();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{out}{err}");
+    assert!(err.contains("huge.png: needs 588000000 bytes of memory, which are not free"), "{err}");
+    assert!(out.contains("a.png: ") && err.contains("1 of 2 failed"), "{out}{err}");
+}
+
+#[test]
+fn photos_have_a_limit_that_can_be_raised() {
+    let folder = workplace();
+    let arguments = ["infer", "a.png", "b.jpg", "-m", "rtmo-t", "--no-draw", "--max-pixels", "6000"];
+    let (out, err) = expect(1, folder.path(), &[&arguments[..], &SMALL].concat());
+    let message =
+        "a.png: the header says 120x80 pixels; the limit is 6000 pixels ('--max-pixels 9600' allows it)";
+    assert!(err.contains(message) && out.contains("b.jpg: "), "{out}{err}");
+    let raised = [&arguments[..arguments.len() - 1], &["9600"]].concat();
+    expect(0, folder.path(), &[&raised[..], &SMALL].concat());
+}
+
+#[test]
+fn damage_that_a_decoder_works_around_is_told() {
+    let folder = workplace();
+    let jpeg = fs::read(folder.path().join("b.jpg")).unwrap();
+    fs::write(folder.path().join("cut.jpg"), &jpeg[..jpeg.len() - 40]).unwrap();
+    let arguments = ["infer", "cut.jpg", "a.png", "-m", "rtmo-t", "--no-draw"];
+    let (out, err) = expect(0, folder.path(), &[&arguments[..], &SMALL].concat());
+    assert!(
+        err.starts_with("warning: cut.jpg: Premature end of JPEG file") && err.lines().count() == 1,
+        "{err}"
+    );
+    assert!(out.contains("cut.jpg: ") && out.contains("a.png: "), "{out}");
+}
+
 #[test]
 fn coco_results_name_images_by_number() {
     let folder = workplace();
@@ -232,7 +286,7 @@ fn what_folders_hold_besides_is_told() {
     let folder = workplace();
     let at = folder.path();
     fs::create_dir_all(at.join("photos/deeper")).unwrap();
-    for name in ["one.gif", "two.HEIC", "notes.txt"] {
+    for name in ["one.avif", "two.HEIC", "notes.txt"] {
         fs::write(at.join("photos").join(name), "").unwrap();
     }
     fs::copy(at.join("a.png"), at.join("photos/deeper/a.png")).unwrap();

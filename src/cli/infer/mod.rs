@@ -1,5 +1,6 @@
 //! `rtmo-engine infer`
 
+mod budget;
 mod pictures;
 mod reading;
 mod results;
@@ -8,13 +9,14 @@ use super::files::Files;
 use super::options::{Network, fraction};
 use super::terminal::Terminal;
 use super::{Ended, Outcome};
+use budget::{Budget, Share};
 use clap::Args;
 use pictures::{Done, Pictures};
-use reading::{Photos, decode_ahead, next_batch};
+use reading::{Photos, Read, decode_ahead};
 use results::{Results, image_ids};
 use rtmo_engine::atomic_file::remove_unfinished;
 use rtmo_engine::backend::device;
-use rtmo_engine::vision::decode::Decoded;
+use rtmo_engine::vision::decode::{Decoded, Limits, MAX_PIXELS};
 use rtmo_engine::vision::draw::DrawOptions;
 use rtmo_engine::vision::{Skeleton, sources};
 use rtmo_engine::weights::Checkpoint;
@@ -22,6 +24,7 @@ use rtmo_engine::{Compat, Engine, EngineOptions, Error, Result};
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
@@ -59,6 +62,10 @@ pub struct Infer {
     /// Photos that are computed together
     #[arg(short, long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch: u16,
+    /// Refuse photos of more pixels, before memory is taken for them; photos that are read, computed and drawn at the same
+    /// time take 1 GB together, a larger one is alone
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_pixels as u64, allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=MAX_PIXELS as u64))]
+    max_pixels: u64,
     /// Score that a person must exceed [default: 0.1, with --compat rtmlib 0.7, of the demonstration model at least 0.5]
     #[arg(long, value_name = "0..1", value_parser = fraction, allow_negative_numbers = true, help_heading = "People")]
     score_thr: Option<f32>,
@@ -134,7 +141,8 @@ impl Infer {
         let mut tally = Tally { failed, ..Default::default() };
         let worked = thread::scope(|scope| -> Result<Results> {
             let workers = self.workers();
-            let incoming = decode_ahead(scope, &photos, workers);
+            let limits = Limits { max_pixels: self.max_pixels as usize };
+            let incoming = decode_ahead(scope, &photos, workers, limits, self.budget());
             // While the first photo is decoded.
             let mut engine = self.engine(weights, &terminal)?;
             pictures.as_ref().map_or(Ok(()), Pictures::make_folder)?;
@@ -252,6 +260,11 @@ impl Infer {
         if gpu { threads.clamp(1, 8) } else { 1 }
     }
 
+    /// 1 GB; in large batches room for 8 megapixels a photo.
+    fn budget(&self) -> Arc<Budget> {
+        Budget::new((1 << 30).max(usize::from(self.batch) * (24 << 20)))
+    }
+
     fn engine(
         &self,
         (checkpoint, warning): (Checkpoint, Option<String>),
@@ -304,18 +317,18 @@ impl Work<'_> {
         loop {
             // As many batches ahead as the engine takes, but nobody waits for a photo while people are to be had.
             while begun.len() < engine.queue_depth() && !stopped() && (begun.is_empty() || incoming.ready()) {
-                let Some(photos) = next_batch(&mut incoming, batch) else { break };
+                let Some(photos) = incoming.next_batch(batch) else { break };
                 begun.push_back(Begun::new(engine, photos)?);
             }
-            let Some(Begun { indices, complaints, start }) = begun.pop_front() else { return Ok(()) };
+            let Some(Begun { shares, complaints, start }) = begun.pop_front() else { return Ok(()) };
             complaints.into_iter().for_each(|(index, complaint)| self.complain(index, complaint));
-            if indices.is_empty() {
+            if shares.is_empty() {
                 continue;
             }
             let Some((photos, found)) = engine.collect()? else { return Ok(()) };
             let ms = start.elapsed().as_secs_f64() * 1e3 / photos.len() as f64;
-            for ((index, photo), people) in indices.into_iter().zip(photos).zip(found) {
-                let done = Done { index, photo, people };
+            for (((index, share), photo), people) in shares.into_iter().zip(photos).zip(found) {
+                let done = Done { index, photo, people, share };
                 self.note(&done, ms)?;
                 if to_draw[index % to_draw.len()].send(done).is_err() {
                     // The other end has failed, and tells why itself.
@@ -340,7 +353,7 @@ impl Work<'_> {
     }
 
     /// Writes and tells who is on a photo.
-    fn note(&mut self, Done { index, photo, people }: &Done, ms: f64) -> Result<()> {
+    fn note(&mut self, Done { index, photo, people, .. }: &Done, ms: f64) -> Result<()> {
         let path = &self.paths[*index];
         let added = self.results.add(path, (photo.width, photo.height), people);
         self.tally.failed += forgive(self.terminal, added)?;
@@ -359,21 +372,23 @@ impl Work<'_> {
 
 /// A batch that the engine works on.
 struct Begun {
-    /// Places in the list of the photos that could be read.
-    indices: Vec<usize>,
+    /// Places in the list of the photos that could be read, and what they take of the budget.
+    shares: Vec<(usize, Share)>,
     /// What is to be told of photos when it is their turn: warnings, and why one could not be read.
     complaints: Vec<(usize, Result<String>)>,
     start: Instant,
 }
 
 impl Begun {
-    fn new(engine: &mut Engine, batch: Vec<(usize, Result<Decoded>)>) -> Result<Begun> {
-        let (mut indices, mut photos, mut complaints) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, decoded) in batch {
+    fn new(engine: &mut Engine, batch: Vec<Read>) -> Result<Begun> {
+        let (mut shares, mut photos, mut complaints) = (Vec::new(), Vec::new(), Vec::new());
+        for Read { index, decoded, share } in batch {
             match decoded {
-                Ok(Decoded { photo, warning }) => {
-                    complaints.extend(warning.map(|w| (index, Ok(w))));
-                    indices.push(index);
+                Ok(Decoded { photo, warnings }) => {
+                    if !warnings.is_empty() {
+                        complaints.push((index, Ok(warnings.join("; "))));
+                    }
+                    shares.push((index, share));
                     photos.push(photo);
                 }
                 Err(error) => complaints.push((index, Err(error))),
@@ -383,7 +398,7 @@ impl Begun {
         if !photos.is_empty() {
             engine.submit(photos)?;
         }
-        Ok(Begun { indices, complaints, start })
+        Ok(Begun { shares, complaints, start })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Annotated photos, and pages of heatmaps.
 
+use super::budget::Share;
 use crate::cli::files::{Files, identity};
 use rtmo_engine::atomic_file::AtomicFile;
 use rtmo_engine::vision::draw::{DrawOptions, draw_heatmaps, draw_people};
@@ -14,6 +15,8 @@ pub struct Done {
     pub index: usize,
     pub photo: Photo,
     pub people: Vec<Person>,
+    /// What the photo takes of the budget, until it is drawn.
+    pub share: Share,
 }
 
 /// Where each photo's picture goes.
@@ -90,7 +93,7 @@ impl Pictures {
     }
 
     pub fn draw(&self, done: Done, skeleton: Option<&Skeleton>) -> Result<()> {
-        let Done { index, mut photo, people } = done;
+        let Done { index, mut photo, people, share: _share } = done;
         let path = self.folder.join(&self.names[index].name);
         if self.heatmaps {
             for (i, person) in people.iter().enumerate() {

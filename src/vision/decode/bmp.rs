@@ -1,28 +1,94 @@
-//! BMP, read as OpenCV's `BmpDecoder` reads it.
+//! What OpenCV reads from BMP files otherwise than the `image` crate does:
+//! * pixels that run-length coding skips have the palette's first colour, not black; runs that end a row of RLE8 begin the
+//!   next one; jumps in RLE4 go to the right only;
+//! * pixels of 16 bits leave the low bits of a byte zero instead of spreading the value over the whole range;
+//! * masks of more than 8 bits are scaled to 255 instead of losing their low bits.
 
-use super::{MAX_PIXELS, Photo, Reason, Stored, check_size};
+use super::{Format, Header, Photo, Reason, Stored, library, zeroed};
+use image::codecs::bmp::BmpDecoder;
+use image::metadata::Orientation;
+use std::io::Cursor;
 
-const RGB: u32 = 0;
 const RLE8: u32 = 1;
 const RLE4: u32 = 2;
 const BITFIELDS: u32 = 3;
 
-/// One channel of a 32-bit pixel with masks.
+/// Where the masks are, behind the part of the header that all versions share.
+const MASKS: usize = 54;
+
+pub(super) fn decode(bytes: &[u8], header: &Header) -> Result<Stored, Reason> {
+    let mut file = Bytes { all: bytes, at: 10 };
+    let (pixels_at, size) = (file.u32()? as usize, file.u32()?);
+    // Files of the first version, with a header of 12 bytes, have neither runs nor 16 bits.
+    if size == 12 {
+        return library::decode(Format::Bmp, bytes, header);
+    }
+    file.at = 28;
+    let (bits, compression) = (file.u16()?, file.u32()?);
+    match (bits, compression) {
+        (8, RLE8) | (4, RLE4) => {
+            file.at = pixels_at;
+            let decoder =
+                BmpDecoder::new(Cursor::new(bytes)).map_err(|e| format!("not a readable BMP: {e}"))?;
+            let palette = decoder.get_palette().ok_or("not a readable BMP: it has no palette")?;
+            let mut bgr = zeroed(header.width * header.height * 3)?;
+            read_runs(&mut file, bits == 4, palette, header.width, &mut bgr)?;
+            Ok(upright(header, bgr))
+        }
+        (32, BITFIELDS) if size >= 56 => {
+            file.at = MASKS;
+            let [r, g, b] = [file.u32()?, file.u32()?, file.u32()?].map(Mask::new);
+            let mut stored = library::decode(Format::Bmp, bytes, header)?;
+            if [r, g, b].iter().any(|mask| mask.highest > 255) {
+                file.at = pixels_at;
+                let bottom_up = i32::from_le_bytes([bytes[22], bytes[23], bytes[24], bytes[25]]) > 0;
+                let row_bytes = header.width * 3;
+                for y in 0..header.height {
+                    let y = if bottom_up { header.height - 1 - y } else { y };
+                    let row = &mut stored.photo.bgr[y * row_bytes..(y + 1) * row_bytes];
+                    for pixel in row.chunks_exact_mut(3) {
+                        let value = file.u32()?;
+                        pixel.copy_from_slice(&[b.of(value), g.of(value), r.of(value)]);
+                    }
+                }
+            }
+            Ok(stored)
+        }
+        (16, _) => {
+            file.at = MASKS + 4;
+            let green = if compression == BITFIELDS && file.u32()? == 0x7e0 { 0xfc } else { 0xf8 };
+            let mut stored = library::decode(Format::Bmp, bytes, header)?;
+            for pixel in stored.photo.bgr.chunks_exact_mut(3) {
+                pixel.iter_mut().zip([0xf8, green, 0xf8]).for_each(|(byte, kept)| *byte &= kept);
+            }
+            Ok(stored)
+        }
+        _ => library::decode(Format::Bmp, bytes, header),
+    }
+}
+
+fn upright(&Header { width, height, .. }: &Header, bgr: Vec<u8>) -> Stored {
+    let photo = Photo { width, height, bgr };
+    Stored { photo, orientation: Orientation::NoTransforms, warnings: Vec::new() }
+}
+
+/// One channel of a 32-bit pixel.
 #[derive(Clone, Copy)]
 struct Mask {
     mask: u32,
     shift: u32,
-    scale: f32,
+    highest: u32,
 }
 
 impl Mask {
     fn new(mask: u32) -> Mask {
-        let shift = if mask == 0 { 0 } else { mask.trailing_zeros() };
-        Mask { mask, shift, scale: if mask == 0 { 1.0 } else { 255.0 / (mask >> shift) as f32 } }
+        let shift = mask.trailing_zeros() % 32;
+        Mask { mask, shift, highest: (mask >> shift).max(1) }
     }
 
+    /// OpenCV's conversion.
     fn of(self, pixel: u32) -> u8 {
-        (((pixel & self.mask) >> self.shift) as f32 * self.scale) as u8
+        (((pixel & self.mask) >> self.shift) as f32 * (255.0 / self.highest as f32)) as u8
     }
 }
 
@@ -56,157 +122,21 @@ impl<'a> Bytes<'a> {
     }
 }
 
-struct Header {
-    width: usize,
-    height: usize,
-    top_down: bool,
-    bits: u16,
-    compression: u32,
-    palette: Vec<[u8; 3]>,
-    /// Red, green, blue; only of 32-bit pixels with masks.
-    masks: Option<[Mask; 3]>,
-}
-
-pub(super) fn decode(bytes: &[u8]) -> Result<Stored, Reason> {
-    let mut file = Bytes { all: bytes, at: 10 };
-    let pixels_at = file.u32()? as usize;
-    let header = read_header(&mut file)?;
-    let rle = matches!(header.compression, RLE4 | RLE8);
-    // Runs may leave most pixels out; plain rows are all there.
-    let most = if rle { MAX_PIXELS } else { bytes.len().saturating_mul(8) / header.bits as usize };
-    check_size(header.width, header.height, most)?;
-    file.at = pixels_at;
-    let (width, height) = (header.width, header.height);
-    let mut bgr = vec![0; width * height * 3];
-    if rle {
-        read_runs(&mut file, &header, &mut bgr)?;
-    } else {
-        let pitch = (width * header.bits as usize).div_ceil(8).next_multiple_of(4);
-        for i in 0..height {
-            let y = if header.top_down { i } else { height - 1 - i };
-            read_row(file.take(pitch)?, &header, &mut bgr[y * width * 3..(y + 1) * width * 3]);
-        }
-    }
-    Ok(Stored { photo: Photo { width, height, bgr }, orientation: 1, warning: None })
-}
-
-fn read_header(file: &mut Bytes<'_>) -> Result<Header, Reason> {
-    let size = file.u32()?;
-    let (width, height, bits, compression, mut colors) = match size {
-        12 => {
-            let (w, h) = (file.u16()? as i64, file.u16()? as i64);
-            file.u16()?;
-            (w, h, file.u16()?, RGB, 0)
-        }
-        36.. => {
-            let (w, h) = (file.u32()? as i32 as i64, file.u32()? as i32 as i64);
-            file.u16()?;
-            let (bits, compression) = (file.u16()?, file.u32()?);
-            file.take(12)?;
-            (w, h, bits, compression, file.u32()?)
-        }
-        _ => return Err(format!("not a readable BMP: a header of {size} bytes")),
-    };
-    if width < 0 {
-        return Err(format!("the header says {width}x{height} pixels"));
-    }
-    let known = match compression {
-        RGB => matches!(bits, 1 | 4 | 8 | 16 | 24 | 32) && (size != 12 || bits != 16),
-        RLE8 => bits == 8,
-        RLE4 => bits == 4,
-        BITFIELDS => matches!(bits, 16 | 32),
-        _ => false,
-    };
-    if !known {
-        return Err(format!("a BMP of {bits} bits a pixel and compression {compression} is not readable"));
-    }
-    let mut masks = None;
-    if bits == 32 && compression == BITFIELDS && size >= 56 {
-        file.take(4)?;
-        let rgb = [file.u32()?, file.u32()?, file.u32()?];
-        file.u32()?; // alpha
-        file.take(size as usize - 56)?;
-        if rgb.iter().all(|&m| m != 0) {
-            masks = Some(rgb.map(Mask::new));
-        }
-    } else if bits == 16 && compression == BITFIELDS && size >= 52 {
-        file.take(4)?; // and the masks, below
-    } else if size != 12 {
-        file.take(size as usize - 36)?;
-    }
-    let mut palette = Vec::new();
-    if bits <= 8 {
-        let entry = if size == 12 { 3 } else { 4 };
-        if colors == 0 {
-            colors = 1 << bits;
-        }
-        if colors > 256 {
-            return Err(format!("not a readable BMP: a palette of {colors} colours"));
-        }
-        palette =
-            file.take(colors as usize * entry)?.chunks_exact(entry).map(|c| [c[0], c[1], c[2]]).collect();
-        palette.resize(256, [0; 3]);
-    }
-    let mut compression = compression;
-    if bits == 16 && compression == BITFIELDS {
-        match [file.u32()?, file.u32()?, file.u32()?] {
-            [0x7c00, 0x3e0, 0x1f] => compression = RGB,
-            [0xf800, 0x7e0, 0x1f] => {}
-            other => return Err(format!("a 16-bit BMP with masks {other:x?} is not readable")),
-        }
-    }
-    Ok(Header {
-        width: width as usize,
-        height: height.unsigned_abs() as usize,
-        top_down: height < 0,
-        bits,
-        compression,
-        palette,
-        masks,
-    })
-}
-
-fn read_row(row: &[u8], header: &Header, bgr: &mut [u8]) {
-    let pixels = bgr.chunks_exact_mut(3);
-    let palette = &header.palette;
-    match header.bits {
-        1 => pixels.enumerate().for_each(|(x, p)| {
-            p.copy_from_slice(&palette[(row[x / 8] >> (7 - x % 8) & 1) as usize]);
-        }),
-        4 => pixels.enumerate().for_each(|(x, p)| {
-            p.copy_from_slice(&palette[(row[x / 2] >> (4 - x % 2 * 4) & 15) as usize]);
-        }),
-        8 => pixels.zip(row).for_each(|(p, &i)| p.copy_from_slice(&palette[i as usize])),
-        16 => pixels.zip(row.chunks_exact(2)).for_each(|(p, b)| {
-            let v = u16::from_le_bytes([b[0], b[1]]);
-            // OpenCV leaves the low bits zero.
-            let rgb = match header.compression {
-                RGB => [v << 3 & 0xf8, v >> 2 & 0xf8, v >> 7 & 0xf8],
-                _ => [v << 3 & 0xf8, v >> 3 & 0xfc, v >> 8 & 0xf8],
-            };
-            p.copy_from_slice(&rgb.map(|c| c as u8));
-        }),
-        24 => bgr.copy_from_slice(&row[..bgr.len()]),
-        _ => match header.masks {
-            Some([r, g, b]) => pixels.zip(row.chunks_exact(4)).for_each(|(p, q)| {
-                let v = u32::from_le_bytes([q[0], q[1], q[2], q[3]]);
-                p.copy_from_slice(&[b.of(v), g.of(v), r.of(v)]);
-            }),
-            None => pixels.zip(row.chunks_exact(4)).for_each(|(p, q)| p.copy_from_slice(&q[..3])),
-        },
-    }
-}
-
 /// Run-length coded pixels. What the file skips takes colour 0. Like OpenCV, the vertical part of a jump counts in
 /// RLE8 only.
-fn read_runs(file: &mut Bytes<'_>, header: &Header, bgr: &mut [u8]) -> Result<(), Reason> {
-    let (width, height) = (header.width, header.height);
-    let four = header.bits == 4;
+fn read_runs(
+    file: &mut Bytes<'_>,
+    four: bool,
+    palette: &[[u8; 3]],
+    width: usize,
+    bgr: &mut [u8],
+) -> Result<(), Reason> {
+    let height = bgr.len() / 3 / width;
     let nibble = |byte: u8, i: usize| byte >> (4 - i % 2 * 4) & 15;
     let mut put = |x: usize, y: usize, color: u8| {
-        let row = if header.top_down { y } else { height - 1 - y };
-        let at = (row * width + x) * 3;
-        bgr[at..at + 3].copy_from_slice(&header.palette[color as usize]);
+        let at = ((height - 1 - y) * width + x) * 3;
+        let [r, g, b] = palette[color as usize];
+        bgr[at..at + 3].copy_from_slice(&[b, g, r]);
     };
     // Row 0 is the first one stored.
     let (mut x, mut y) = (0, 0);

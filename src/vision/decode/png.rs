@@ -1,32 +1,52 @@
-//! PNG, by the png crate, a row at a time.
+//! PNG, by the `png` crate, a row at a time. The `image` crate's wrapper around it holds all pixels twice (four times
+//! with 16 bits), and does not read what follows the pixels: the checksum of the last ones, an eXIf chunk.
 
-use super::{Photo, Reason, Stored, check_size, exif};
-use png::{BitDepth, ColorType, DecodingError, Limits, Transformations};
+use super::{Header, Limits, Photo, Reason, Stored, check_size, zeroed};
+use image::metadata::Orientation;
+use png::{BitDepth, ColorType, Decoder, DecodingError, Transformations};
 use std::io::Cursor;
 
 /// Deflate's best: 258 bytes from two bits.
 const MOST_INFLATION: usize = 1032;
 
-/// For chunks beside the pixels (profiles, texts).
-const SIDE_MEMORY: usize = 64 << 20;
+/// For chunks beside the pixels.
+const SIDE_MEMORY: usize = 1 << 20;
 
-pub(super) fn decode(bytes: &[u8]) -> Result<Stored, Reason> {
-    let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: SIDE_MEMORY });
-    let header = decoder.read_header_info().map_err(wrong)?;
-    let (width, height) = (header.width as usize, header.height as usize);
-    let bits = header.bits_per_pixel();
-    let inflated = bytes.len().saturating_mul(MOST_INFLATION);
-    check_size(width, height, inflated.saturating_mul(8) / bits)?;
-    // A row of 2^20 pixels of 8 bytes, and the decoder's copies of it, are part of the bargain.
-    decoder.set_limits(Limits { bytes: SIDE_MEMORY + width * 32 });
+fn decoder(bytes: &[u8]) -> Decoder<Cursor<&[u8]>> {
+    let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), png::Limits { bytes: SIDE_MEMORY });
+    decoder.set_ignore_text_chunk(true);
+    decoder.set_ignore_iccp_chunk(true);
     decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
+    decoder
+}
+
+pub(super) fn header(bytes: &[u8], limits: Limits) -> Result<Header, Reason> {
+    let mut decoder = decoder(bytes);
+    let info = decoder.read_header_info().map_err(wrong)?;
+    let (width, height) = (info.width as usize, info.height as usize);
+    let inflated = bytes.len().saturating_mul(MOST_INFLATION);
+    check_size(width, height, inflated.saturating_mul(8) / info.bits_per_pixel(), limits)?;
+    // Interlaced pixels come all together, with alpha.
+    let pixel = if info.interlaced { 3 + 4 } else { 3 };
+    Ok(Header { width, height, memory: width * height * pixel + row_memory(width) })
+}
+
+/// A row of up to 2^20 pixels of 8 bytes, and the decoder's copies of it.
+fn row_memory(width: usize) -> usize {
+    SIDE_MEMORY + width * 32
+}
+
+pub(super) fn decode(bytes: &[u8], header: &Header) -> Result<Stored, Reason> {
+    let &Header { width, height, .. } = header;
+    let mut decoder = decoder(bytes);
+    decoder.set_limits(png::Limits { bytes: row_memory(width) });
     let mut reader = decoder.read_info().map_err(wrong)?;
 
     let (color, depth) = reader.output_color_type();
     debug_assert_eq!(depth, BitDepth::Eight);
-    let mut bgr = vec![0; width * height * 3];
+    let mut bgr = zeroed(width * height * 3)?;
     if reader.info().interlaced {
-        let mut pixels = vec![0; width * height * color.samples()];
+        let mut pixels = zeroed(width * height * color.samples())?;
         reader.next_frame(&mut pixels).map_err(wrong)?;
         to_bgr(color, &pixels, &mut bgr);
     } else {
@@ -38,13 +58,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Stored, Reason> {
         }
     }
     // The checksum of the last pixels is still to come, perhaps an eXIf chunk too; a file may do without its end.
-    let warning = match reader.finish() {
-        Ok(()) => None,
-        Err(e) if is_end_of_file(&e) => Some("the file ends behind its pixels, without an IEND chunk".into()),
+    let warnings = match reader.finish() {
+        Ok(()) => Vec::new(),
+        Err(e) if is_end_of_file(&e) => vec!["the file ends behind its pixels, without an IEND chunk".into()],
         Err(e) => return Err(wrong(e)),
     };
-    let orientation = reader.info().exif_metadata.as_deref().map_or(1, exif::orientation);
-    Ok(Stored { photo: Photo { width, height, bgr }, orientation, warning })
+    let exif = reader.info().exif_metadata.as_deref();
+    let orientation = exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
+    Ok(Stored { photo: Photo { width, height, bgr }, orientation, warnings })
 }
 
 fn is_end_of_file(error: &DecodingError) -> bool {

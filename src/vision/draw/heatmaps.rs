@@ -1,7 +1,7 @@
 //! What the Dynamic Coordinate Classifier saw of one person (paper, figure 4).
 
-use super::canvas::{Mask, Rgb, disc, line, mix, rect};
-use super::font::Text;
+use super::shape::{Rgb, Shape, mix};
+use super::text::Text;
 use super::{DrawOptions, INK, WHITE, draw_people};
 use crate::pose::{Heatmaps, Person};
 use crate::vision::Photo;
@@ -74,9 +74,9 @@ pub fn draw_heatmaps(photo: &Photo, person: &Person, skeleton: Option<&Skeleton>
     draw_people(&mut picture, std::slice::from_ref(&here), skeleton, &DrawOptions::default());
     // Joints take the colours of their curves.
     for (j, joint) in here.keypoints.iter().enumerate().filter(|(_, joint)| joint.score >= 0.3) {
-        disc(&mut picture, [joint.x, joint.y], 6.5, INK, 0.35);
-        disc(&mut picture, [joint.x, joint.y], 5.5, WHITE, 1.0);
-        disc(&mut picture, [joint.x, joint.y], 4.0, hue(j as f32 / k as f32), 1.0);
+        Shape::disc([joint.x, joint.y], 6.5).paint(&mut picture, INK, 0.35);
+        Shape::disc([joint.x, joint.y], 5.5).paint(&mut picture, WHITE, 1.0);
+        Shape::disc([joint.x, joint.y], 4.0).paint(&mut picture, hue(j as f32 / k as f32), 1.0);
     }
     for y in 0..picture.height {
         let at = ((y0 as usize + y) * page.width + x0 as usize) * 3;
@@ -88,59 +88,51 @@ pub fn draw_heatmaps(photo: &Photo, person: &Person, skeleton: Option<&Skeleton>
         Some(s) => s.keypoints[j].replace('_', " "),
         None => format!("{j}"),
     };
-    let mut mask = Mask::default();
     for j in 0..k {
         let color = hue(j as f32 / k as f32);
         // From back to front, each curve stands on its own line.
         let base = y0 + h + MARGIN + CURVE + STEP * j as f32;
         let along = |t: f32| x0 + t * (w - 1.0);
-        line(&mut page, [along(0.0), base], [along(1.0), base], 0.5, [GRID; 2], 1.0);
-        curve(&mut page, &mut mask, maps_x[j], color, |t, v| [along(t), base - v * (CURVE - 4.0)]);
+        Shape::line(&[[along(0.0), base], [along(1.0), base]], 0.5).paint(&mut page, GRID, 1.0);
+        curve(&mut page, maps_x[j], color, |t, v| [along(t), base - v * (CURVE - 4.0)]);
         let label = name(j);
         text.paint(&mut page, [x0 - 10.0 - text.width(&label), base], &label);
 
         let base = x0 + w + MARGIN + STEP * j as f32;
         let along = |t: f32| y0 + t * (h - 1.0);
-        line(&mut page, [base, along(0.0)], [base, along(1.0)], 0.5, [GRID; 2], 1.0);
-        curve(&mut page, &mut mask, maps_y[j], color, |t, v| [base + v * COLUMN, along(t)]);
+        Shape::line(&[[base, along(0.0)], [base, along(1.0)]], 0.5).paint(&mut page, GRID, 1.0);
+        curve(&mut page, maps_y[j], color, |t, v| [base + v * COLUMN, along(t)]);
         let upwards = Text { upwards: true, ..text };
         upwards.paint(&mut page, [base + 4.0, y0 - 10.0], &label);
     }
     let title = Text { height: 13.0, color: INK, upwards: false };
     title.paint(&mut page, [MARGIN, MARGIN + 13.0], &format!("person {:.2}", person.score));
-    rect(&mut page, [MARGIN, MARGIN + 22.0, MARGIN + 40.0, MARGIN + 23.0], INK, 1.0);
+    Shape::rect([MARGIN, MARGIN + 22.0, MARGIN + 40.0, MARGIN + 23.0]).paint(&mut page, INK, 1.0);
     Some(page)
 }
 
 /// One distribution: its area, its outline, and its mean. `place` maps position and height, both 0..1, to the page.
-fn curve(page: &mut Photo, mask: &mut Mask, bins: &[f32], color: Rgb, place: impl Fn(f32, f32) -> [f32; 2]) {
+fn curve(page: &mut Photo, bins: &[f32], color: Rgb, place: impl Fn(f32, f32) -> [f32; 2]) {
     let highest = bins.iter().copied().fold(0.0, f32::max);
     if !(highest > 0.0 && highest.is_finite()) {
         return;
     }
     let at = |i: usize| i as f32 / (bins.len() - 1).max(1) as f32;
     let points: Vec<[f32; 2]> = bins.iter().enumerate().map(|(i, v)| place(at(i), v / highest)).collect();
-    let ends = [place(0.0, 0.0), place(1.0, 1.0)];
-    mask.reset(page, &ends, 2.0);
-    // The area, in stripes half a pixel apart.
-    let [[ax, ay], [bx, by]] = ends;
-    let stripes = 2 * (bx - ax).abs().max((by - ay).abs()) as usize;
-    for s in 0..=stripes {
-        let t = s as f32 / stripes as f32;
-        let i = t * (bins.len() - 1) as f32;
-        let (low, high) = (i.floor() as usize, i.ceil() as usize);
-        let v = (bins[low] + (bins[high] - bins[low]) * i.fract()) / highest;
-        if v > SHOWN {
-            mask.capsule(place(t, 0.0), place(t, v), 0.8);
-        }
+    // Stretches of bins, each with a neighbour that is high enough to be seen.
+    let shown = |i: &usize| bins[*i].max(bins[i + 1]) > SHOWN * highest;
+    let segments: Vec<usize> = (0..bins.len() - 1).filter(shown).collect();
+    let stretches: Vec<_> =
+        segments.chunk_by(|a, b| a + 1 == *b).map(|s| s[0]..=s[s.len() - 1] + 1).collect();
+    for stretch in &stretches {
+        let ends = [place(at(*stretch.end()), 0.0), place(at(*stretch.start()), 0.0)];
+        Shape::polygon(&[&points[stretch.clone()], &ends].concat()).paint(page, color, 0.30);
     }
-    mask.paint(page, color, 0.30);
-    mask.reset(page, &ends, 2.0);
-    let shown = |i: usize| bins[i].max(bins[i + 1]) > SHOWN * highest;
-    points.windows(2).enumerate().filter(|(i, _)| shown(*i)).for_each(|(_, p)| mask.capsule(p[0], p[1], 0.7));
-    mask.paint(page, mix(color, INK, 0.12), 1.0);
+    for stretch in stretches {
+        Shape::line(&points[stretch], 0.7).paint(page, mix(color, INK, 0.12), 1.0);
+    }
     let mean: f32 = bins.iter().enumerate().map(|(i, p)| at(i) * p).sum::<f32>() / bins.iter().sum::<f32>();
-    line(page, place(mean, 0.0), place(mean, 1.08), 0.6, [mix(color, INK, 0.65); 2], 1.0);
+    Shape::line(&[place(mean, 0.0), place(mean, 1.08)], 0.6).paint(page, mix(color, INK, 0.65), 1.0);
 }
 
 /// Bilinear; `None` outside.

@@ -1,17 +1,17 @@
 //! People drawn on photos, and their 1-D heatmaps beside them.
 
-mod canvas;
-mod font;
 mod heatmaps;
+mod shape;
+mod text;
 
-pub use canvas::Rgb;
 pub use heatmaps::draw_heatmaps;
+pub use shape::Rgb;
 
 use super::Photo;
 use super::skeleton::{Side, Skeleton};
 use crate::pose::Person;
-use canvas::{Mask, disc, line, mix, rect};
-use font::Text;
+use shape::{Shape, mix};
+use text::Text;
 
 /// What [`draw_people`] draws.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,14 +65,13 @@ fn nuance(color: Rgb, side: Side) -> Rgb {
 
 /// Draws people, the best on top. Without a `skeleton` of as many keypoints as they have, only their joints.
 pub fn draw_people(photo: &mut Photo, people: &[Person], skeleton: Option<&Skeleton>, options: &DrawOptions) {
-    let mut mask = Mask::default();
     for (i, person) in people.iter().enumerate().rev() {
         let skeleton = skeleton.filter(|s| s.keypoints.len() == person.keypoints.len());
         let width = line_width(photo, person) * options.width;
         if options.boxes {
             draw_box(photo, person, person_color(i), width);
         }
-        draw_person(photo, &mut mask, person, skeleton, person_color(i), width, options.keypoint_thr);
+        draw_person(photo, person, skeleton, person_color(i), width, options.keypoint_thr);
     }
 }
 
@@ -86,7 +85,6 @@ fn line_width(photo: &Photo, person: &Person) -> f32 {
 
 fn draw_person(
     photo: &mut Photo,
-    mask: &mut Mask,
     person: &Person,
     skeleton: Option<&Skeleton>,
     color: Rgb,
@@ -114,11 +112,10 @@ fn draw_person(
 
     // One shadow around all of it, so that it reads on any ground.
     let rim = (width * 0.35).clamp(0.8, 2.5);
-    let points: Vec<[f32; 2]> = joints.iter().map(|j| j.1).collect();
-    mask.reset(photo, &points, width + rim + 1.0);
-    bones.iter().for_each(|&(_, a, _, b)| mask.capsule(a, b, width / 2.0 + rim));
-    joints.iter().for_each(|&(k, p)| mask.capsule(p, p, radius(k) + rim));
-    mask.paint(photo, INK, 0.55);
+    let mut shadow = Shape::default();
+    bones.iter().for_each(|&(_, a, _, b)| shadow.add_line(&[a, b], width / 2.0 + rim));
+    joints.iter().for_each(|&(k, p)| shadow.add_line(&[p, p], radius(k) + rim));
+    shadow.paint(photo, INK, 0.55);
 
     for &(a, pa, b, pb) in &bones {
         // A bone between the sides is neither; one to the centre line is its side's.
@@ -127,22 +124,20 @@ fn draw_person(
             (a, b) if a == b => a,
             _ => Side::Center,
         };
-        line(photo, pa, pb, width / 2.0, [nuance(color, side); 2], 1.0);
+        Shape::line(&[pa, pb], width / 2.0).paint(photo, nuance(color, side), 1.0);
     }
     for &(k, p) in &joints {
-        disc(photo, p, radius(k), WHITE, 1.0);
-        disc(photo, p, radius(k) * 0.62, nuance(color, side(k)), 1.0);
+        Shape::disc(p, radius(k)).paint(photo, WHITE, 1.0);
+        Shape::disc(p, radius(k) * 0.62).paint(photo, nuance(color, side(k)), 1.0);
     }
 }
 
 fn draw_box(photo: &mut Photo, person: &Person, color: Rgb, width: f32) {
     let [x1, y1, x2, y2] = person.bbox;
-    let corners = [[x1, y1], [x2, y1], [x2, y2], [x1, y2]];
+    let corners = [[x1, y1], [x2, y1], [x2, y2], [x1, y2], [x1, y1]];
     let radius = (width * 0.18).max(0.5);
     for (shade, radius, opacity) in [(INK, radius + 1.0, 0.4), (color, radius, 1.0)] {
-        for i in 0..4 {
-            line(photo, corners[i], corners[(i + 1) % 4], radius, [shade; 2], opacity);
-        }
+        Shape::line(&corners, radius).paint(photo, shade, opacity);
     }
     draw_score(photo, person, color, width);
 }
@@ -165,7 +160,7 @@ fn draw_score(photo: &mut Photo, person: &Person, color: Rgb, width: f32) {
     let pad = MARGIN * text.height;
     let left = x1.clamp(0.0, (photo.width as f32 - w).max(0.0));
     let top = if y1 >= h { y1 - h } else { y1.max(0.0) };
-    rect(photo, [left - 0.5, top - 0.5, left + w, top + h], color, 1.0);
+    Shape::rect([left - 0.5, top - 0.5, left + w, top + h]).paint(photo, color, 1.0);
     text.paint(photo, [left + pad, top + h - pad - 0.5], &score);
 }
 
