@@ -308,7 +308,7 @@ fn broken_safetensors() {
     for (file, why) in cases {
         let (message, memory) = peak(|| refusal(&file));
         assert!(message.contains(why), "{why}: {message}");
-        assert!(memory < 1 << 20, "{why}: {memory} bytes");
+        assert!(memory < (1 << 20) + 2 * file.len(), "{why}: {memory} bytes");
     }
     let cut = [&100u64.to_le_bytes()[..], b"{}"].concat();
     assert!(refusal(&cut).contains("cut off"));
