@@ -20,6 +20,7 @@ const ARCHS: &[&str] = &["sm_75", "sm_80", "sm_86", "sm_89", "sm_90a", "compute_
 const ROOT: &str = "src/backend/cuda";
 
 fn main() {
+    demo_model();
     for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "RTMO_CUDA_ARCHS"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
@@ -65,6 +66,16 @@ fn main() {
     list.push_str("]\n");
     write_if_changed(&out.join("sources.rs"), &list);
     write_if_changed(&out.join("include_folders.rs"), &format!("&{:?}\n", kernels.folders));
+}
+
+/// Tells the program whether the demonstration model is there to be part of it.
+fn demo_model() {
+    const MODEL: &str = "weights/rtmo-t-demo.safetensors";
+    println!("cargo::rustc-check-cfg=cfg(demo_model)");
+    println!("cargo::rerun-if-changed={MODEL}");
+    if env::var_os("CARGO_FEATURE_DEMO_MODEL").is_some() && Path::new(MODEL).is_file() {
+        println!("cargo::rustc-cfg=demo_model");
+    }
 }
 
 /// Compilers look at times: a file that says the same as before stays as it is.

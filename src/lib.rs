@@ -61,6 +61,7 @@
 pub mod atomic_file;
 #[doc(hidden)]
 pub mod backend;
+mod cache;
 mod engine;
 mod error;
 mod heap;
@@ -79,6 +80,8 @@ pub mod weights;
 pub use backend::{Device, Placement, Precision, StageTimes, StepTime};
 pub use engine::{Compat, Detections, Engine, EngineOptions, Timings};
 pub use error::{Error, Result};
+#[doc(hidden)]
+pub use error::{printable, printable_lines, shown};
 pub use pose::{Heatmaps, Keypoint, Person};
 pub use vision::draw::{DrawOptions, draw_people};
 pub use vision::skeleton::Side;

@@ -101,7 +101,7 @@ impl Bench {
             };
             return self.write(sweep.run(&photo, &terminal)?, (json, plot), &terminal);
         }
-        let checkpoint = self.network.any_checkpoint()?;
+        let checkpoint = self.network.any_checkpoint(&terminal)?;
         let options = EngineOptions {
             input_size: self.network.size,
             placement: self.network.placement(),

@@ -10,6 +10,7 @@ use rtmo_engine::backend::{Device, Executor, Frame, Placement, Precision, RunOpt
 use rtmo_engine::parity::{self, Kind, MapError, Tolerance};
 use rtmo_engine::pose::Letterbox;
 use rtmo_engine::pose::model;
+use rtmo_engine::shown;
 use rtmo_engine::weights::Architecture;
 use rtmo_engine::{Compat, Error, Photo, Result};
 use std::path::PathBuf;
@@ -53,7 +54,7 @@ impl Check {
             terminal.complain("warning", warning);
         }
         let photo = Photo::open(&self.image)?;
-        let checkpoint = self.network.any_checkpoint()?;
+        let checkpoint = self.network.any_checkpoint(&terminal)?;
         let generated = !checkpoint.path().is_file();
         let architecture = Architecture::of(&checkpoint);
         let input = self.network.size.unwrap_or(architecture.input_size);
@@ -83,8 +84,8 @@ impl Check {
         }
 
         let (w, h) = input;
-        terminal.say(format!("model    {architecture}, {w}x{h}; {}", checkpoint.path().display()))?;
-        terminal.say(format!("photo    {}, {}x{}", self.image.display(), photo.width, photo.height))?;
+        terminal.say(format!("model    {architecture}, {w}x{h}; {}", shown(checkpoint.path())))?;
+        terminal.say(format!("photo    {}, {}x{}", shown(&self.image), photo.width, photo.height))?;
         terminal.say(format!("checked  {}", found.describe()))?;
         if let (Device::Auto, Device::Cpu, Err(why)) = (asked.device, taken.device, device::cuda()) {
             terminal.say(format!("         (no GPU is checked: {why})"))?;

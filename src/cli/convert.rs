@@ -3,6 +3,7 @@
 use super::options::ends_in;
 use super::{Ended, Outcome, terminal};
 use clap::Args;
+use rtmo_engine::shown;
 use rtmo_engine::weights;
 use std::path::PathBuf;
 
@@ -30,6 +31,9 @@ impl Convert {
         ends_in(&self.output, "safetensors", "the file to write")?;
         let conversion = weights::convert(&self.input, &self.output, self.half)?;
         terminal::print(&conversion)?;
+        for warning in &conversion.warnings {
+            terminal::complain("warning", format!("{}: {warning}", shown(&self.input)));
+        }
         if conversion.genuine == Some(false) {
             terminal::complain("warning", "the source is not the file that its name says it is");
         }

@@ -1,17 +1,22 @@
 //! `rtmo-engine download`
 
+use super::fetch::{Server, no_cache_folder};
 use super::terminal::{Terminal, complain, print};
 use super::{Ended, Outcome};
 use clap::Args;
 use rtmo_engine::atomic_file::remove_unfinished;
+use rtmo_engine::shown;
 use rtmo_engine::weights::registry::{self, DEFAULT_MODEL, PUBLISHED, Published};
-use rtmo_engine::{Error, Result, weights};
+use rtmo_engine::weights::{DownloadOptions, Standing, standing};
+use rtmo_engine::{Error, Result};
 use std::path::{Path, PathBuf};
 
 /// Fetch published checkpoints from the authors' server
 ///
 /// Downloads checkpoints that the authors of RTMO published, to where all commands find them. A file is kept only if its
-/// SHA-256 begins as its name says. One that is here already, and whole, is not fetched again.
+/// SHA-256 is right: of rtmo-s and rtmo-l all of it is known, of the others the 32 bits in the file's name, and from the
+/// second download on all bits of the first file. One that is here already, and whole, is not fetched again; one that was
+/// cut is continued.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -28,9 +33,8 @@ pub struct Download {
     /// Folder to keep them in [default: rtmo-engine/ in the user's cache folder]
     #[arg(long, value_name = "FOLDER")]
     to: Option<PathBuf>,
-    /// Address of a folder on another server that has the files under their official names
-    #[arg(long, value_name = "URL")]
-    mirror: Option<String>,
+    #[command(flatten)]
+    server: Server,
     /// Fetch also what is here already
     #[arg(long)]
     force: bool,
@@ -39,11 +43,7 @@ pub struct Download {
 impl Download {
     pub fn run(self) -> Ended {
         let models = self.published()?;
-        let folder = self.to.clone().or_else(registry::cache_folder).ok_or_else(|| {
-            Error::Usage(
-                "the environment names no cache folder (HOME is not set): give a folder with --to".into(),
-            )
-        })?;
+        let folder = self.to.clone().or_else(registry::cache_folder).ok_or_else(no_cache_folder)?;
         // Where a file cannot be written without a name, half of one would stay.
         let stop = || {
             remove_unfinished();
@@ -69,17 +69,26 @@ impl Download {
         let there = Some(folder.join(model.file_name())).filter(|path| path.is_file());
         let here = if self.to.is_some() { there } else { model.installed() };
         if let Some(path) = here.filter(|_| !self.force) {
-            if weights::is_published(model, &path)? {
-                return Ok(format!("here already, {}", path.display()));
+            match standing(model, &path)? {
+                Standing::Different(what) => {
+                    let first =
+                        if path.parent() == Some(folder) { "" } else { "; delete it, it is found first" };
+                    complain(
+                        "warning",
+                        format_args!("{}: not the published file{first}: {what}", shown(&path)),
+                    );
+                }
+                _ => return Ok(format!("here already, {}", shown(&path))),
             }
-            let first = if path.parent() == Some(folder) { "" } else { "; delete it, it is found first" };
-            complain("warning", format_args!("{}: not the published file{first}", path.display()));
         }
         let mut terminal = Terminal::new(false, false);
-        let mut progress = |come, of| terminal.bytes(model.name, come, of);
-        let path = weights::download(model, self.mirror.as_deref(), folder, &mut progress);
-        terminal.finish();
-        Ok(path?.display().to_string())
+        let adapt = |options: &mut DownloadOptions| options.force = self.force;
+        let path = self.server.fetch(model, folder, adapt, &mut terminal)?;
+        let bits = match model.content {
+            Some(_) => "",
+            None => " (of its SHA-256 only 32 bits are published; this file's is noted beside it)",
+        };
+        Ok(format!("{}{bits}", shown(&path)))
     }
 
     /// The checkpoints asked for, each once.
@@ -91,13 +100,7 @@ impl Download {
         let names = if self.models.is_empty() { &default[..] } else { &self.models };
         let mut models = vec![];
         for name in names {
-            let model = registry::find(name).ok_or_else(|| {
-                let known: Vec<&str> = PUBLISHED.iter().map(|published| published.name).collect();
-                Error::Usage(format!(
-                    "model '{name}' is not a published one, expected one of {}",
-                    known.join(", ")
-                ))
-            })?;
+            let model = registry::find(name).ok_or_else(|| Error::Usage(registry::not_published(name)))?;
             if !models.contains(&model) {
                 models.push(model);
             }

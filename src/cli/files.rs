@@ -1,5 +1,6 @@
 //! What a run reads and writes, so that none is written over another.
 
+use rtmo_engine::shown;
 use rtmo_engine::{Error, Result};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ impl Files {
         if let Some(what) = self.read.get(&key).or(written) {
             return Err(Error::Usage(format!(
                 "{}: {option} would replace it, but it is {what}",
-                name.display()
+                shown(name)
             )));
         }
         self.written.insert(key, format!("what {option} writes"));

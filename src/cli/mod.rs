@@ -5,6 +5,7 @@ mod check;
 mod convert;
 mod curves;
 mod download;
+mod fetch;
 mod files;
 mod infer;
 mod info;

@@ -1,8 +1,10 @@
 //! Options that several commands have.
 
+use super::terminal::Terminal;
 use clap::Args;
 use rtmo_engine::backend::{Device, Placement, Precision, device};
 use rtmo_engine::pose::model::{self, Variant};
+use rtmo_engine::shown;
 use rtmo_engine::weights::registry::{self, Published, Search};
 use rtmo_engine::weights::{Architecture, Checkpoint};
 use rtmo_engine::{Compat, Error, Result};
@@ -43,39 +45,15 @@ impl Network {
         Placement { device: self.device, precision, threads }
     }
 
-    /// The weights asked for. If nobody asked for any, the first published ones that are here; without those, the
-    /// demonstration's; without those, generated ones, with a warning to show.
-    ///
-    /// # Errors
-    /// If what was asked for is not here, cannot be read, or is another model.
-    pub fn checkpoint(&self) -> Result<(Checkpoint, Option<String>)> {
-        let search = Search::from_environment();
-        let (model, weights) = (self.model.as_deref(), self.weights.as_deref());
-        let mut found = search.look(model, weights)?;
-        if found.is_none() && model.is_none() {
-            found = search.look(Some(DEMO), weights)?;
-        }
-        if found.is_none() && model.is_none() && weights.is_none() && search.variable.is_none() {
-            let warning = format!(
-                "no weights found: these are random ones of rtmo-t, and the people they find mean nothing; \
-                 'rtmo-engine download' fetches {}, which can also be put into weights/",
-                default_url()
-            );
-            return Ok((model::random(Variant::T, 17, 2, SEED), Some(warning)));
-        }
-        let path = found.map_or_else(|| search.resolve(model, weights), Ok)?;
-        Ok((self.open(&path, &search)?, None))
-    }
-
     /// The weights asked for, by default [`registry::DEFAULT_MODEL`]'s; for a published model that is not here,
     /// generated ones of its shape.
     ///
     /// # Errors
-    /// As [`Network::checkpoint`].
-    pub fn any_checkpoint(&self) -> Result<Checkpoint> {
+    /// If what was asked for is not here, cannot be read, or is another model.
+    pub fn any_checkpoint(&self, terminal: &Terminal) -> Result<Checkpoint> {
         let search = Search::from_environment();
         if let Some(path) = self.look(&search)? {
-            return self.open(&path, &search);
+            return self.open(&path, &search, terminal);
         }
         let published = registry::find(self.model.as_deref().unwrap_or(registry::DEFAULT_MODEL));
         match published.filter(|_| self.weights.is_none()).and_then(|p| Some((p, variant(p)?))) {
@@ -103,8 +81,16 @@ impl Network {
         search.look(self.model.as_deref().or(default), self.weights.as_deref())
     }
 
-    /// Opens a file that was found; it holds the model that was asked for, or that it was found by.
-    fn open(&self, path: &Path, search: &Search) -> Result<Checkpoint> {
+    /// Opens a file that was found; it holds the model that was asked for, or that it was found by. A file that was found
+    /// in the current folder is told before it is opened: a folder of others may hold one.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is another model.
+    pub fn open(&self, path: &Path, search: &Search, terminal: &Terminal) -> Result<Checkpoint> {
+        if self.weights.is_none() && path.is_relative() && search.variable.as_deref() != Some(path) {
+            let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+            terminal.say(format_args!("weights of the current folder: {}", shown(&whole)))?;
+        }
         let by_variable = self.weights.is_none() && search.variable.as_deref() == Some(path);
         let checkpoint = Checkpoint::open(path).map_err(|error| match error {
             Error::Weights { path, what } if by_variable => {
@@ -120,6 +106,9 @@ impl Network {
             Some(name) => agree(&checkpoint, &format!("--model {name}"), registry::find(name))?,
             None if by_path => {}
             None => agree(&checkpoint, "its name", registry::find_by_file(path))?,
+        }
+        for warning in checkpoint.warnings() {
+            terminal.complain("warning", format_args!("{}: {warning}", shown(&path)));
         }
         Ok(checkpoint)
     }
@@ -198,7 +187,7 @@ fn agree(checkpoint: &Checkpoint, claim: &str, promised: Option<&Published>) -> 
     }
     Err(Error::Usage(format!(
         "{}: by {claim} expected {expected} of {} keypoints, got {got} of {keypoints}",
-        checkpoint.path().display(),
+        shown(checkpoint.path()),
         promised.keypoints
     )))
 }
@@ -213,8 +202,8 @@ fn default_url() -> &'static str {
     registry::find(registry::DEFAULT_MODEL).map_or("", |published| published.url)
 }
 
-/// A small model that may lie beside the program, for a first look.
-const DEMO: &str = "rtmo-t-demo";
+/// A small model for a first look, which is part of the program (feature `demo-model`).
+pub const DEMO: &str = "rtmo-t-demo";
 
 /// Its doubles and false people mostly score less.
 const DEMO_SCORE_THR: f32 = 0.5;
@@ -244,7 +233,7 @@ pub fn fraction(text: &str) -> Result<f32> {
 pub fn ends_in(path: &Path, suffix: &str, what: &str) -> Result<()> {
     match path.extension().is_some_and(|found| found.eq_ignore_ascii_case(suffix)) {
         true => Ok(()),
-        false => Err(Error::Usage(format!("{}: {what} needs a name that ends in .{suffix}", path.display()))),
+        false => Err(Error::Usage(format!("{}: {what} needs a name that ends in .{suffix}", shown(&path)))),
     }
 }
 

@@ -42,7 +42,7 @@ impl Sweep<'_> {
     pub fn run(&self, photo: &Photo, terminal: &Terminal) -> Result<(Value, String)> {
         let (mut points, mut all, mut backend) = (Vec::new(), Vec::new(), String::new());
         for network in Sweep::networks(self.network) {
-            let checkpoint = network.any_checkpoint()?;
+            let checkpoint = network.any_checkpoint(terminal)?;
             let options = EngineOptions {
                 input_size: network.size,
                 placement: network.placement(),

@@ -1,6 +1,7 @@
 //! Lines for people.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rtmo_engine::printable_lines;
 use rtmo_engine::{Error, Result};
 use std::fmt::Display;
 use std::io::Write;
@@ -8,14 +9,18 @@ use std::io::Write;
 /// Writes `label: message` to standard error.
 pub fn complain(label: &str, message: impl Display) {
     // Nobody is left to tell if that fails.
-    writeln!(std::io::stderr(), "{label}: {message}").ok();
+    writeln!(std::io::stderr(), "{label}: {}", printable_lines(message)).ok();
 }
 
-/// Writes a line to standard output, at once.
+/// Writes a line for people to standard output, at once.
 ///
 /// # Errors
 /// A full disk, or a reader that has left.
 pub fn print(line: impl Display) -> Result<()> {
+    print_data(printable_lines(line))
+}
+
+fn print_data(line: impl Display) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Error::io("cannot write", "standard output"))
 }
@@ -48,7 +53,7 @@ impl Terminal {
 
     /// Shows how much of a file has come, at the bottom, if standard error is a terminal.
     pub fn bytes(&mut self, name: &str, come: u64, of: Option<u64>) {
-        if self.bar.is_hidden() && come == 0 {
+        if self.bar.message() != name {
             let template = match of {
                 Some(_) => "{msg}  {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left",
                 None => "{msg}  {bytes}  {bytes_per_sec}",
@@ -78,7 +83,7 @@ impl Terminal {
         }
         self.bar.suspend(|| match self.data_on_stdout {
             true => {
-                writeln!(std::io::stderr(), "{line}").ok();
+                writeln!(std::io::stderr(), "{}", printable_lines(line)).ok();
                 Ok(())
             }
             false => print(line),
@@ -87,7 +92,7 @@ impl Terminal {
 
     /// A line of data, for standard output.
     pub fn data(&self, line: impl Display) -> Result<()> {
-        self.bar.suspend(|| print(line))
+        self.bar.suspend(|| print_data(line))
     }
 
     /// A warning or an error, for standard error.

@@ -3,7 +3,7 @@
 use super::download::hex;
 use super::registry;
 use super::{Checkpoint, Format, SaveType, elements, save_safetensors};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -107,7 +107,7 @@ impl fmt::Display for Inspection {
         let Architecture { keypoints, levels, input_size: (w, h), .. } = self.architecture;
         let dtypes: Vec<String> =
             self.dtypes.iter().map(|(dtype, count)| format!("{count} {dtype}")).collect();
-        writeln!(f, "{} ({})", self.path.display(), self.format)?;
+        writeln!(f, "{} ({})", shown(&self.path), self.format)?;
         match keypoints {
             Some(keypoints) => {
                 writeln!(f, "  {}, {keypoints} keypoints, {levels} levels, {w}x{h}", self.architecture)?
@@ -145,9 +145,12 @@ pub struct Conversion {
     pub values: usize,
     /// Tensors left out because they are not floating-point: BatchNorm's counters, as a rule.
     pub dropped: Vec<String>,
+    /// As [`Checkpoint::warnings`] of the source.
+    pub warnings: Vec<String>,
     /// SHA-256 of the source file, in hexadecimal.
     pub sha256: String,
-    /// Whether that begins as the official name of the source file says; `None` if the name is not an official one.
+    /// Whether that is the published file's, or begins as its official name says where no more is known; `None` if the name
+    /// is not an official one.
     pub genuine: Option<bool>,
     /// Size of the source file in bytes.
     pub source_bytes: u64,
@@ -158,16 +161,16 @@ pub struct Conversion {
 impl fmt::Display for Conversion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let megabytes = |bytes: u64| bytes as f64 / 1e6;
-        writeln!(f, "{} ({:.1} MB)", self.source.display(), megabytes(self.source_bytes))?;
+        writeln!(f, "{} ({:.1} MB)", shown(&self.source), megabytes(self.source_bytes))?;
         writeln!(f, "  sha256 {}", self.sha256)?;
         match self.genuine {
-            Some(true) => writeln!(f, "  which agrees with the official file name")?,
+            Some(true) => writeln!(f, "  which agrees with the official file")?,
             Some(false) => {
-                writeln!(f, "  which does not agree with the official file name: damaged, or saved anew")?
+                writeln!(f, "  which does not agree with the official file: damaged, or saved anew")?
             }
             None => {}
         }
-        writeln!(f, "{} ({:.1} MB)", self.destination.display(), megabytes(self.destination_bytes))?;
+        writeln!(f, "{} ({:.1} MB)", shown(&self.destination), megabytes(self.destination_bytes))?;
         write!(f, "  {}", self.architecture)?;
         if let Some(keypoints) = self.architecture.keypoints {
             write!(f, ", {keypoints} keypoints")?;
@@ -194,7 +197,7 @@ pub fn convert(source: impl AsRef<Path>, destination: impl AsRef<Path>, half: bo
         return Err(Error::Usage(format!("{}: source and destination are the same file", source.display())));
     }
     let architecture = Architecture::of(&checkpoint);
-    let file = checkpoint.map.as_deref().unwrap_or_default();
+    let file = &*checkpoint.bytes;
     let sha256 = hex(&Sha256::digest(file));
     let official =
         source.file_name().and_then(|name| registry::PUBLISHED.iter().find(|p| name == p.file_name()));
@@ -240,7 +243,11 @@ pub fn convert(source: impl AsRef<Path>, destination: impl AsRef<Path>, half: bo
         tensors: tensors.len(),
         values: tensors.iter().map(|(_, _, values)| values.len()).sum(),
         dropped,
-        genuine: official.map(|published| sha256.starts_with(published.sha256_prefix())),
+        warnings: checkpoint.warnings().to_vec(),
+        genuine: official.map(|published| match published.content {
+            Some((known, _)) => sha256 == known,
+            None => sha256.starts_with(published.sha256_prefix()),
+        }),
         sha256,
         source_bytes: file.len() as u64,
         destination_bytes: written.len(),

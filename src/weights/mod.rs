@@ -1,8 +1,19 @@
 //! Checkpoints: named tensors from a `.safetensors` or a published `.pth` file.
 //!
-//! A weights file comes from anywhere, so it is read as data only. Files are memory-mapped; a tensor's values are
-//! converted when they are asked for. Nothing in a file makes the reader run code, allocate more than a small
-//! multiple of the file's own size, or panic.
+//! A weights file comes from anywhere, so it is read as data only; a tensor's values are converted when they are asked
+//! for. Nothing in a file makes the reader run code or panic, or take more than 64 MB and eight times the file's own
+//! size. What bounds that:
+//!
+//! | | at most | where |
+//! |---|---|---|
+//! | file | 4 GiB | [`Checkpoint::open`] |
+//! | tensors | 16,384, of 64 dimensions, with names of 512 bytes | all readers |
+//! | values of all tensors, as f32 | twice the file and 1 MB | `torch.rs`; elsewhere tensors share nothing |
+//! | opcodes of all pickles | 524,288 | `pickle.rs` |
+//! | key of a storage | 256 bytes | `pickle.rs` |
+//! | entries of a zip archive | 65,535 | `torch.rs` |
+//! | inflated entries together | 4 times the file and 4 MB | `torch.rs` |
+//! | header of safetensors | 100 MB, with 4096 metadata | `safetensors.rs` |
 
 mod convert;
 mod download;
@@ -10,26 +21,30 @@ mod pickle;
 pub mod registry;
 mod safetensors;
 mod torch;
-mod zip;
 
 pub use convert::{Architecture, Conversion, Inspection, convert, inspect};
-pub use download::{download, is_published};
+pub use download::{DownloadOptions, Progress, Standing, address, download, remove, standing};
 pub use safetensors::{SaveType, save_safetensors};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Result of the parsers: the message lacks only the file's name.
 type Parsed<T> = std::result::Result<T, String>;
 
-/// More tensors than this are not a model of this family.
-const MAX_TENSORS: usize = 1 << 16;
+/// RTMO-l has a thousand.
+const MAX_TENSORS: usize = 1 << 14;
+/// As many as a torch tensor can have.
+const MAX_DIMS: usize = 64;
+/// RTMO-l's largest training checkpoint, with the optimizer's state, has 0.8 GB.
+const MAX_FILE: u64 = 4 << 30;
 
 /// Element type of a stored tensor.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -121,9 +136,11 @@ impl fmt::Display for Format {
 /// Where the values of a tensor are.
 #[derive(Debug)]
 enum Data {
-    /// In the mapped file from byte `start` on. `strides` are in elements; none mean row-major order. Every element
-    /// lies within the file: the readers check that.
-    File {
+    /// From byte `start` of a part of the file on: part 0 is the file itself, `n` its `n`-th inflated piece, counted
+    /// from 1. `strides` are in elements; none mean row-major order. Every element lies within the part: the readers
+    /// check that.
+    Bytes {
+        part: usize,
         start: usize,
         strides: Vec<usize>,
         big_endian: bool,
@@ -140,29 +157,72 @@ struct Entry {
     data: Data,
 }
 
-impl Entry {
-    /// Size of the values, in bytes; 0 if they cannot be read.
-    fn bytes(&self) -> usize {
-        let count = elements(&self.shape).unwrap_or(0);
-        count.saturating_mul(self.dtype.size().unwrap_or(0))
-    }
-}
-
 /// What a reader finds in a file.
 struct Contents {
     format: Format,
     tensors: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
+    /// Pieces of the file that were compressed.
+    inflated: Vec<Vec<u8>>,
+}
+
+impl Contents {
+    fn new(format: Format) -> Contents {
+        Contents { format, tensors: BTreeMap::new(), metadata: BTreeMap::new(), inflated: Vec::new() }
+    }
+
+    /// Adds a tensor under its name in the model, without the names of wrappers.
+    fn add(&mut self, name: &[u8], entry: Entry) -> Parsed<()> {
+        let name = unwrapped(check_name(name)?);
+        if self.tensors.len() >= MAX_TENSORS {
+            return Err(format!("more than {MAX_TENSORS} tensors"));
+        }
+        match self.tensors.entry(name) {
+            std::collections::btree_map::Entry::Occupied(there) => {
+                Err(format!("two tensors are named '{}'", there.key()))
+            }
+            std::collections::btree_map::Entry::Vacant(free) => {
+                free.insert(entry);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A tensor's name without what wrappers of the model put in front: `module.` of data parallelism, `model.` of trainers,
+/// in any order, and `_orig_mod.` of `torch.compile` at any place.
+fn unwrapped(name: &str) -> String {
+    let parts: Vec<&str> = name.split('.').filter(|&part| part != "_orig_mod").collect();
+    let wrappers = parts.iter().take_while(|&&part| part == "module" || part == "model").count();
+    parts[wrappers..].join(".")
+}
+
+/// The content of a weights file.
+enum Bytes {
+    Read(Cow<'static, [u8]>),
+    Mapped(Mmap),
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Read(bytes) => bytes,
+            Bytes::Mapped(map) => map,
+        }
+    }
 }
 
 /// An opened checkpoint: names, shapes and values of its tensors.
 ///
-/// The file stays mapped: it should be replaced (as [`save_safetensors`] does), not overwritten or cut, while a
-/// checkpoint is open.
+/// Of a file that has a `backbone`, only the tensors of the model are listed: those of `backbone`, `neck` and `head`.
+/// mmpose ignores others likewise (`strict=False`); [`Checkpoint::warnings`] says so.
 pub struct Checkpoint {
     path: PathBuf,
-    map: Option<Mmap>,
+    bytes: Bytes,
     contents: Contents,
+    warnings: Vec<String>,
 }
 
 impl fmt::Debug for Checkpoint {
@@ -176,30 +236,99 @@ impl fmt::Debug for Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a weights file: safetensors, or what `torch.save` wrote. The content decides, not the suffix.
+    /// Reads a weights file into memory: safetensors, or what `torch.save` wrote. The content decides, not the suffix.
     ///
     /// # Errors
-    /// If it cannot be read or is not a checkpoint.
+    /// If it cannot be read or is not a checkpoint; if it tells several classes apart, since the engine knows one.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let path = path.as_ref();
-        // Before opening: to open a named pipe would wait for its writer.
-        let kind = std::fs::metadata(path).map_err(Error::io("cannot open weights", path))?;
-        if !kind.is_file() {
-            return Err(Error::weights(
-                path,
-                if kind.is_dir() { "is a folder" } else { "is not a regular file" },
+        let mut file = open_file(path)?;
+        let unreadable = || Error::io("cannot read weights", path);
+        // What is no checkpoint is refused before it is read whole.
+        let mut bytes = Vec::new();
+        (&mut file).take(HEAD).read_to_end(&mut bytes).map_err(unreadable())?;
+        kind(&bytes).map_err(|what| Error::weights(path, what))?;
+        let len = file.metadata().map_err(unreadable())?.len();
+        if len > MAX_FILE {
+            return Err(Error::weights(path, format!("has {len} bytes, at most {MAX_FILE} are read")));
+        }
+        let out_of_memory = |_| Error::weights(path, format!("{len} bytes do not fit into memory"));
+        bytes.try_reserve_exact(len as usize).map_err(out_of_memory)?;
+        file.take(MAX_FILE).read_to_end(&mut bytes).map_err(unreadable())?;
+        Checkpoint::new(path.to_path_buf(), Bytes::Read(bytes.into()))
+    }
+
+    /// As [`Checkpoint::open`], but the file is mapped into memory: what is not read takes none.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    ///
+    /// # Safety
+    /// While the checkpoint lives nobody may write to the file or cut it (to replace it under its name is harmless):
+    /// values would change while they are read, and a missing page ends the process.
+    pub unsafe fn open_mapped(path: impl AsRef<Path>) -> Result<Checkpoint> {
+        let path = path.as_ref();
+        let file = open_file(path)?;
+        // SAFETY: the mapping is read-only and private to this value, and is only ever seen as bytes, for which every
+        // bit pattern is valid. That the file does not change is the caller's promise.
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::io("cannot map weights", path))?;
+        Checkpoint::new(path.to_path_buf(), Bytes::Mapped(map))
+    }
+
+    /// A weights file that is in memory already. `label` stands for its path in messages.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_bytes(label: impl Into<PathBuf>, file: impl Into<Cow<'static, [u8]>>) -> Result<Checkpoint> {
+        Checkpoint::new(label.into(), Bytes::Read(file.into()))
+    }
+
+    fn new(path: PathBuf, bytes: Bytes) -> Result<Checkpoint> {
+        let contents = parse(&bytes).map_err(|what| Error::weights(&path, what))?;
+        let mut checkpoint = Checkpoint { path, bytes, contents, warnings: Vec::new() };
+        if checkpoint.names().any(|name| name.starts_with("backbone.")) {
+            checkpoint.settle()?;
+        }
+        Ok(checkpoint)
+    }
+
+    /// Leaves out what is not the model's, and refuses a model of another kind.
+    fn settle(&mut self) -> Result<()> {
+        for (name, neutral) in [("data_preprocessor.mean", 0.0), ("data_preprocessor.std", 1.0)] {
+            let few = |entry: &&Entry| elements(&entry.shape).is_some_and(|count| count <= 16);
+            let values =
+                self.contents.tensors.get(name).filter(few).map(|entry| self.read(entry).into_owned());
+            if let Some(values) = values.filter(|values| values.iter().any(|&value| value != neutral)) {
+                self.warnings.push(format!(
+                    "has '{name}' {values:?}: it was trained on normalised pixels, the engine takes them as they are"
+                ));
+            }
+        }
+        let of_model = |name: &str| ["backbone.", "neck.", "head."].iter().any(|part| name.starts_with(part));
+        let mut outside = Vec::new();
+        self.contents.tensors.retain(|name, _| {
+            let keep = of_model(name);
+            if !keep && !name.starts_with("data_preprocessor.") {
+                outside.push(name.clone());
+            }
+            keep
+        });
+        if let Some(first) = outside.first() {
+            let (n, such) = (outside.len(), if outside.len() == 1 { "" } else { ", and others" });
+            let noun = if n == 1 { "tensor" } else { "tensors" };
+            self.warnings.push(format!(
+                "{n} {noun} outside backbone, neck and head ignored: '{}'{such}",
+                printable(first)
             ));
         }
-        if kind.len() == 0 {
-            return Err(Error::weights(path, "is empty"));
+        for level in 0.. {
+            let Some(shape) = self.shape(&format!("head.head_module.out_cls.{level}.weight")) else { break };
+            if let Some(classes) = shape.first().filter(|&&classes| classes > 1) {
+                let what = format!("tells {classes} classes apart; one, persons, is supported");
+                return Err(Error::weights(&self.path, what));
+            }
         }
-        let file = File::open(path).map_err(Error::io("cannot open weights", path))?;
-        // SAFETY: the mapping is read-only and private to this value, and is only ever seen as bytes, for which every
-        // bit pattern is valid. The engine itself never writes a weights file in place (it writes a new one and
-        // renames it); that others do not is the documented condition of a mapped file.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::io("cannot map weights", path))?;
-        let contents = parse(&map).map_err(|what| Error::weights(path, what))?;
-        Ok(Checkpoint { path: path.to_path_buf(), map: Some(map), contents })
+        Ok(())
     }
 
     /// A checkpoint of generated weights: name -> (shape, row-major values). `label` stands for the file in messages.
@@ -210,8 +339,14 @@ impl Checkpoint {
         let entry =
             |(name, (shape, values))| (name, Entry { shape, dtype: Dtype::F32, data: Data::Memory(values) });
         let tensors = tensors.into_iter().map(entry).collect();
-        let contents = Contents { format: Format::Memory, tensors, metadata: BTreeMap::new() };
-        Checkpoint { path: label.into(), map: None, contents }
+        let contents = Contents { tensors, ..Contents::new(Format::Memory) };
+        let bytes = Bytes::Read(Cow::Borrowed(&[]));
+        Checkpoint { path: label.into(), bytes, contents, warnings: Vec::new() }
+    }
+
+    /// What the user should know of the file although it can be used, each a sentence that follows the file's name.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// The file, or the label of generated weights.
@@ -224,7 +359,7 @@ impl Checkpoint {
         self.contents.format
     }
 
-    /// Names of all tensors (state_dict keys of the model, without a wrapper's `module.`), sorted.
+    /// Names of all tensors (state_dict keys of the model, without wrappers' `module.` and the like), sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.contents.tensors.keys().map(String::as_str)
     }
@@ -293,12 +428,13 @@ impl Checkpoint {
     }
 
     fn read<'a>(&'a self, entry: &'a Entry) -> Cow<'a, [f32]> {
-        let bytes = self.map.as_deref().unwrap_or_default();
         match &entry.data {
             Data::Memory(values) => Cow::Borrowed(values),
             Data::Unreadable => Cow::default(),
-            Data::File { start, strides, big_endian } => {
-                let bytes = &bytes[*start..];
+            Data::Bytes { part, start, strides, big_endian } => {
+                let whole =
+                    part.checked_sub(1).map_or(&*self.bytes, |inflated| &self.contents.inflated[inflated]);
+                let bytes = &whole[*start..];
                 let read = Reader { bytes, shape: &entry.shape, strides, big_endian: *big_endian };
                 if entry.dtype == Dtype::F32
                     && let Some(values) = read.in_place()
@@ -321,11 +457,11 @@ impl Checkpoint {
         }
     }
 
-    /// Tells the system that the mapped pages are not needed for now, so that they no longer count as resident
-    /// memory. Values can still be read afterwards.
+    /// Tells the system that the pages of a mapped file are not needed for now, so that they no longer count as
+    /// resident memory. Values can still be read afterwards.
     pub fn release(&self) {
         #[cfg(unix)]
-        if let Some(map) = &self.map {
+        if let Bytes::Mapped(map) = &self.bytes {
             // SAFETY: the mapping is file-backed and never written, so dropped pages come back with the same bytes
             // when they are next touched.
             let advised = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
@@ -333,6 +469,22 @@ impl Checkpoint {
             advised.ok();
         }
     }
+}
+
+/// Opens a regular file that is not empty.
+fn open_file(path: &Path) -> Result<File> {
+    // Before opening: to open a named pipe would wait for its writer.
+    let kind = std::fs::metadata(path).map_err(Error::io("cannot open weights", path))?;
+    if !kind.is_file() {
+        return Err(Error::weights(
+            path,
+            if kind.is_dir() { "is a folder" } else { "is not a regular file" },
+        ));
+    }
+    if kind.len() == 0 {
+        return Err(Error::weights(path, "is empty"));
+    }
+    File::open(path).map_err(Error::io("cannot open weights", path))
 }
 
 /// Elements of a row-major or strided tensor within `bytes`.
@@ -402,25 +554,33 @@ fn check_name(name: &[u8]) -> Parsed<&str> {
     }
 }
 
-fn parse(file: &[u8]) -> Parsed<Contents> {
-    let head = &file[..file.len().min(32)];
-    let contents = if head.starts_with(b"PK\x03\x04") {
-        torch::read_zip(file)?
+/// Bytes at the beginning of a file that tell its kind.
+const HEAD: u64 = 32;
+
+/// What kind of file begins with `head`.
+fn kind(head: &[u8]) -> Parsed<Format> {
+    let head = &head[..head.len().min(HEAD as usize)];
+    if head.starts_with(b"PK\x03\x04") {
+        Ok(Format::TorchZip)
     } else if head.starts_with(b"\x80") && head.windows(10).any(|window| window == torch::LEGACY_MAGIC) {
-        torch::read_legacy(file)?
+        Ok(Format::TorchLegacy)
     } else if head.get(8) == Some(&b'{') {
-        safetensors::read(file)?
+        Ok(Format::Safetensors)
     } else {
-        return Err(match head {
+        Err(match head {
             [0x80, 2..=5, ..] => "a pickle, but not one that torch.save writes",
             [b'<', ..] => "a web page, not weights: the download went wrong",
             _ if head.starts_with(b"version https://git-lfs") => "a Git LFS pointer; fetch the file itself",
             _ => "neither safetensors nor a torch checkpoint",
         }
-        .into());
-    };
-    if contents.tensors.len() > MAX_TENSORS {
-        return Err(format!("{} tensors, at most {MAX_TENSORS} are accepted", contents.tensors.len()));
+        .into())
     }
-    Ok(contents)
+}
+
+fn parse(file: &[u8]) -> Parsed<Contents> {
+    match kind(file)? {
+        Format::TorchZip => torch::read_zip(file),
+        Format::TorchLegacy => torch::read_legacy(file),
+        Format::Safetensors | Format::Memory => safetensors::read(file),
+    }
 }

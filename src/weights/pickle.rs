@@ -3,19 +3,19 @@
 //! Python's unpickler runs whatever function a file names. Here a name is only ever a name: the few that torch
 //! writes around tensors are recognised and interpreted, every other becomes [`Object::Opaque`], which swallows
 //! its arguments and state. Objects refer to each other by index, so neither depth nor cycles cost anything, and
-//! every opcode adds at most one value or small object, so [`MAX_OPS`] bounds memory (to some 200 MB, whatever the
+//! every opcode adds at most one value or small object, so [`MAX_OPS`] bounds memory (to some 50 MB, whatever the
 //! file) as well as time.
 //!
 //! Opcodes of protocols 2 to 5, as CPython's `Lib/pickle.py` defines them.
 
-use super::{Dtype, Parsed, show};
+use super::{Dtype, MAX_DIMS, Parsed, show};
 use std::collections::HashMap;
 use std::fmt;
 
 /// A published checkpoint takes some 50 thousand opcodes; with optimizer and averaged weights a few times that.
-const MAX_OPS: usize = 1 << 20;
-/// As many dimensions as a torch tensor can have.
-const MAX_DIMS: usize = 64;
+pub(super) const MAX_OPS: usize = 1 << 19;
+/// Storages are called by numbers.
+const MAX_KEY: usize = 256;
 
 /// A value on the stack, in the memo or in a container.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,7 @@ pub(super) enum Value<'a> {
     Text(&'a [u8]),
     Bytes,
     /// Index into the objects.
-    Object(usize),
+    Object(Id),
 }
 
 /// A module-level name of Python: a function or class.
@@ -46,8 +46,8 @@ impl fmt::Display for Name<'_> {
     }
 }
 
-/// Index of an object.
-type Id = usize;
+/// Index of an object; [`MAX_OPS`] of them fit.
+type Id = u32;
 
 #[derive(Debug)]
 pub(super) enum Object<'a> {
@@ -132,7 +132,7 @@ impl<'a> Pickle<'a> {
         let Some(&Object::Tensor { storage, offset, shape, strides, dtype }) = self.object(value) else {
             return Ok(None);
         };
-        let Object::Storage { class, key, len } = self.objects.0[storage] else {
+        let Object::Storage { class, key, len } = self.objects.0[storage as usize] else {
             return Err("no storage".into());
         };
         let extents = |id| -> Parsed<Vec<usize>> {
@@ -161,14 +161,14 @@ struct Objects<'a>(Vec<Object<'a>>);
 impl<'a> Objects<'a> {
     fn get(&self, value: Value<'a>) -> Option<&Object<'a>> {
         match value {
-            Value::Object(id) => self.0.get(id),
+            Value::Object(id) => self.0.get(id as usize),
             _ => None,
         }
     }
 
     fn add(&mut self, object: Object<'a>) -> Value<'a> {
         self.0.push(object);
-        Value::Object(self.0.len() - 1)
+        Value::Object((self.0.len() - 1) as Id)
     }
 
     fn callable(&self, value: Value<'a>) -> Parsed<Name<'a>> {
@@ -186,8 +186,9 @@ impl<'a> Objects<'a> {
     }
 }
 
-/// Unpickles the object at the start of `bytes`; what follows its STOP is left alone.
-pub(super) fn read(bytes: &[u8]) -> Parsed<Pickle<'_>> {
+/// Unpickles the object at the start of `bytes`; what follows its STOP is left alone. Takes the opcodes off those that
+/// the file has left, of [`MAX_OPS`].
+pub(super) fn read<'a>(bytes: &'a [u8], left: &mut usize) -> Parsed<Pickle<'a>> {
     let mut machine = Machine {
         bytes,
         at: 0,
@@ -196,7 +197,7 @@ pub(super) fn read(bytes: &[u8]) -> Parsed<Pickle<'_>> {
         memo: HashMap::new(),
         objects: Objects::default(),
     };
-    let root = machine.run().map_err(|what| format!("pickle: {what} (byte {})", machine.at))?;
+    let root = machine.run(left).map_err(|what| format!("pickle: {what} (byte {})", machine.at))?;
     Ok(Pickle { objects: machine.objects, root, size: machine.at })
 }
 
@@ -277,7 +278,7 @@ impl<'a> Machine<'a> {
             return Err("stack is empty".into());
         }
         match self.stack.last() {
-            Some(&Value::Object(id)) => Ok(&mut self.objects.0[id]),
+            Some(&Value::Object(id)) => Ok(&mut self.objects.0[id as usize]),
             _ => Err("a container was expected".into()),
         }
     }
@@ -315,8 +316,9 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn run(&mut self) -> Parsed<Value<'a>> {
-        for _ in 0..MAX_OPS {
+    fn run(&mut self, left: &mut usize) -> Parsed<Value<'a>> {
+        while let Some(rest) = left.checked_sub(1) {
+            *left = rest;
             if self.at == self.bytes.len() {
                 return Err("it ends without STOP: truncated".into());
             }
@@ -571,7 +573,10 @@ impl<'a> Machine<'a> {
                 Value::Text(_),
                 len,
                 Value::None,
-            ] => Ok(Object::Storage { class, key, len: integer(len)? }),
+            ] => match key.len() > MAX_KEY {
+                true => Err(format!("a storage key of {} bytes, at most {MAX_KEY} are accepted", key.len())),
+                false => Ok(Object::Storage { class, key, len: integer(len)? }),
+            },
             // A whole module, saved with its class and source.
             [Value::Text(b"module"), class, ..] => Ok(Object::Opaque(self.objects.callable(class)?)),
             _ => Err("an unknown kind of persistent id".into()),

@@ -2,7 +2,8 @@
 //!
 //! Source of the table: mmpose's `projects/rtmo/README.md` and `configs/body_2d_keypoint/rtmo/*/*.yml`.
 
-use crate::error::{Error, Result};
+use crate::cache;
+use crate::error::{Error, Result, shown};
 use std::env;
 use std::path::{Path, PathBuf};
 
@@ -28,13 +29,22 @@ pub struct Published {
     pub benchmark: &'static str,
     /// Published average precision (OKS 0.5 to 0.95), 0 to 1.
     pub ap: f64,
+    /// SHA-256 and size in bytes of the file, where both are known. Of the others the name tells the first 32 bits of
+    /// the hash, [`Published::sha256_prefix`], which can be forged in minutes.
+    pub content: Option<(&'static str, u64)>,
 }
 
 const COCO: &str = "COCO val2017";
 const CROWDPOSE: &str = "CrowdPose test";
 
+/// SHA-256 and size of two files, as documents of others give them; they begin as the authors' names for the files say.
+const RTMO_S: Option<(&str, u64)> =
+    Some(("dac2bf749bbfb51e69ca577ca0327dff4433e3be9a56b782f0b7ef94fb45247e", 39_766_454));
+const RTMO_L: Option<(&str, u64)> =
+    Some(("b37118cee39b43531c23d9e443fbb4f0b8987f590d9c6ed61978d12ecfce84df", 179_277_852));
+
 macro_rules! published {
-    ($name:literal, $aliases:expr, $file:literal, $keypoints:literal, $size:literal, $training:literal, $benchmark:expr, $ap:literal) => {
+    ($name:literal, $aliases:expr, $file:literal, $keypoints:literal, $size:literal, $training:literal, $benchmark:expr, $ap:literal, $content:expr) => {
         Published {
             name: $name,
             aliases: &$aliases,
@@ -44,6 +54,7 @@ macro_rules! published {
             training_data: $training,
             benchmark: $benchmark,
             ap: $ap,
+            content: $content,
         }
     };
 }
@@ -51,17 +62,17 @@ macro_rules! published {
 /// All published checkpoints. (The doubled `r` in the address of `rtmo-m-crowdpose` is official.)
 #[rustfmt::skip]
 pub const PUBLISHED: [Published; 11] = [
-    published!("rtmo-t", ["rtmo-t-body7", "t"], "rtmo-t_8xb32-600e_body7-416x416-f48f75cb_20231219.pth", 17, 416, "body7", COCO, 0.574),
-    published!("rtmo-s", ["rtmo-s-body7", "s"], "rtmo-s_8xb32-600e_body7-640x640-dac2bf74_20231211.pth", 17, 640, "body7", COCO, 0.686),
-    published!("rtmo-m", ["rtmo-m-body7", "m"], "rtmo-m_16xb16-600e_body7-640x640-39e78cc4_20231211.pth", 17, 640, "body7", COCO, 0.726),
-    published!("rtmo-l", ["rtmo-l-body7", "l", "rtmo"], "rtmo-l_16xb16-600e_body7-640x640-b37118ce_20231211.pth", 17, 640, "body7", COCO, 0.748),
-    published!("rtmo-s-coco", [], "rtmo-s_8xb32-600e_coco-640x640-8db55a59_20231211.pth", 17, 640, "COCO", COCO, 0.677),
-    published!("rtmo-m-coco", [], "rtmo-m_16xb16-600e_coco-640x640-6f4e0306_20231211.pth", 17, 640, "COCO", COCO, 0.709),
-    published!("rtmo-l-coco", [], "rtmo-l_16xb16-600e_coco-640x640-516a421f_20231211.pth", 17, 640, "COCO", COCO, 0.724),
-    published!("rtmo-s-crowdpose", [], "rtmo-s_8xb32-700e_crowdpose-640x640-79f81c0d_20231211.pth", 14, 640, "CrowdPose", CROWDPOSE, 0.673),
-    published!("rtmo-m-crowdpose", [], "rrtmo-m_16xb16-700e_crowdpose-640x640-0eaf670d_20231211.pth", 14, 640, "CrowdPose", CROWDPOSE, 0.711),
-    published!("rtmo-l-crowdpose", [], "rtmo-l_16xb16-700e_crowdpose-640x640-1008211f_20231211.pth", 14, 640, "CrowdPose", CROWDPOSE, 0.732),
-    published!("rtmo-l-body7-crowdpose", [], "rtmo-l_16xb16-700e_body7-crowdpose-640x640-5bafdc11_20231219.pth", 14, 640, "body7", CROWDPOSE, 0.838),
+    published!("rtmo-t", ["rtmo-t-body7", "t"], "rtmo-t_8xb32-600e_body7-416x416-f48f75cb_20231219.pth", 17, 416, "body7", COCO, 0.574, None),
+    published!("rtmo-s", ["rtmo-s-body7", "s"], "rtmo-s_8xb32-600e_body7-640x640-dac2bf74_20231211.pth", 17, 640, "body7", COCO, 0.686, RTMO_S),
+    published!("rtmo-m", ["rtmo-m-body7", "m"], "rtmo-m_16xb16-600e_body7-640x640-39e78cc4_20231211.pth", 17, 640, "body7", COCO, 0.726, None),
+    published!("rtmo-l", ["rtmo-l-body7", "l", "rtmo"], "rtmo-l_16xb16-600e_body7-640x640-b37118ce_20231211.pth", 17, 640, "body7", COCO, 0.748, RTMO_L),
+    published!("rtmo-s-coco", [], "rtmo-s_8xb32-600e_coco-640x640-8db55a59_20231211.pth", 17, 640, "COCO", COCO, 0.677, None),
+    published!("rtmo-m-coco", [], "rtmo-m_16xb16-600e_coco-640x640-6f4e0306_20231211.pth", 17, 640, "COCO", COCO, 0.709, None),
+    published!("rtmo-l-coco", [], "rtmo-l_16xb16-600e_coco-640x640-516a421f_20231211.pth", 17, 640, "COCO", COCO, 0.724, None),
+    published!("rtmo-s-crowdpose", [], "rtmo-s_8xb32-700e_crowdpose-640x640-79f81c0d_20231211.pth", 14, 640, "CrowdPose", CROWDPOSE, 0.673, None),
+    published!("rtmo-m-crowdpose", [], "rrtmo-m_16xb16-700e_crowdpose-640x640-0eaf670d_20231211.pth", 14, 640, "CrowdPose", CROWDPOSE, 0.711, None),
+    published!("rtmo-l-crowdpose", [], "rtmo-l_16xb16-700e_crowdpose-640x640-1008211f_20231211.pth", 14, 640, "CrowdPose", CROWDPOSE, 0.732, None),
+    published!("rtmo-l-body7-crowdpose", [], "rtmo-l_16xb16-700e_body7-crowdpose-640x640-5bafdc11_20231219.pth", 14, 640, "body7", CROWDPOSE, 0.838, None),
 ];
 
 impl Published {
@@ -123,6 +134,33 @@ pub fn resolve(model: Option<&str>, weights: Option<&Path>) -> Result<PathBuf> {
     Search::from_environment().resolve(model, weights)
 }
 
+/// Names of published checkpoints that `name` may have been meant for, nearest first; none if it resembles none.
+pub fn near(name: &str) -> Vec<&'static str> {
+    let name = name.to_ascii_lowercase();
+    let names = PUBLISHED.iter().flat_map(|p| p.aliases.iter().copied().chain([p.name]));
+    let distance = |known: &str| strsim::damerau_levenshtein(&name, known);
+    // A name of one or two letters is near to any other such.
+    let mut near: Vec<(usize, &str)> = names
+        .map(|known| (distance(known), known))
+        .filter(|&(distance, known)| distance <= 3 && 2 * distance < known.len())
+        .collect();
+    near.sort_unstable();
+    near.into_iter().map(|(_, name)| name).take(3).collect()
+}
+
+/// That a name is no published checkpoint's: near ones, or all.
+pub fn not_published(name: &str) -> String {
+    let near = near(name);
+    let list = match near.is_empty() {
+        false => format!("near it: {}", near.join(", ")),
+        true => {
+            let all: Vec<&str> = PUBLISHED.iter().map(|published| published.name).collect();
+            format!("those are {}", all.join(", "))
+        }
+    };
+    format!("model '{name}' is not a published one; {list}")
+}
+
 /// A path in a variable of the environment, unless it is empty.
 fn path(variable: &str) -> Option<PathBuf> {
     env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
@@ -131,13 +169,7 @@ fn path(variable: &str) -> Option<PathBuf> {
 /// The folder `rtmo-engine` in the user's cache folder, where downloaded weights are kept and looked for; it need not
 /// exist. `None` where the environment names no such place.
 pub fn cache_folder() -> Option<PathBuf> {
-    let cache = if cfg!(windows) {
-        path("LOCALAPPDATA")
-    } else if cfg!(target_os = "macos") {
-        path("HOME").map(|home| home.join("Library/Caches"))
-    } else {
-        path("XDG_CACHE_HOME").or_else(|| path("HOME").map(|home| home.join(".cache")))
-    };
+    let cache = cache::folder(|name| env::var_os(name));
     cache.map(|cache| cache.join("rtmo-engine"))
 }
 
@@ -153,10 +185,12 @@ pub struct Search {
 impl Search {
     /// The places of [`resolve`].
     pub fn from_environment() -> Search {
-        // torch.hub does not follow the system's own cache folders.
-        let torch = path("TORCH_HOME")
-            .or_else(|| path("XDG_CACHE_HOME").map(|cache| cache.join("torch")))
-            .or_else(|| path("HOME").map(|home| home.join(".cache/torch")));
+        // torch.hub does not follow the cache folders of Windows and macOS.
+        let unix = |name: &str| env::var_os(name).filter(|_| name == "XDG_CACHE_HOME");
+        let torch = path("TORCH_HOME").or_else(|| {
+            let cache = cache::folder(unix).or_else(|| path("HOME").map(|home| home.join(".cache")));
+            cache.map(|cache| cache.join("torch"))
+        });
         let mut folders = vec![PathBuf::from("weights")];
         folders.extend(cache_folder());
         folders.extend(torch.map(|torch| torch.join("hub/checkpoints")));
@@ -191,7 +225,7 @@ impl Search {
             Some(path) if !path.exists() => {
                 return Err(Error::Usage(format!(
                     "{}: no such file or folder, and RTMO_WEIGHTS names it",
-                    path.display()
+                    shown(path)
                 )));
             }
             Some(path) if !path.is_dir() && stands_for(path, model) => return Ok(Some(path.clone())),
@@ -206,12 +240,13 @@ impl Search {
         let name = model.unwrap_or(DEFAULT_MODEL);
         let others = if model.is_none() { ", nor for another published one" } else { "" };
         let files = &candidates(Some(name))[0];
-        let mut what = format!(
-            "no weights for model '{name}'{others}: looked for {} in",
-            list(&files[..files.len().min(4)])
-        );
+        let mut what = match find(name) {
+            Some(_) => format!("no weights for model '{name}'{others}: looked for"),
+            None => format!("{}; looked for", not_published(name)),
+        };
+        what += &format!(" {} in", list(&files[..files.len().min(4)]));
         let places = match weights {
-            Some(weights) => vec![format!("{} (--weights)", weights.display())],
+            Some(weights) => vec![format!("{} (--weights)", shown(weights))],
             None => self.places(),
         };
         places.into_iter().for_each(|place| what += &format!("\n  {place}"));
@@ -224,11 +259,9 @@ impl Search {
                 )
             }
             None => {
-                let names: Vec<&str> = PUBLISHED.iter().map(|published| published.name).collect();
-                format!(
-                    "\nput it there, give a file with --weights, or take a published model: {}",
-                    names.join(", ")
-                )
+                "\nput it there, give a file with --weights, or take a published model: 'rtmo-engine models' \
+                     lists them"
+                    .into()
             }
         };
         Error::Usage(what)
@@ -238,10 +271,10 @@ impl Search {
     fn places(&self) -> Vec<String> {
         let variable = match &self.variable {
             None => "$RTMO_WEIGHTS (not set)".into(),
-            Some(path) if path.is_dir() => format!("{} ($RTMO_WEIGHTS)", path.display()),
+            Some(path) if path.is_dir() => format!("{} ($RTMO_WEIGHTS)", shown(path)),
             Some(path) => {
                 let name = find_by_file(path).map_or("another file", |published| published.name);
-                format!("{} ($RTMO_WEIGHTS, is {name})", path.display())
+                format!("{} ($RTMO_WEIGHTS, is {name})", shown(path))
             }
         };
         let folders = self.folders.iter().map(|folder| {
@@ -276,12 +309,12 @@ fn given(model: Option<&str>, weights: &Path) -> Result<PathBuf> {
     if !weights.exists() {
         let download = find_by_file(weights)
             .map_or(String::new(), |published| format!("; it can be downloaded from {}", published.url));
-        return Err(Error::Usage(format!("{}: no such weights file{download}", weights.display())));
+        return Err(Error::Usage(format!("{}: no such weights file{download}", shown(weights))));
     }
     match model.filter(|name| find(name).is_none() && !is_called(weights, name)) {
         Some(name) => Err(Error::Usage(format!(
             "model '{name}' is not a published one, and --weights names another file, {}: give one of them",
-            weights.display()
+            shown(weights)
         ))),
         None => Ok(weights.into()),
     }

@@ -1,113 +1,205 @@
 //! The safetensors format: the header's length (u64), a JSON header, the values.
 //!
-//! Specification: README of `huggingface/safetensors`, "Format".
+//! The crate `safetensors` reads and writes it. This file adds what that crate lets pass: names that come twice, and
+//! headers that would take many times their size in memory.
 
-use super::{Contents, Data, Dtype, Entry, Format, Parsed, check_name, elements};
+use super::{Contents, Data, Dtype, Entry, Format, MAX_DIMS, MAX_TENSORS, Parsed, elements, show};
 use crate::atomic_file::AtomicFile;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use half::f16;
-use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::{Dtype as Stored, SafeTensorError, SafeTensors};
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::io::Write;
 use std::path::Path;
 
-/// A header names each tensor in some 120 bytes; RTMO-l has a thousand.
-const MAX_HEADER: u64 = 4 << 20;
+/// Entries of `__metadata__`. Trainers write some hundred.
+const MAX_METADATA: usize = 1 << 12;
 
-fn dtype(name: &str) -> Dtype {
-    match name {
-        "F64" => Dtype::F64,
-        "F32" => Dtype::F32,
-        "F16" => Dtype::F16,
-        "BF16" => Dtype::Bf16,
-        "I64" => Dtype::I64,
-        "I32" => Dtype::I32,
-        "I16" => Dtype::I16,
-        "I8" => Dtype::I8,
-        "U8" => Dtype::U8,
-        "BOOL" => Dtype::Bool,
-        other => Dtype::Other(other.chars().take(40).flat_map(char::escape_default).collect()),
+fn dtype(stored: Stored) -> Dtype {
+    match stored {
+        Stored::F64 => Dtype::F64,
+        Stored::F32 => Dtype::F32,
+        Stored::F16 => Dtype::F16,
+        Stored::BF16 => Dtype::Bf16,
+        Stored::I64 => Dtype::I64,
+        Stored::I32 => Dtype::I32,
+        Stored::I16 => Dtype::I16,
+        Stored::I8 => Dtype::I8,
+        Stored::U8 => Dtype::U8,
+        Stored::BOOL => Dtype::Bool,
+        other => Dtype::Other(format!("{other:?}")),
     }
 }
 
-/// Reads the header of `file`, which holds more than 8 bytes.
+/// Reads the header of `file`.
 pub(super) fn read(file: &[u8]) -> Parsed<Contents> {
-    let len = u64::from_le_bytes(file[..8].try_into().expect("8 bytes"));
-    if len > MAX_HEADER {
-        return Err(format!("safetensors: a header of {len} bytes, at most {MAX_HEADER} are accepted"));
-    }
-    let data = 8 + len as usize;
-    let header =
-        file.get(8..data).ok_or_else(|| format!("safetensors: the header of {len} bytes is cut off"))?;
-    let header: Map<String, Value> =
-        serde_json::from_slice(header).map_err(|error| format!("safetensors: damaged header: {error}"))?;
-
-    let mut contents =
-        Contents { format: Format::Safetensors, tensors: BTreeMap::new(), metadata: BTreeMap::new() };
-    let mut ranges = Vec::new();
-    for (name, value) in &header {
-        if name == "__metadata__" {
-            let pairs = value.as_object().ok_or("safetensors: __metadata__ is not a dictionary")?;
-            for (key, value) in pairs {
-                let value =
-                    value.as_str().ok_or("safetensors: __metadata__ holds something that is not text")?;
-                contents.metadata.insert(key.clone(), value.to_string());
+    let wrong = |what: String| format!("safetensors: {what}");
+    let header = check_header(file).map_err(wrong)?;
+    let (len, read) = SafeTensors::read_metadata(file).map_err(|error| {
+        wrong(match error {
+            SafeTensorError::InvalidOffset(name) => {
+                format!("tensor '{}': its data overlap another's, or leave a hole", printable(name))
             }
-            continue;
-        }
-        let name = check_name(name.as_bytes())?;
-        let (entry, end) =
-            entry(value, data).map_err(|what| format!("safetensors: tensor '{name}': {what}"))?;
-        if let Data::File { start, .. } = entry.data {
-            ranges.push((start, end));
-        }
-        contents.tensors.insert(name.to_string(), entry);
+            SafeTensorError::MetadataIncompleteBuffer => {
+                let found = file.len() - 8 - header;
+                format!("the file has {found} bytes of data, its tensors claim more or fewer")
+            }
+            other => printable(other).to_string(),
+        })
+    })?;
+    let data = 8 + len;
+    let mut contents = Contents::new(Format::Safetensors);
+    for (key, value) in read.metadata().iter().flatten() {
+        contents.metadata.insert(key.clone(), value.clone());
     }
-
-    // The values fill the rest of the file without holes, as the specification demands.
-    ranges.sort_unstable();
-    let mut filled = data;
-    for (start, end) in ranges {
-        if start != filled {
-            return Err("safetensors: its tensors overlap or leave holes".into());
-        }
-        filled = end;
-    }
-    if filled != file.len() {
-        let claimed = filled - data;
-        return Err(format!(
-            "safetensors: its tensors claim {claimed} bytes, the file has {}",
-            file.len() - data
-        ));
+    for (name, info) in read.tensors() {
+        let start = data + info.data_offsets.0;
+        let at = Data::Bytes { part: 0, start, strides: Vec::new(), big_endian: false };
+        contents
+            .add(name.as_bytes(), Entry { shape: info.shape.clone(), dtype: dtype(info.dtype), data: at })?;
     }
     if contents.tensors.is_empty() {
-        return Err("safetensors: no tensors".into());
+        return Err(wrong("no tensors".into()));
     }
     Ok(contents)
 }
 
-/// A tensor's description, and the end of its bytes in the file.
-fn entry(value: &Value, data: usize) -> Parsed<(Entry, usize)> {
-    let numbers = |key: &str| -> Option<Vec<usize>> {
-        let list = value.get(key)?.as_array()?;
-        list.iter().map(|n| usize::try_from(n.as_u64()?).ok()).collect()
-    };
-    let dtype = dtype(value.get("dtype").and_then(Value::as_str).ok_or("no dtype")?);
-    let shape = numbers("shape").ok_or("no shape")?;
-    let [begin, end] = numbers("data_offsets").ok_or("no data_offsets")?[..] else {
-        return Err("data_offsets are not two numbers".into());
-    };
-    let (Some(start), Some(stop), true) = (data.checked_add(begin), data.checked_add(end), begin <= end)
-    else {
-        return Err(format!("data_offsets {begin}..{end} make no sense"));
-    };
-    if let Some(item) = dtype.size() {
-        let bytes = elements(&shape).and_then(|count| count.checked_mul(item));
-        if bytes != Some(end - begin) {
-            return Err(format!("shape {shape:?} of {dtype} in {} bytes", end - begin));
+/// Checks what the crate does not, without keeping any of it; returns the header's length.
+fn check_header(file: &[u8]) -> Parsed<usize> {
+    // As in the crate.
+    const MAX_HEADER: u64 = 100_000_000;
+    let len: [u8; 8] = file.get(..8).ok_or("no header")?.try_into().expect("8 bytes");
+    let len = u64::from_le_bytes(len);
+    if len > MAX_HEADER {
+        return Err(format!("a header of {len} bytes, at most {MAX_HEADER} are accepted"));
+    }
+    let len = len as usize;
+    let header = file.get(8..8 + len).ok_or_else(|| format!("the header of {len} bytes is cut off"))?;
+    let mut json = serde_json::Deserializer::from_slice(header);
+    let checked = json.deserialize_map(Header).and_then(|()| json.end());
+    checked.map_err(|error| format!("damaged header: {}", printable(error)))?;
+    Ok(len)
+}
+
+/// Checks the header: no name twice, no more tensors, dimensions and metadata than a checkpoint has.
+struct Header;
+
+impl<'de> Visitor<'de> for Header {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a dictionary of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+        let mut names = HashSet::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if names.len() >= MAX_TENSORS {
+                return Err(A::Error::custom(format!("more than {MAX_TENSORS} tensors")));
+            }
+            if name == "__metadata__" {
+                map.next_value::<Pairs>()?;
+            } else {
+                let shown = show(name.as_bytes());
+                let described = map.next_value::<Described>();
+                let described =
+                    described.map_err(|error| A::Error::custom(format!("tensor '{shown}': {error}")))?;
+                described.check().map_err(|what| A::Error::custom(format!("tensor '{shown}': {what}")))?;
+            }
+            let shown = show(name.as_bytes());
+            if !names.insert(name) {
+                return Err(A::Error::custom(format!("two tensors are named '{shown}'")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A tensor's description.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Described {
+    dtype: Stored,
+    shape: Extents,
+    data_offsets: (usize, usize),
+}
+
+impl Described {
+    /// That values of this shape fill these bytes.
+    fn check(&self) -> Parsed<()> {
+        let (dtype, Extents(shape), (begin, end)) = (self.dtype, &self.shape, self.data_offsets);
+        let Some(len) = end.checked_sub(begin) else {
+            return Err(format!("data_offsets {begin}..{end} make no sense"));
+        };
+        let bits = elements(shape).and_then(|count| count.checked_mul(dtype.bitsize()));
+        match bits.is_some_and(|bits| Some(bits) == len.checked_mul(8)) {
+            true => Ok(()),
+            false => Err(format!("shape {shape:?} of {dtype:?} in {len} bytes")),
         }
     }
-    Ok((Entry { shape, dtype, data: Data::File { start, strides: Vec::new(), big_endian: false } }, stop))
+}
+
+/// A shape of at most [`MAX_DIMS`] dimensions.
+struct Extents(Vec<usize>);
+
+impl<'de> serde::Deserialize<'de> for Extents {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Extents, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Extents;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a list of extents")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Extents, A::Error> {
+                let mut shape = Vec::new();
+                while let Some(extent) = list.next_element()? {
+                    if shape.len() == MAX_DIMS {
+                        return Err(A::Error::custom(format!("more than {MAX_DIMS} dimensions")));
+                    }
+                    shape.push(extent);
+                }
+                Ok(Extents(shape))
+            }
+        }
+        from.deserialize_seq(List)
+    }
+}
+
+/// A dictionary of at most [`MAX_METADATA`] entries, none twice.
+struct Pairs;
+
+impl<'de> serde::Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Pairs, D::Error> {
+        struct Map;
+        impl<'de> Visitor<'de> for Map {
+            type Value = Pairs;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a dictionary of metadata")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Pairs, A::Error> {
+                let mut keys = HashSet::new();
+                while let Some(key) = map.next_key::<String>()? {
+                    map.next_value::<IgnoredAny>()?;
+                    if keys.len() == MAX_METADATA {
+                        return Err(A::Error::custom(format!("more than {MAX_METADATA} metadata")));
+                    }
+                    let shown = show(key.as_bytes());
+                    if !keys.insert(key) {
+                        return Err(A::Error::custom(format!("two metadata are named '{shown}'")));
+                    }
+                }
+                Ok(Pairs)
+            }
+        }
+        from.deserialize_map(Map)
+    }
 }
 
 /// How [`save_safetensors`] stores values.
@@ -121,9 +213,9 @@ pub enum SaveType {
 }
 
 impl SaveType {
-    fn of(self, shape: &[usize], values: &[f32]) -> Dtype {
+    fn of(self, shape: &[usize], values: &[f32]) -> Stored {
         let fits = || values.iter().all(|&value| !value.is_finite() || f16::from_f32(value).is_finite());
-        if self == SaveType::F16 && shape.len() >= 2 && fits() { Dtype::F16 } else { Dtype::F32 }
+        if self == SaveType::F16 && shape.len() >= 2 && fits() { Stored::F16 } else { Stored::F32 }
     }
 }
 
@@ -144,26 +236,27 @@ pub fn save_safetensors<'a>(
         .map(|(name, shape, values)| (save.of(shape, values), name, shape, values))
         .collect();
     // Wide types first keeps every tensor aligned to its element; then by name.
-    tensors.sort_unstable_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+    tensors.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
 
-    let mut header = Map::new();
-    if !metadata.is_empty() {
-        header.insert("__metadata__".into(), json!(metadata));
-    }
+    let mut names = HashSet::new();
+    let mut infos = Vec::new();
     let mut end = 0;
     for (dtype, name, shape, values) in &tensors {
         if elements(shape) != Some(values.len()) {
             let what = format!("tensor '{name}': {} values for shape {shape:?}", values.len());
             return Err(Error::weights(path, what));
         }
-        let begin = end;
-        end += values.len() * dtype.size().expect("F32 or F16");
-        let info = json!({"dtype": dtype.to_string(), "shape": shape, "data_offsets": [begin, end]});
-        if header.insert(name.to_string(), info).is_some() {
+        if !names.insert(*name) {
             return Err(Error::weights(path, format!("two tensors are named '{name}'")));
         }
+        let begin = end;
+        end += values.len() * dtype.bitsize() / 8;
+        infos.push((
+            name.to_string(),
+            TensorInfo { dtype: *dtype, shape: shape.to_vec(), data_offsets: (begin, end) },
+        ));
     }
-    let mut header = Value::from(header).to_string().into_bytes();
+    let mut header = header(infos, metadata).map_err(|what| Error::weights(path, what))?;
     // Spaces, so that the values begin on a cache line.
     header.resize((header.len() + 8).next_multiple_of(64) - 8, b' ');
 
@@ -174,7 +267,7 @@ pub fn save_safetensors<'a>(
     for (dtype, _, _, values) in &tensors {
         for values in values.chunks(1 << 14) {
             match dtype {
-                Dtype::F16 => {
+                Stored::F16 => {
                     write(&values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect::<Vec<_>>())?
                 }
                 _ => write(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())?,
@@ -182,4 +275,18 @@ pub fn save_safetensors<'a>(
         }
     }
     file.commit()
+}
+
+/// The crate's header of the tensors, with the metadata in front in the order of their names: the crate keeps them in
+/// a hash map, whose order differs from run to run.
+fn header(infos: Vec<(String, TensorInfo)>, metadata: &BTreeMap<String, String>) -> Parsed<Vec<u8>> {
+    let tensors = Metadata::new(None, infos).map_err(|error| error.to_string())?;
+    let tensors = serde_json::to_string(&tensors).map_err(|error| error.to_string())?;
+    if metadata.is_empty() {
+        return Ok(tensors.into_bytes());
+    }
+    let metadata = serde_json::to_string(metadata).map_err(|error| error.to_string())?;
+    let rest = tensors.strip_prefix('{').unwrap_or_default();
+    let comma = if rest == "}" { "" } else { "," };
+    Ok(format!("{{\"__metadata__\":{metadata}{comma}{rest}").into_bytes())
 }

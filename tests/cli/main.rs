@@ -26,10 +26,13 @@ const SMALL: [&str; 4] = ["--size", "96x64", "--device", "cpu"];
 fn program(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rtmo-engine"));
     command.args(arguments).current_dir(folder);
-    for variable in ["RTMO_WEIGHTS", "RTMO_ISA", "TORCH_HOME", "XDG_CACHE_HOME"] {
+    for variable in
+        ["RTMO_WEIGHTS", "RTMO_ISA", "TORCH_HOME", "XDG_CACHE_HOME", "RTMO_MIRROR", "RTMO_ALLOW_HTTP"]
+    {
         command.env_remove(variable);
     }
-    command.env("HOME", folder.join("home")).stdin(Stdio::null());
+    // No test waits for a server that it does not have itself.
+    command.env("HOME", folder.join("home")).env("RTMO_OFFLINE", "1").stdin(Stdio::null());
     command
 }
 

@@ -25,7 +25,9 @@ fn models_and_info() {
     let folder = workplace();
     let (out, _) = expect(0, folder.path(), &["models"]);
     assert_eq!(out.matches("https://").count(), 11, "{out}");
-    assert!(out.lines().next().unwrap().ends_with("here: weights/rtmo-t.safetensors"), "{out}");
+    let here = out.lines().nth(2).unwrap();
+    assert!(here.starts_with("    here since 2") && here.ends_with(": weights/rtmo-t.safetensors"), "{out}");
+    assert!(out.lines().nth(3).unwrap().contains("nothing to compare it with"), "{out}");
     assert_eq!(out.matches("not here").count(), 10, "{out}");
     let mistyped = program(folder.path(), &["models"]).env("RTMO_WEIGHTS", "mistyped").output().unwrap();
     assert!(text(&mistyped.stderr).starts_with("warning: mistyped: no such file or folder"));

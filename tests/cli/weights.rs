@@ -2,25 +2,71 @@
 
 use super::{SMALL, checkpoint, expect, names, program, save, save_with, text, workplace};
 use rtmo_engine::pose::model::{self, Variant};
-use rtmo_engine::weights::Checkpoint;
+use rtmo_engine::weights::{Checkpoint, SaveType, save_safetensors};
 use std::fs;
 use std::path::Path;
 
 #[test]
-fn the_first_run_without_weights_says_that_they_are_random() {
+fn without_weights_the_demonstration_model_in_the_program_is_taken() {
     let folder = workplace();
     fs::remove_dir_all(folder.path().join("weights")).unwrap();
     let (out, err) = expect(0, folder.path(), &[&["infer", "a.png"], &SMALL[..]].concat());
-    assert!(err.contains("random") && err.contains("https://"), "{err}");
-    assert_eq!(err.lines().count(), 1, "{err}");
+    assert!(out.contains("rtmo-t-demo in the program") && out.contains("https://"), "{out}");
+    assert!(err.is_empty(), "{err}");
     assert!(out.contains("a.png: "), "{out}");
     assert_eq!(names(&folder.path().join("rtmo-out")), ["a.png"]);
+    let (named, _) =
+        expect(0, folder.path(), &[&["infer", "a.png", "-m", "rtmo-t-demo"], &SMALL[..]].concat());
+    assert!(named.contains("rtmo-t-demo in the program"), "{named}");
 
-    // Whoever asks for weights gets those or an error that tells where they were looked for.
+    // To ask for weights gives those or an error that tells where they were looked for.
     let (_, err) = expect(2, folder.path(), &["infer", "a.png", "--model", "rtmo-l"]);
     assert!(err.contains("https://download.openmmlab.com") && err.contains("RTMO_WEIGHTS"), "{err}");
     let (_, err) = expect(2, folder.path(), &["infer", "a.png", "--weights", "none.pth"]);
     assert!(err.contains("none.pth"), "{err}");
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    let (_, err) = expect(2, folder.path(), &["infer", "a.png", "--weights", "empty"]);
+    assert!(err.contains("empty (--weights)"), "{err}");
+}
+
+#[test]
+fn weights_of_the_current_folder_are_told_before_they_are_opened() {
+    let folder = workplace();
+    let at = folder.path();
+    fs::write(at.join("weights/rtmo-s.pth"), "no weights").unwrap();
+    let (out, err) = infer(1, at, &[]);
+    assert_eq!(out, format!("weights of the current folder: {}\n", at.join("weights/rtmo-s.pth").display()));
+    assert!(err.contains("neither safetensors nor"), "{err}");
+    let (out, _) = infer(1, at, &["-w", "weights/rtmo-s.pth"]);
+    assert_eq!(out, "");
+}
+
+#[test]
+fn what_is_to_be_said_of_a_file_is_said_once() {
+    let folder = workplace();
+    let at = folder.path();
+    let original = checkpoint();
+    let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = original
+        .names()
+        .map(|name| {
+            let shape = original.shape(name).unwrap();
+            // As torch.compile and data parallelism name them.
+            let wrapped = format!("module._orig_mod.{name}");
+            (wrapped, shape.to_vec(), original.tensor(name, shape).unwrap())
+        })
+        .collect();
+    tensors.push(("teacher.\u{e9}.weight".into(), vec![3], vec![0.0; 3]));
+    let list = tensors.iter().map(|(name, shape, values)| (&name[..], &shape[..], &values[..]));
+    save_safetensors(at.join("w\n.safetensors"), list, &Default::default(), SaveType::F32).unwrap();
+    let (plain, _) = infer(0, at, &["-m", "rtmo-t", "-q", "--json", "-"]);
+    let (out, err) = infer(0, at, &["-w", "w\n.safetensors", "-q", "--json", "-"]);
+    assert_eq!(out, plain);
+    assert_eq!(
+        err,
+        "warning: w\\n.safetensors: 1 tensor outside backbone, neck and head ignored: 'teacher.\u{e9}.weight'\n"
+    );
+    let (_, again) = expect(0, at, &["convert", "w\n.safetensors", "c.safetensors"]);
+    assert_eq!(again, err);
 }
 
 #[test]

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use rtmo_engine::weights::Checkpoint;
 
 /// Opens a file and reads all that it claims to hold. What it takes is bounded by the file's size: a small file may not
-/// ask for more than the fixed overheads (64 kB) and a small multiple of itself.
+/// ask for more than the fixed overheads (64 kB for a file as it is, 1 MB for repeated values, 4 MB for deflated entries)
+/// and a small multiple of itself.
 fn digest(file: &[u8]) {
     thread_local!(static FOLDER: Folder = Folder::new());
     let path = &FOLDER.with(|folder| folder.write("w", file));
@@ -19,7 +20,7 @@ fn digest(file: &[u8]) {
             }
         }
     });
-    assert!(memory < (64 << 10) + 200 * file.len(), "{memory} bytes for a file of {}", file.len());
+    assert!(memory < (6 << 20) + 200 * file.len(), "{memory} bytes for a file of {}", file.len());
 }
 
 #[test]
@@ -145,7 +146,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_files(seed in 0usize..4, damages in prop::collection::vec(damage(), 1..6)) {
+    fn damaged_files(seed in 0usize..5, damages in prop::collection::vec(damage(), 1..6)) {
         let mut file = seeds().swap_remove(seed);
         for damage in &damages {
             if !file.is_empty() {

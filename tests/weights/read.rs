@@ -203,9 +203,143 @@ fn safetensors_files() {
     assert_eq!(checkpoint.tensor("b", &[2]).unwrap(), [1.0, -1.5]);
     assert!(checkpoint.tensor("e", &[0, 9]).unwrap().is_empty());
     assert!(checkpoint.tensor("f", &[1]).unwrap_err().to_string().ends_with("got F8_E4M3"));
-    // Dropping the pages must not change what is read next.
-    checkpoint.release();
-    assert_eq!(checkpoint.tensor("a", &[2, 3]).unwrap(), A);
+}
+
+/// A file that is mapped, and one that is in memory already, hold what one does that is read.
+#[test]
+fn mapped_files_and_bytes() {
+    let folder = Folder::new();
+    for seed in seeds() {
+        let path = folder.write("w", &seed);
+        let read = Checkpoint::open(&path).unwrap();
+        // SAFETY: nobody else knows the file.
+        let mapped = unsafe { Checkpoint::open_mapped(&path) }.unwrap();
+        let bytes = Checkpoint::from_bytes("in memory", seed).unwrap();
+        for other in [&mapped, &bytes] {
+            assert!(other.names().eq(read.names()) && other.metadata() == read.metadata());
+            // Dropping the pages must not change what is read next.
+            for _ in 0..2 {
+                for name in read.names() {
+                    let shape = read.shape(name).unwrap();
+                    assert_eq!(other.tensor(name, shape).unwrap(), read.tensor(name, shape).unwrap());
+                }
+                other.release();
+            }
+        }
+        assert_eq!(bytes.path(), "in memory");
+    }
+    // A file that is read may be cut while it is in use.
+    let path = folder.write("w", &seeds()[1]);
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    std::fs::write(&path, b"").unwrap();
+    assert_eq!(checkpoint.tensor("view", &[3, 4]).unwrap(), [1.0; 12]);
+}
+
+/// One that was unpacked and packed again has compressed entries.
+#[test]
+fn repacked_archives() {
+    let pickle = Pickle::new(2).op(b"}").text("state_dict").state(&sample(), false).op(b"s").stop();
+    let checkpoint = open(&repacked(&pickle, &[("0", &bytes(&A)), ("1", &bytes(&B))])).unwrap();
+    assert_eq!(checkpoint.format(), Format::TorchZip);
+    check(&checkpoint);
+}
+
+/// `torch.tensor(1.5).expand(3, 2)`.
+#[test]
+fn strides_of_zero_repeat_a_value() {
+    let one = Tensor { class: "FloatStorage", key: "0", len: 6, offset: 1, shape: &[3, 2], strides: &[0, 0] };
+    let tensors = [
+        ("all", one),
+        ("rows", Tensor { strides: &[0, 1], ..one }),
+        ("columns", Tensor { strides: &[1, 0], ..one }),
+    ];
+    for legacy_format in [false, true] {
+        let pickle = Pickle::new(2).state(&tensors, legacy_format).stop();
+        let file = match legacy_format {
+            true => legacy(&pickle, &[("0", 6, &bytes(&A))]),
+            false => pth(&pickle, &[("0", &bytes(&A))]),
+        };
+        let checkpoint = open(&file).unwrap();
+        assert_eq!(checkpoint.tensor("all", &[3, 2]).unwrap(), [A[1]; 6]);
+        assert_eq!(checkpoint.tensor("rows", &[3, 2]).unwrap(), [A[1], A[2], A[1], A[2], A[1], A[2]]);
+        assert_eq!(checkpoint.tensor("columns", &[3, 2]).unwrap(), [A[1], A[1], A[2], A[2], A[3], A[3]]);
+    }
+}
+
+/// A checkpoint of vectors of two with these names.
+fn named(names: &[&str]) -> Vec<u8> {
+    let tensors: Vec<(&str, Tensor)> = names.iter().map(|name| (*name, Tensor::vector("1", &[2]))).collect();
+    pth(&Pickle::new(2).state(&tensors, false).stop(), &[("1", &bytes(&B))])
+}
+
+#[test]
+fn names_lose_their_wrappers() {
+    for name in [
+        "_orig_mod.backbone.x",
+        "module.backbone.x",
+        "model.backbone.x",
+        "module._orig_mod.backbone.x",
+        "_orig_mod.module.model.backbone.x",
+        "model.model.backbone.x",
+        "backbone._orig_mod.x",
+        "model.backbone._orig_mod._orig_mod.x",
+    ] {
+        assert_eq!(open(&named(&[name])).unwrap().names().collect::<Vec<_>>(), ["backbone.x"], "{name}");
+    }
+    // In safetensors, too; and nothing else is taken away.
+    let header = r#"{"model.neck.head_module.x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
+    let checkpoint = open(&safetensors(header, &bytes(&B))).unwrap();
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["neck.head_module.x"]);
+}
+
+#[test]
+fn tensors_of_other_parts_are_ignored_with_a_warning() {
+    let checkpoint = open(&named(&["backbone.x", "neck.x", "head.x"])).unwrap();
+    assert!(checkpoint.warnings().is_empty() && checkpoint.names().count() == 3);
+    let checkpoint = open(&named(&["backbone.x", "teacher.backbone.x", "ema.steps", "headless.x"])).unwrap();
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["backbone.x"]);
+    assert_eq!(
+        checkpoint.warnings(),
+        ["3 tensors outside backbone, neck and head ignored: 'ema.steps', and others"]
+    );
+    let checkpoint = open(&named(&["backbone.x", "teacher.x"])).unwrap();
+    assert_eq!(checkpoint.warnings(), ["1 tensor outside backbone, neck and head ignored: 'teacher.x'"]);
+    // What is no model at all is not looked through.
+    assert_eq!(open(&named(&["teacher.x", "ema.steps"])).unwrap().names().count(), 2);
+}
+
+#[test]
+fn a_preprocessor_that_normalises_is_told() {
+    let with = |mean: [f32; 3], std: [f32; 3]| {
+        let tensors = [
+            ("backbone.x", Tensor::vector("1", &[2])),
+            ("data_preprocessor.mean", Tensor::vector("m", &[3])),
+            ("data_preprocessor.std", Tensor::vector("s", &[3])),
+        ];
+        let storages: [(&str, &[u8]); 3] = [("1", &bytes(&B)), ("m", &bytes(&mean)), ("s", &bytes(&std))];
+        open(&pth(&Pickle::new(2).state(&tensors, false).stop(), &storages)).unwrap()
+    };
+    assert!(with([0.0; 3], [1.0; 3]).warnings().is_empty());
+    let checkpoint = with([103.5, 116.25, 123.5], [57.0; 3]);
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["backbone.x"]);
+    let warnings = checkpoint.warnings().join("; ");
+    assert!(
+        warnings.contains("'data_preprocessor.mean' [103.5, 116.25, 123.5]: it was trained on normalised"),
+        "{warnings}"
+    );
+    assert!(warnings.contains("'data_preprocessor.std' [57.0, 57.0, 57.0]"), "{warnings}");
+}
+
+#[test]
+fn several_classes_are_refused() {
+    let with = |shape: &'static [i64; 1]| {
+        let class = ("head.head_module.out_cls.1.weight", Tensor::vector("1", shape));
+        let first = ("head.head_module.out_cls.0.weight", Tensor::vector("0", &[1]));
+        let tensors = [("backbone.x", Tensor::vector("0", &[1])), first, class];
+        pth(&Pickle::new(2).state(&tensors, false).stop(), &[("0", &[0; 4]), ("1", &[0; 8])])
+    };
+    assert!(open(&with(&[1])).is_ok());
+    assert!(refusal(&with(&[2])).contains("tells 2 classes apart; one, persons, is supported"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The table of published checkpoints, and the search for weights.
 
 use crate::writer::Folder;
-use rtmo_engine::weights::registry::{PUBLISHED, Search, find, find_by_file};
+use rtmo_engine::weights::registry::{PUBLISHED, Search, find, find_by_file, near, not_published};
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -27,7 +27,12 @@ fn the_table_is_consistent() {
         assert_eq!(p.keypoints, if p.benchmark.starts_with("CrowdPose") { 14 } else { 17 });
         assert!(p.sha256_prefix().len() == 8 && p.sha256_prefix().bytes().all(|b| b.is_ascii_hexdigit()));
         assert!((0.5..0.9).contains(&p.ap));
+        if let Some((sha256, bytes)) = p.content {
+            assert!(sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit()));
+            assert!(sha256.starts_with(p.sha256_prefix()) && bytes > 1 << 20);
+        }
     }
+    assert_eq!(PUBLISHED.iter().filter(|p| p.content.is_some()).count(), 2);
     assert_eq!(
         find("rtmo-m-crowdpose").unwrap().file_name(),
         "rrtmo-m_16xb16-700e_crowdpose-640x640-0eaf670d_20231211.pth"
@@ -116,7 +121,7 @@ fn models_of_ones_own() {
     assert_eq!(search.resolve(Some("rtmo-t-demo"), None).unwrap(), demo);
     let error = search.resolve(Some("rtmo-x"), None).unwrap_err().to_string();
     assert!(
-        error.contains("rtmo-x.{safetensors,pth}") && error.contains("rtmo-l-body7-crowdpose"),
+        error.contains("rtmo-x.{safetensors,pth}") && error.contains("model 'rtmo-x' is not a published one"),
         "{error}"
     );
     // What is called so, not what was meant for another model.
@@ -130,5 +135,24 @@ fn models_of_ones_own() {
     for name in ["", "../secret", "a/b", "..", "a\\b", "rtmo-s.pth", "mine.safetensors"] {
         let error = search.resolve(Some(name), None).unwrap_err().to_string();
         assert!(error.contains("is not a name"), "{error}");
+    }
+}
+
+#[test]
+fn names_like_published_ones_are_listed() {
+    for (name, first) in [
+        ("rtmo-ss", "rtmo-s"),
+        ("RTMO_S", "rtmo-s"),
+        ("rmto-l", "rtmo-l"),
+        ("rtmo-m-cocco", "rtmo-m-coco"),
+        ("rtmo-l-crowdpos", "rtmo-l-crowdpose"),
+        ("rtmo-s-body-7", "rtmo-s-body7"),
+    ] {
+        assert_eq!(near(name).first(), Some(&first), "{name}");
+        assert!(not_published(name).contains(&format!("'{name}' is not a published one; near it: {first}")));
+    }
+    for name in ["yolo11x-pose", "x", "", "openpose"] {
+        assert!(near(name).is_empty(), "{name}: {:?}", near(name));
+        assert!(not_published(name).contains("rtmo-l-body7-crowdpose"));
     }
 }

@@ -138,8 +138,14 @@ fn model(width: i64, keypoints: i64) -> Vec<u8> {
             "head.head_module.out_kpt_vis.0.weight",
             Tensor { len: vis_len, strides: &[8, 1, 1, 1], ..full("1", vis) },
         ),
-        ("head.head_module.out_cls.0.weight", Tensor { len: vis_len, strides: &[1], ..full("1", &[8]) }),
-        ("head.head_module.out_cls.1.weight", Tensor { len: vis_len, strides: &[1], ..full("1", &[8]) }),
+        (
+            "head.head_module.out_cls.0.weight",
+            Tensor { len: vis_len, strides: &[8, 1], ..full("1", &[1, 8]) },
+        ),
+        (
+            "head.head_module.out_cls.1.weight",
+            Tensor { len: vis_len, strides: &[8, 1], ..full("1", &[1, 8]) },
+        ),
         (
             "backbone.stem.conv.bn.num_batches_tracked",
             Tensor { class: "LongStorage", len: 1, strides: &[], ..full("2", &[]) },
@@ -181,7 +187,7 @@ fn conversion_keeps_names_values_and_origin() {
     assert_eq!(done.dropped, ["backbone.stem.conv.bn.num_batches_tracked"]);
     // It bears an official name, but is not that file.
     assert_eq!(done.genuine, Some(false));
-    assert!(done.to_string().contains("does not agree with the official file name"));
+    assert!(done.to_string().contains("does not agree with the official file"));
     assert_eq!(convert(folder.write("own.pth", &file), &target, false).unwrap().genuine, None);
 
     let (before, after) = (Checkpoint::open(&source).unwrap(), Checkpoint::open(&target).unwrap());

@@ -134,6 +134,22 @@ pub fn pth(pickle: &[u8], storages: &[(&str, &[u8])]) -> Vec<u8> {
     zip(&entries)
 }
 
+/// A `.pth` archive that was unpacked and packed again, compressed.
+pub fn repacked(pickle: &[u8], storages: &[(&str, &[u8])]) -> Vec<u8> {
+    use std::io::Write;
+    let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let deflated =
+        zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+    let names: Vec<String> = storages.iter().map(|(key, _)| format!("x/data/{key}")).collect();
+    let mut entries = vec![("x/data.pkl", pickle), ("x/byteorder", b"little"), ("x/version", b"3\n")];
+    entries.extend(names.iter().zip(storages).map(|(name, (_, data))| (&name[..], *data)));
+    for (name, data) in entries {
+        writer.start_file(name, deflated).unwrap();
+        writer.write_all(data).unwrap();
+    }
+    writer.finish().unwrap().into_inner()
+}
+
 /// The older stream of pickles: `(key, elements, bytes)` of each storage.
 pub fn legacy(pickle: &[u8], storages: &[(&str, i64, &[u8])]) -> Vec<u8> {
     let magic = [0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
@@ -160,6 +176,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let floats = bytes(&[1.0; 12]);
     let header = r#"{"__metadata__":{"k":"v"},"a":{"dtype":"F32","shape":[3,4],"data_offsets":[0,48]},"b":{"dtype":"BF16","shape":[2],"data_offsets":[48,52]}}"#;
     vec![
+        repacked(&plain, &[("0", &floats), ("1", &[0; 6]), ("2", &[0; 8])]),
         pth(&plain, &[("0", &floats), ("1", &[0; 6]), ("2", &[0; 8])]),
         zip_with(
             &[("data.pkl", &framed), ("data/0", &floats), ("data/1", &[0; 6]), ("data/2", &[0; 8])],

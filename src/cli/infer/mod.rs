@@ -5,6 +5,7 @@ mod pictures;
 mod reading;
 mod results;
 
+use super::fetch::Fetch;
 use super::files::Files;
 use super::options::{Network, fraction};
 use super::terminal::Terminal;
@@ -16,6 +17,7 @@ use reading::{Photos, Read, decode_ahead};
 use results::{Results, image_ids};
 use rtmo_engine::atomic_file::remove_unfinished;
 use rtmo_engine::backend::device;
+use rtmo_engine::shown;
 use rtmo_engine::vision::decode::{Decoded, Limits, MAX_PIXELS};
 use rtmo_engine::vision::draw::DrawOptions;
 use rtmo_engine::vision::{Skeleton, sources};
@@ -41,7 +43,8 @@ JSON is one object a line and photo, people by falling score, in the photo's own
     {\"score\": s, \"bbox\": [x1, y1, x2, y2], \"keypoints\": [[x, y, score], ...]}]}
 
 Without --model and --weights the first published checkpoint that is here is taken: rtmo-s, else the others in the order \
-of 'rtmo-engine models', else the demonstration model. The first line tells which.
+of 'rtmo-engine models'. If none is here, rtmo-s is fetched once from the authors' server, as one that is named with \
+--model is; without a network the demonstration model is taken. The first line tells which.
 
 Files appear complete or not at all, and none replaces what the run reads. A photo that cannot be read is reported, the others are done, and the exit status \
 is 1. The milliseconds shown are from decoded photo to people, while other photos are read, written and, on a GPU, \
@@ -59,6 +62,8 @@ pub struct Infer {
     paths: Vec<PathBuf>,
     #[command(flatten)]
     network: Network,
+    #[command(flatten)]
+    fetch: Fetch,
     /// Photos that are computed together
     #[arg(short, long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch: u16,
@@ -131,8 +136,8 @@ impl Infer {
         let mut terminal = Terminal::new(self.outputs().any(|(_, path)| path == Path::new("-")), self.quiet);
         let (photos, failed) = self.photos(&terminal)?;
         // What can fail for all photos fails before the first, and leaves nothing behind.
-        let weights = self.network.checkpoint()?;
-        let files = self.files(&photos, weights.0.path())?;
+        let weights = self.fetch.checkpoint(&self.network, &mut terminal)?;
+        let files = self.files(&photos, weights.path())?;
         let pictures = if self.no_draw { None } else { Some(self.pictures(&photos, &files)?) };
         let ids = self.coco.as_ref().map(|_| image_ids(self.coco_images.as_deref(), &photos)).transpose()?;
         catch_interrupts()?;
@@ -221,7 +226,7 @@ impl Infer {
     fn interruption(&self, tally: &Tally, photos: usize) -> String {
         let mut message = format!("{} of {photos} photos done", tally.photos);
         for (option, path) in self.outputs().filter(|(_, path)| *path != Path::new("-")) {
-            message += &format!("; {} is not written", path.display());
+            message += &format!("; {} is not written", shown(path));
             if option == "--json" {
                 message += " ('--json -' gives every line as it comes)";
             }
@@ -243,7 +248,7 @@ impl Infer {
             terminal.say(format!("{done} {noun}, {people} people, {seconds:.1} s"))?;
         }
         if done > 0 && !self.no_draw {
-            terminal.say(format!("pictures are in {}", self.out.join("").display()))?;
+            terminal.say(format!("pictures are in {}", shown(&self.out.join(""))))?;
         }
         if failed > 0 {
             terminal.complain("error", format!("{failed} of {} failed", photos + arguments_failed));
@@ -265,11 +270,7 @@ impl Infer {
         Budget::new((1 << 30).max(usize::from(self.batch) * (24 << 20)))
     }
 
-    fn engine(
-        &self,
-        (checkpoint, warning): (Checkpoint, Option<String>),
-        terminal: &Terminal,
-    ) -> Result<Engine> {
+    fn engine(&self, checkpoint: Checkpoint, terminal: &Terminal) -> Result<Engine> {
         let options = EngineOptions {
             input_size: self.network.size,
             placement: self.network.placement(),
@@ -282,11 +283,11 @@ impl Infer {
         };
         let engine = Engine::from_checkpoint(&checkpoint, options)?;
         let fallback = self.network.fallback(engine.options().placement);
-        for warning in warning.into_iter().chain(fallback).chain(self.network.crowded()) {
+        for warning in fallback.into_iter().chain(self.network.crowded()) {
             terminal.complain("warning", warning);
         }
         let (w, h) = engine.input_size();
-        let weights = checkpoint.path().display();
+        let weights = shown(checkpoint.path());
         terminal.say(format!("{} {w}x{h}, {}, {weights}", engine.name(), engine.describe()))?;
         if let Some(remark) = Network::remark(&checkpoint, self.score_thr, self.compat) {
             terminal.say(remark)?;
@@ -342,7 +343,7 @@ impl Work<'_> {
     fn complain(&mut self, index: usize, complaint: Result<String>) {
         match complaint {
             Ok(warning) => {
-                self.terminal.complain("warning", format!("{}: {warning}", self.paths[index].display()));
+                self.terminal.complain("warning", format!("{}: {warning}", shown(&self.paths[index])));
             }
             Err(error) => {
                 self.terminal.complain("error", error);
@@ -360,9 +361,9 @@ impl Work<'_> {
         self.tally.photos += 1;
         self.tally.people += people.len();
         let (n, noun) = (people.len(), if people.len() == 1 { "person" } else { "people" });
-        let mut line = format!("{}: {n} {noun}, {ms:.1} ms", path.display());
+        let mut line = format!("{}: {n} {noun}, {ms:.1} ms", shown(path));
         if let Some(picture) = self.pictures.and_then(|pictures| pictures.renamed(*index)) {
-            line += &format!(" -> {}", picture.display());
+            line += &format!(" -> {}", shown(&picture));
         }
         self.terminal.say(line)?;
         self.terminal.advance();

@@ -5,7 +5,7 @@ use super::shape::{Shape, signature};
 use super::tiles::{Choice, possible, tile};
 use crate::backend::cuda::MAX_BATCH;
 use crate::backend::cuda::gpu::Caps;
-use crate::weights::registry::cache_folder;
+use crate::cache;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,12 +23,12 @@ impl Cache {
     /// The file for a GPU in the user's cache folder. A file that is missing counts as empty, a line that is damaged or
     /// asks for what the kernels cannot do as missing.
     pub fn open(identity: &str) -> Cache {
-        let Some(folder) = cache_folder() else { return Cache::default() };
+        let Some(folder) = cache::folder(|name| std::env::var_os(name)) else { return Cache::default() };
         // Kernels of another version of this crate are other kernels.
         let text: String = format!("{identity} {}", env!("CARGO_PKG_VERSION"));
         let name: String =
             text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
-        Cache::read(folder.join(format!("tiles-{name}.txt")))
+        Cache::read(folder.join("rtmo-engine").join(format!("tiles-{name}.txt")))
     }
 
     fn read(path: PathBuf) -> Cache {
