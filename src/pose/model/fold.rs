@@ -1,6 +1,9 @@
 //! The exact rewrites: layers as affine maps in f64, merged before anything is rounded to f32.
 
 /// A convolution with a bias, and no activation of its own: `y = W x + b` at every place of the kernel's window.
+///
+/// Where a network is told without values, filters have extents only, and `weight` and `bias` are empty. Every rewrite
+/// below holds for these too.
 #[derive(Clone, Debug)]
 pub(super) struct Filter {
     /// Output channels.
@@ -25,15 +28,17 @@ pub(super) struct BatchNorm {
 }
 
 impl Filter {
-    /// From PyTorch's layout `[cout, cin, kernel, kernel]` (a linear layer is a kernel of 1).
-    pub fn new(weight: &[f32], cout: usize, cin: usize, kernel: usize, bias: Vec<f64>) -> Filter {
+    /// From PyTorch's layout `[cout, cin, kernel, kernel]` (a linear layer is a kernel of 1), without a bias.
+    pub fn new(weight: &[f32], cout: usize, cin: usize, kernel: usize) -> Filter {
         let window = kernel * kernel;
+        let row = (cin * window).max(1);
+        let bias = vec![0.0; weight.len() / row];
         if window == 1 {
             let weight = weight.iter().copied().map(f64::from).collect();
             return Filter { cout, cin, kernel, weight, bias };
         }
         let mut w = vec![0.0; weight.len()];
-        for (to, from) in w.chunks_exact_mut(cin * window).zip(weight.chunks_exact(cin * window)) {
+        for (to, from) in w.chunks_exact_mut(row).zip(weight.chunks_exact(row)) {
             for at in 0..window {
                 for (c, to) in to[at * cin..][..cin].iter_mut().enumerate() {
                     *to = f64::from(from[c * window + at]);
@@ -43,18 +48,24 @@ impl Filter {
         Filter { cout, cin, kernel, weight: w, bias }
     }
 
-    /// Inputs that one output sees.
+    /// Inputs that one output sees; 1 if there are none, so that any filter without values can be cut into rows.
     fn row(&self) -> usize {
-        self.kernel * self.kernel * self.cin
+        (self.kernel * self.kernel * self.cin).max(1)
+    }
+
+    /// `W x + bias`.
+    pub fn plus_bias(self, bias: Vec<f64>) -> Filter {
+        Filter { bias, ..self }
     }
 
     /// `bn(W x + b) = s W x + s (b - mean) + beta`, `s = gamma / sqrt(var + eps)`.
     pub fn then_bn(mut self, bn: &BatchNorm) -> Filter {
         let row = self.row();
-        for o in 0..self.cout {
+        let rows = self.weight.chunks_exact_mut(row).zip(&mut self.bias);
+        for (o, (row, bias)) in rows.enumerate() {
             let s = bn.gamma[o] / (bn.var[o] + bn.eps).sqrt();
-            self.weight[o * row..][..row].iter_mut().for_each(|w| *w *= s);
-            self.bias[o] = s * (self.bias[o] - bn.mean[o]) + bn.beta[o];
+            row.iter_mut().for_each(|w| *w *= s);
+            *bias = s * (*bias - bn.mean[o]) + bn.beta[o];
         }
         self
     }
@@ -72,8 +83,8 @@ impl Filter {
     /// zeros before any bias, so they agree at the borders too.
     pub fn plus_1x1(mut self, other: &Filter) -> Filter {
         assert_eq!((self.kernel, other.kernel, self.cin, self.cout), (3, 1, other.cin, other.cout));
-        let cin = self.cin;
-        for (w, v) in self.weight.chunks_exact_mut(9 * cin).zip(other.weight.chunks_exact(cin)) {
+        let (cin, row) = (self.cin, self.row());
+        for (w, v) in self.weight.chunks_exact_mut(row).zip(other.weight.chunks_exact(other.row())) {
             w[4 * cin..5 * cin].iter_mut().zip(v).for_each(|(w, v)| *w += v);
         }
         self.bias.iter_mut().zip(&other.bias).for_each(|(b, c)| *b += c);
@@ -85,17 +96,18 @@ impl Filter {
     pub fn split_input(&self, at: usize) -> (Filter, Filter) {
         assert_eq!(self.kernel, 1);
         let part = |from: usize, to: usize, bias: Vec<f64>| {
-            let rows = self.weight.chunks_exact(self.cin);
+            let rows = self.weight.chunks_exact(self.row());
             let weight = rows.flat_map(|row| row[from..to].iter().copied()).collect();
             Filter { cin: to - from, weight, bias, ..*self }
         };
-        (part(0, at, vec![0.0; self.cout]), part(at, self.cin, self.bias.clone()))
+        (part(0, at, vec![0.0; self.bias.len()]), part(at, self.cin, self.bias.clone()))
     }
 
     /// A 1x1 map of `[a, b]` as a map of `[b, a]`, where `a` has `at` channels.
     pub fn swap_input(mut self, at: usize) -> Filter {
         assert_eq!(self.kernel, 1);
-        self.weight.chunks_exact_mut(self.cin).for_each(|row| row.rotate_left(at));
+        let row = self.row();
+        self.weight.chunks_exact_mut(row).for_each(|row| row.rotate_left(at));
         self
     }
 
@@ -105,7 +117,7 @@ impl Filter {
     pub fn after(&self, inner: &Filter) -> Filter {
         assert_eq!((self.kernel, inner.kernel, self.cin), (1, 1, inner.cout));
         let mut bias = self.bias.clone();
-        for (b, row) in bias.iter_mut().zip(self.weight.chunks_exact(self.cin)) {
+        for (b, row) in bias.iter_mut().zip(self.weight.chunks_exact(self.row())) {
             *b += row.iter().zip(&inner.bias).map(|(w, c)| w * c).sum::<f64>();
         }
         let weight = matmul(&self.weight, &inner.weight, self.cin, inner.cin);
@@ -139,13 +151,19 @@ impl Filter {
     /// Multiplies outputs `range` by `s`.
     pub fn scale_outputs(&mut self, range: std::ops::Range<usize>, s: f64) {
         let row = self.row();
-        self.weight[range.start * row..range.end * row].iter_mut().for_each(|w| *w *= s);
-        self.bias[range].iter_mut().for_each(|b| *b *= s);
+        let rows = self.weight.chunks_exact_mut(row).zip(&mut self.bias);
+        for (row, bias) in rows.skip(range.start).take(range.len()) {
+            row.iter_mut().for_each(|w| *w *= s);
+            *bias *= s;
+        }
     }
 }
 
 /// `[m, k] x [k, n]`, row-major, on all cores.
 pub(super) fn matmul(a: &[f64], b: &[f64], k: usize, n: usize) -> Vec<f64> {
+    if a.is_empty() {
+        return Vec::new();
+    }
     let m = a.len() / k;
     let mut c = vec![0.0; m * n];
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -235,7 +253,7 @@ mod tests {
 
     #[test]
     fn layout_is_read_from_pytorch() {
-        let f = Filter::new(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], 1, 2, 2, vec![0.5]);
+        let f = Filter::new(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], 1, 2, 2);
         assert_eq!(f.weight, [1.0, 5.0, 2.0, 6.0, 3.0, 7.0, 4.0, 8.0]);
     }
 

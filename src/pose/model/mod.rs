@@ -9,23 +9,30 @@
 //! that follow each other are one, concats are channel slices, and whatever only survivors need is computed for them
 //! only.
 
-mod backbone;
 mod config;
+mod darknet;
 mod dcc;
 mod fold;
 mod head;
 mod neck;
 mod net;
+mod probe;
 mod random;
+mod signal;
+mod source;
 
-pub use config::{Config, Dcc, Head, Neck, Stage, Variant};
-pub use dcc::BOX_PADDING;
+pub use config::{Config, Variant};
+pub use darknet::{Darknet, Stage};
+pub use dcc::{BOX_PADDING, Dcc};
+pub use head::Head;
+pub use neck::Neck;
 pub use random::{noise_image, random, random_tensors};
 
 use crate::error::{Error, Result};
 use crate::plan::{Op, Plan, Pose};
 use crate::weights::Checkpoint;
 use net::Net;
+use source::Source;
 
 /// The largest network input on either side, in pixels.
 const MAX_INPUT: usize = 8192;
@@ -43,16 +50,21 @@ pub fn build(checkpoint: &Checkpoint, input: (usize, usize)) -> Result<Plan> {
         return Err(Error::Usage(what));
     }
     let config = Config::read(checkpoint)?;
-    let mut net = Net::new(checkpoint);
-    let image = net.plan.letterbox(w, h);
-    let features = backbone::backbone(&mut net, &config, image)?;
-    let maps = neck::neck(&mut net, &config, features)?;
-    let dense = head::head(&mut net, &config, &maps)?;
-    net.plan.push("select", Op::Pose(Pose::Select { levels: dense.levels }));
-    dcc::dcc(&mut net, &config, dense.pose)?;
-
+    let plan = tell(&config, &mut &*checkpoint, input)?;
     checkpoint.release();
-    debug_assert_eq!(net.plan.check(), Ok(()));
-    debug_assert!(config.tensors().iter().all(|(name, _)| net.tensors_read().contains(name)));
+    debug_assert_eq!(plan.check(), Ok(()));
+    Ok(plan)
+}
+
+/// Tells the network of a configuration for one input size: every tensor that it takes from `source`, and every step
+/// that it makes of them. All that is known about the network comes from here.
+fn tell(config: &Config, source: &mut dyn Source, (w, h): (usize, usize)) -> Result<Plan> {
+    let mut net = Net::new(source);
+    let image = net.plan.letterbox(w, h);
+    let features = config.backbone.tell(&mut net, image)?;
+    let maps = config.neck.tell(&mut net, features, config.levels, config.head.projected)?;
+    let dense = config.head.tell(&mut net, &maps, config.strides())?;
+    net.plan.push("select", Op::Pose(Pose::Select { levels: dense.levels }));
+    config.dcc.tell(&mut net, config.keypoints, config.head.vector, dense.pose)?;
     Ok(net.plan)
 }

@@ -1,53 +1,97 @@
-//! What the parts of the network are built with: reads a checkpoint's layers, appends steps to a plan.
+//! What the parts of the network are built with: asks a [`Source`] for a layer's tensors, appends steps to a plan.
 
 use super::fold::{BatchNorm, Filter};
+use super::signal::{Inputs, Signal};
+use super::source::{Init, Source};
 use crate::error::{Error, Result};
-use crate::plan::{Act, Conv, DType, Op, Plan, PreAdd, TensorId, View};
-use crate::weights::Checkpoint;
-use std::borrow::Cow;
-use std::collections::BTreeSet;
+use crate::plan::{Act, BufferId, Conv, DType, Op, Plan, PreAdd, Tensor, TensorId, View};
+use std::collections::BTreeMap;
 
-/// A plan under construction, and the checkpoint it is made from.
+/// A plan under construction, and where its tensors come from.
 pub(super) struct Net<'a> {
     pub plan: Plan,
-    checkpoint: &'a Checkpoint,
-    read: BTreeSet<String>,
+    source: &'a mut dyn Source,
+    /// What maps hold where weights are generated: first channel of a range to its length and signal.
+    signals: BTreeMap<(BufferId, usize), (usize, Signal)>,
+}
+
+/// A batch norm: its epsilon, and what it makes of its input in generated weights.
+#[derive(Clone, Copy)]
+pub(super) struct Norm {
+    /// Added to the variances.
+    pub eps: f64,
+    /// Mean of its outputs.
+    pub mean: f64,
+    /// Variance of its outputs.
+    pub var: f64,
+}
+
+impl Norm {
+    /// Before a SiLU, whose gain falls as its inputs grow: around 1, what does not go to plan dies out within some
+    /// layers. (Around 0 it would grow.)
+    pub const fn before_silu(eps: f64) -> Norm {
+        Norm { eps, mean: 1.0, var: 1.0 }
+    }
+
+    /// Without an activation after it.
+    pub const fn linear(eps: f64) -> Norm {
+        Norm { eps, mean: 0.0, var: 1.0 }
+    }
+
+    /// One of two whose sum is as this one's.
+    pub const fn half(self) -> Norm {
+        Norm { mean: self.mean / 2.0, var: self.var / 2.0, ..self }
+    }
 }
 
 impl<'a> Net<'a> {
-    pub fn new(checkpoint: &'a Checkpoint) -> Net<'a> {
-        Net { plan: Plan::default(), checkpoint, read: BTreeSet::new() }
+    pub fn new(source: &'a mut dyn Source) -> Net<'a> {
+        Net { plan: Plan::default(), source, signals: BTreeMap::new() }
     }
 
-    /// Names of the tensors read so far.
-    pub fn tensors_read(&self) -> &BTreeSet<String> {
-        &self.read
+    /// Notes what a map holds in generated weights.
+    pub fn holds(&mut self, view: View, signal: Signal) {
+        self.signals.insert((view.buffer, view.c0), (view.c, signal));
     }
 
-    fn tensor(&mut self, name: &str) -> Result<(Cow<'a, [f32]>, &'a [usize])> {
-        let shape = self.checkpoint.shape(name).unwrap_or_default();
-        let values = self.checkpoint.values(name, shape)?;
-        self.read.insert(name.into());
-        Ok((values, shape))
+    /// What a layer sees whose inputs are these views, in the order of its weight.
+    pub fn inputs(&self, views: &[View]) -> Inputs {
+        let mut inputs = Inputs::default();
+        for view in views {
+            let buffer = (view.buffer, 0)..=(view.buffer, usize::MAX);
+            for (&(_, c0), &(c, signal)) in self.signals.range(buffer) {
+                let (from, to) = (c0.max(view.c0), (c0 + c).min(view.c0 + view.c));
+                inputs.push(to.saturating_sub(from), signal);
+            }
+        }
+        inputs
     }
 
-    /// Values of a tensor.
-    pub fn values(&mut self, name: &str) -> Result<Vec<f64>> {
-        Ok(self.tensor(name)?.0.iter().copied().map(f64::from).collect())
+    /// Values of a tensor; none if the source has none.
+    pub fn values(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Vec<f64>> {
+        Ok(self.source.tensor(name, shape, init)?.iter().copied().map(f64::from).collect())
     }
 
-    fn bn(&mut self, prefix: &str, eps: f64) -> Result<BatchNorm> {
+    /// The filter of a weight `[cout, cin]` or `[cout, cin, kernel, kernel]`, without a bias.
+    fn filter(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Filter> {
+        let values = self.source.tensor(name, shape, init)?;
+        Ok(Filter::new(&values, shape[0], shape[1], shape.get(2).copied().unwrap_or(1)))
+    }
+
+    /// A batch norm of `c` channels that come with this variance; `mean` generates its running mean.
+    fn batch_norm(&mut self, prefix: &str, c: usize, norm: Norm, var: f64, mean: Init) -> Result<BatchNorm> {
+        let var = var / norm.var;
         let bn = BatchNorm {
-            gamma: self.values(&format!("{prefix}.weight"))?,
-            beta: self.values(&format!("{prefix}.bias"))?,
-            mean: self.values(&format!("{prefix}.running_mean"))?,
-            var: self.values(&format!("{prefix}.running_var"))?,
-            eps,
+            gamma: self.values(&format!("{prefix}.weight"), &[c], Init::GAIN)?,
+            beta: self.values(&format!("{prefix}.bias"), &[c], Init::around(norm.mean, 0.1))?,
+            mean: self.values(&format!("{prefix}.running_mean"), &[c], mean)?,
+            var: self.values(&format!("{prefix}.running_var"), &[c], Init::Uniform(0.8 * var, 1.2 * var))?,
+            eps: norm.eps,
         };
         match bn.var.iter().find(|&&v| v < 0.0) {
             None => Ok(bn),
             Some(v) => Err(Error::Tensor {
-                path: self.checkpoint.path().to_path_buf(),
+                path: self.source.path(),
                 tensor: format!("{prefix}.running_var"),
                 expected: "variances of at least 0".into(),
                 got: v.to_string(),
@@ -55,46 +99,91 @@ impl<'a> Net<'a> {
         }
     }
 
-    fn filter(&mut self, weight: &str, bias: Option<&str>) -> Result<Filter> {
-        let (values, shape) = self.tensor(weight)?;
-        let bias = match bias {
-            Some(name) => self.values(name)?,
-            None => vec![0.0; shape[0]],
-        };
-        Ok(Filter::new(&values, shape[0], shape[1], shape.get(2).copied().unwrap_or(1), bias))
+    /// A convolution without bias, `[cout, cin, kernel, kernel]`, and its batch norm, under names of their own.
+    pub fn conv_then_bn(
+        &mut self,
+        [conv, bn]: [&str; 2],
+        shape: [usize; 4],
+        norm: Norm,
+        inputs: Inputs,
+    ) -> Result<Filter> {
+        let weight = format!("{conv}.weight");
+        let filter = self.filter(&weight, &shape, Init::Weight(1.0))?;
+        let var = inputs.var();
+        let bn = self.batch_norm(bn, shape[0], norm, var, Init::Mean { weight, inputs })?;
+        Ok(filter.then_bn(&bn))
     }
 
-    /// A convolution without bias, and its batch norm (mmcv `ConvModule`).
-    pub fn conv_bn(&mut self, prefix: &str, eps: f64) -> Result<Filter> {
-        let bn = self.bn(&format!("{prefix}.bn"), eps)?;
-        Ok(self.filter(&format!("{prefix}.conv.weight"), None)?.then_bn(&bn))
+    /// A convolution without bias, `[cout, cin, kernel, kernel]`, and its batch norm (mmcv `ConvModule`).
+    pub fn conv_bn(&mut self, prefix: &str, shape: [usize; 4], norm: Norm, inputs: Inputs) -> Result<Filter> {
+        self.conv_then_bn([&format!("{prefix}.conv"), &format!("{prefix}.bn")], shape, norm, inputs)
     }
 
-    /// A linear layer or convolution with a bias.
-    pub fn linear(&mut self, prefix: &str) -> Result<Filter> {
-        self.filter(&format!("{prefix}.weight"), Some(&format!("{prefix}.bias")))
+    /// A linear layer `[out, in]` with a bias.
+    pub fn linear(&mut self, prefix: &str, shape: [usize; 2]) -> Result<Filter> {
+        self.linear_with([&format!("{prefix}.weight"), &format!("{prefix}.bias")], &shape, 1.0, Init::SMALL)
     }
 
-    /// A linear layer with a bias, whose parameters have names of their own.
-    pub fn linear_named(&mut self, weight: &str, bias: &str) -> Result<Filter> {
-        self.filter(weight, Some(bias))
+    /// A linear layer `[out, in]` or 1x1 convolution `[out, in, 1, 1]` with a bias: the names of its parameters, the
+    /// [variance](Init::Weight) of its weight, and how its bias is generated.
+    pub fn linear_with(
+        &mut self,
+        [weight, bias]: [&str; 2],
+        shape: &[usize],
+        variance: f64,
+        init: Init,
+    ) -> Result<Filter> {
+        let filter = self.filter(weight, shape, Init::Weight(variance))?;
+        Ok(filter.plus_bias(self.values(bias, &shape[..1], init)?))
     }
 
-    /// A linear layer with a bias and its batch norm.
-    pub fn linear_bn(&mut self, linear: &str, bn: &str, eps: f64) -> Result<Filter> {
-        let bn = self.bn(bn, eps)?;
-        Ok(self.linear(linear)?.then_bn(&bn))
+    /// A 1x1 convolution that makes an output of the network, `[out, in, 1, 1]`: its bias is generated around what
+    /// `bias` says, less the answer to its inputs' means.
+    pub fn output(
+        &mut self,
+        prefix: &str,
+        shape: [usize; 4],
+        variance: f64,
+        bias: Init,
+        inputs: Inputs,
+    ) -> Result<Filter> {
+        let (weight, name) = (format!("{prefix}.weight"), format!("{prefix}.bias"));
+        let init = Init::Unbiased { weight: weight.clone(), inputs, around: Box::new(bias) };
+        self.linear_with([&weight, &name], &shape, variance, init)
     }
 
-    /// Adds a constant, rounded to f32.
+    /// A linear layer `[out, in]` with a bias, of inputs without a mean, and its batch norm.
+    pub fn linear_bn(
+        &mut self,
+        [linear, bn]: [&str; 2],
+        shape: [usize; 2],
+        norm: Norm,
+        inputs: Inputs,
+    ) -> Result<Filter> {
+        let filter = self.linear(linear, shape)?;
+        let bn = self.batch_norm(bn, shape[0], norm, inputs.var(), Init::Uniform(0.0, 0.0))?;
+        Ok(filter.then_bn(&bn))
+    }
+
+    /// Adds a constant, rounded to f32. Its values are computed only if the source has any.
     ///
     /// # Errors
     /// If a value does not fit f32.
-    pub fn constant(&mut self, name: String, shape: &[usize], values: &[f64]) -> Result<TensorId> {
+    pub fn constant(
+        &mut self,
+        name: String,
+        shape: &[usize],
+        values: impl FnOnce() -> Vec<f64>,
+    ) -> Result<TensorId> {
+        if !self.source.has_values() {
+            self.plan.tensors.push(Tensor { name, shape: shape.to_vec(), data: Vec::new() });
+            return Ok(TensorId(self.plan.tensors.len() - 1));
+        }
+        let values = values();
         let data: Vec<f32> = values.iter().map(|&v| v as f32).collect();
         if let Some(i) = data.iter().position(|v| !v.is_finite()) {
             return Err(Error::Tensor {
-                path: self.checkpoint.path().to_path_buf(),
+                path: self.source.path(),
                 tensor: name,
                 expected: "a finite value after batch norms are folded".into(),
                 got: values[i].to_string(),
@@ -190,8 +279,17 @@ impl ConvStep<'_, '_> {
         let ConvShape { stride, groups, pre_add, act, post_add, .. } = shape;
         let Filter { cout, cin, kernel, weight, bias } = filter;
         assert_eq!((src.c, dst.c), (cin * groups, cout), "{name}: channels");
-        let weight = net.constant(format!("{name}.weight"), &[cout, kernel, kernel, cin], &weight)?;
-        let bias = net.constant(format!("{name}.bias"), &[cout], &bias)?;
+        let mut signal = match act {
+            Act::Silu => Signal::SILU,
+            Act::Relu => Signal::RELU,
+            Act::None | Act::Gelu => Signal::NORMAL,
+        };
+        if let Some(residual) = post_add {
+            signal = signal.plus(net.inputs(&[residual]).first());
+        }
+        net.holds(dst, signal);
+        let weight = net.constant(format!("{name}.weight"), &[cout, kernel, kernel, cin], || weight)?;
+        let bias = net.constant(format!("{name}.bias"), &[cout], || bias)?;
         // Kernel 6 of stride 2 pads 2, as a 3x3 of Focus cells pads one cell.
         let pad = if kernel == 6 { 2 } else { kernel / 2 };
         let conv = Conv { src, dst, weight, bias, kernel, stride, pad, groups, pre_add, act, post_add };
