@@ -33,7 +33,7 @@ fn kernels(criterion: &mut Criterion) {
     for variant in [Variant::T, Variant::S, Variant::L] {
         let plan = model::build(&model::random(variant, 17, 2, 1), variant.default_input())
             .expect("generated weights");
-        let mut group = criterion.benchmark_group(variant.letter());
+        let mut group = criterion.benchmark_group(variant.name());
         group
             .sample_size(20)
             .warm_up_time(Duration::from_millis(200))

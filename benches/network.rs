@@ -34,7 +34,7 @@ fn networks(criterion: &mut Criterion) {
         let photo = Photo { width, height, bgr };
         let letterbox = Letterbox::new((width, height), size);
         let mut cpu = None;
-        group.bench_function(variant.letter(), |bencher| {
+        group.bench_function(variant.name(), |bencher| {
             let cpu = cpu.get_or_insert_with(|| {
                 CpuExecutor::new(plan.clone(), options).expect("an available instruction set")
             });

@@ -119,11 +119,11 @@ pub type Detections = (Vec<Photo>, Vec<Vec<Person>>);
 /// A network, prepared for a device: photos in, people out.
 ///
 /// ```
-/// use rtmo_engine::{Engine, EngineOptions, Photo, pose::model};
+/// use rtmo_engine::{Engine, EngineOptions, Photo, Variant, pose::model};
 ///
 /// # fn main() -> rtmo_engine::Result<()> {
 /// // With weights on disk: Engine::load("weights/rtmo-s.safetensors", EngineOptions::default())?
-/// let checkpoint = model::random(model::Variant::T, 17, 2, 0);
+/// let checkpoint = model::random(Variant::T, 17, 2, 0);
 /// let options = EngineOptions { input_size: Some((96, 64)), ..Default::default() };
 /// let mut engine = Engine::from_checkpoint(&checkpoint, options)?;
 ///
@@ -168,8 +168,7 @@ impl Engine {
     /// As [`model::build`] and [`Placement::prepare`]; thresholds out of range.
     pub fn from_checkpoint(checkpoint: &Checkpoint, options: EngineOptions) -> Result<Engine> {
         let run = options.run_options()?;
-        let architecture = Architecture::of(checkpoint);
-        let plan = model::build(checkpoint, options.input_size.unwrap_or(architecture.input_size))?;
+        let plan = model::build(checkpoint, options.input_size)?;
         let dense = plan.dense_steps();
         let flops = dense.iter().map(|step| plan.flops(step)).sum();
         let (executor, placement) = options.placement.prepare(plan)?;
@@ -178,7 +177,7 @@ impl Engine {
             executor,
             options: EngineOptions { placement, ..options },
             run,
-            name: architecture.to_string(),
+            name: Architecture::of(checkpoint).to_string(),
             flops,
             letterboxes: Vec::new(),
             submitted: VecDeque::new(),
@@ -207,10 +206,10 @@ impl Engine {
     /// Begins to look for people: [`Engine::infer`] in two halves, for many photos in succession.
     ///
     /// ```
-    /// # use rtmo_engine::{Engine, EngineOptions, Photo, Result, pose::model};
+    /// # use rtmo_engine::{Engine, EngineOptions, Photo, Result, Variant, pose::model};
     /// # fn main() -> Result<()> {
     /// # let options = EngineOptions { input_size: Some((96, 64)), ..Default::default() };
-    /// # let mut engine = Engine::from_checkpoint(&model::random(model::Variant::T, 17, 2, 0), options)?;
+    /// # let mut engine = Engine::from_checkpoint(&model::random(Variant::T, 17, 2, 0), options)?;
     /// let mut batches = (0..3).map(|i| vec![Photo::filled(90 + i, 60, [114; 3])]);
     /// loop {
     ///     while engine.submitted() < engine.queue_depth()

@@ -73,6 +73,7 @@ pub mod parity;
 pub mod plan;
 #[doc(hidden)]
 pub mod pose;
+mod variant;
 #[doc(hidden)]
 pub mod vision;
 pub mod weights;
@@ -83,6 +84,7 @@ pub use error::{Error, Result};
 #[doc(hidden)]
 pub use error::{printable, printable_lines, shown};
 pub use pose::{Heatmaps, Keypoint, Person};
+pub use variant::Variant;
 pub use vision::draw::{DrawOptions, draw_people};
 pub use vision::skeleton::Side;
 pub use vision::{ChannelOrder, Image, Photo, Skeleton};

@@ -8,7 +8,7 @@ use rtmo_engine::backend::cpu::{CpuExecutor, CpuOptions};
 use rtmo_engine::backend::reference::Reference;
 use rtmo_engine::backend::{Executor, Precision, RunOptions, SelectParams};
 use rtmo_engine::plan::Extent;
-use rtmo_engine::pose::model::{self, Config, Darknet, Dcc, Head, Neck, Stage};
+use rtmo_engine::pose::model::{self, Backbone, Config, Darknet, Dcc, Head, Neck, ResNet, Stage};
 use rtmo_engine::weights::Checkpoint;
 
 /// Width and height of the network input; odd maps of 3x5 at the coarsest level.
@@ -49,7 +49,11 @@ fn networks(widest: usize, may_be_impossible: bool) -> impl Strategy<Value = Con
         // A single pose convolution leaves its groups open.
         let head = Head { groups: if head.pose_convs == 1 { 1 } else { head.groups }, ..head };
         let (keypoints, levels) = (any(20), 2 + any(2) % 2);
-        let backbone = Darknet { stem: any(widest), stages, spp_mid: any(widest) };
+        let (stem, spp_mid) = (any(widest), any(widest));
+        let backbone = match any(3) {
+            1 => Backbone::ResNet(ResNet { stem, stages }),
+            _ => Backbone::Darknet(Darknet { stem, stages, spp_mid }),
+        };
         Config { keypoints, levels, backbone, neck, head, dcc }
     })
 }

@@ -102,7 +102,7 @@ fn compare_network(variant: Variant, size: (usize, usize), keypoints: usize, lev
     let options = forced(people(&mut reference, &input));
     let expected = reference.run(&input, &options);
     for &isa in isas {
-        let name = format!("rtmo-{} {}x{}, {}", variant.letter(), size.0, size.1, isa.name());
+        let name = format!("{variant} {}x{}, {}", size.0, size.1, isa.name());
         let cpu = CpuOptions { threads: 2, isa, precision: Precision::Fp32, keep_maps: true };
         let mut cpu = CpuExecutor::new(plan.clone(), cpu).expect("an available instruction set");
         cpu.fill_scratch(f32::NAN);

@@ -41,7 +41,7 @@ fn network_steps(variant: Variant, size: (usize, usize), isas: &[Isa], threads: 
     let mut report = Report::default();
     let mut rng = Rng::new(variant as u64);
     for (step, signature) in distinct(&plan) {
-        if let Some(case) = step_case(&plan, step, format!("{} {signature}", variant.letter()), &mut rng) {
+        if let Some(case) = step_case(&plan, step, format!("{variant} {signature}"), &mut rng) {
             case.check_all(isas, threads, tolerance(&case), &mut report);
         }
     }

@@ -42,6 +42,7 @@ best! {
     rtmo_s: "s",
     rtmo_m: "m",
     rtmo_l: "l",
+    rtmo_r50: "r50",
     crowdpose_keypoints_on_a_wide_input: "s14-wide",
     tall_input: "t-tall",
     three_levels: "s-three-levels",

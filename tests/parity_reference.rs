@@ -49,6 +49,11 @@ fn rtmo_l() {
 }
 
 #[test]
+fn rtmo_r50() {
+    check("r50");
+}
+
+#[test]
 fn crowdpose_keypoints_on_a_wide_input() {
     check("s14-wide");
 }

@@ -15,7 +15,7 @@ Needs Python 3.8 to 3.11 with torch, mmengine, mmcv (or mmcv-lite), mmpose 1.3.2
 compiled operators of mmcv and the package mmdet are not needed.
 
 Tensors of a dump, all F32; maps are [h, w, c]:
-    case                     arch (0 to 3: t, s, m, l), keypoints, levels, width, height, seed of the weights, seed of
+    case                     arch (0 to 4: t, s, m, l, r50), keypoints, levels, width, height, seed of the weights, seed of
                              the picture
     input                    network input [h, w, 3], BGR (photo only)
     c3 c4 c5 p3 p4 p5        backbone outputs, projected neck outputs; whole, or samples
@@ -47,7 +47,10 @@ CASES = {
     't-tall': ('t', 17, 2, 352, 608, 6, 1),
     's-three-levels': ('s', 17, 3, 320, 416, 7, 1),
     'm14-three-levels': ('m', 14, 3, 288, 192, 8, 1),
+    'r50': ('r50', 17, 2, 320, 320, 9, 1),
 }
+# In the order of `rtmo_engine::Variant`.
+ARCHS = ('t', 's', 'm', 'l', 'r50')
 FOLDER = os.path.join(os.path.dirname(__file__), '..', 'tests', 'data', 'parity')
 SAMPLES = 512
 HEATMAPS = 3
@@ -55,7 +58,7 @@ HEATMAPS = 3
 MARGIN = 1e-3
 
 
-# Generated weights and pictures: src/model/random.rs
+# Generated weights and pictures: src/pose/model/random.rs, signal.rs
 
 GOLDEN = 0x9E3779B97F4A7C15
 MASK = (1 << 64) - 1
@@ -108,12 +111,51 @@ def noise_image(width, height, seed):
 
 
 SILU = (0.875, 0.716)
+RELU = (1.083, 0.751)
+POOLED_RELU = (1.4, 0.8)
+# Mean and variance of what a batch norm leaves for an activation.
+ACTIVATED = (1.0, 1.0)
+
+
+def is_resnet(model):
+    return hasattr(model.backbone, 'layer1')
+
+
+def batch_norm(model, name):
+    """Of a batch norm's parameter: the layer before it, mean and variance of what the norm leaves. Else None."""
+    norm = name.rsplit('.', 1)[0]
+    parts = norm.split('.')
+    half = (ACTIVATED[0] / 2.0, ACTIVATED[1] / 2.0)
+    if parts[0] == 'backbone' and is_resnet(model):
+        if parts[-2:] == ['downsample', '1']:
+            return norm[:-1] + '0', half
+        if not parts[-1].startswith('bn'):
+            return None
+        layer = norm.replace('.bn', '.conv')
+        if parts[-1] != 'bn3' or len(parts) == 2:
+            return layer, ACTIVATED
+        # bn3's output and the identity are added before the activation.
+        return layer, half if parts[2] == '0' else (ACTIVATED[0] - RELU[0], ACTIVATED[1] - RELU[1])
+    if norm == 'head.dcc.pose_to_kpts.1':
+        return 'head.dcc.pose_to_kpts.0', (0.0, 1.0)
+    if parts[-1] != 'bn':
+        return None
+    layer = norm[:-2] + 'conv'
+    if parts[:2] in (['neck', 'input_proj'], ['neck', 'projector']):
+        return layer, (0.0, 1.0)
+    return layer, half if parts[-2] in ('branch_3x3', 'branch_1x1') else ACTIVATED
 
 
 def input_moments(model, layer, place):
     parts = layer.split('.')
     silu_sum = lambda n: (n * SILU[0], n * SILU[1])
     no_conv3 = isinstance(model.neck.fpn_blocks[0].conv3, nn.Identity)
+    if parts[0] == 'backbone' and is_resnet(model):
+        if parts[1] == 'conv1':
+            return 114.0, 50.0 * 50.0
+        return POOLED_RELU if parts[1:3] == ['layer1', '0'] and parts[3] in ('conv1', 'downsample') else RELU
+    if parts[:2] == ['neck', 'input_proj'] and is_resnet(model):
+        return RELU
     if parts[0] == 'backbone':
         if parts[1] == 'stem':
             return 114.0, 50.0 * 50.0
@@ -157,15 +199,13 @@ def generated_values(model, seed, name, shape):
         return around(0.3, 0.2)
     if leaf == 'running_mean':
         return np.zeros(count, np.float32)
-    if leaf == 'running_var':
-        layer = name.replace('.bn.running_var', '.conv')
-        q = [input_moments(model, layer, place)[1] for place in (0.0, 0.25, 0.5, 0.75)]
-        var = (2.0 if '.branch_' in layer else 1.0) * (q[0] + q[1] + q[2] + q[3]) / 4.0
+    norm = batch_norm(model, name)
+    if norm and leaf == 'running_var':
+        q = [input_moments(model, norm[0], place)[1] for place in (0.0, 0.25, 0.5, 0.75)]
+        var = (q[0] + q[1] + q[2] + q[3]) / 4.0 / norm[1][1]
         return stream.uniform(count, 0.8 * var, 1.2 * var)
-    if parts[-2:] == ['bn', 'bias']:
-        if parts[:2] in (['neck', 'input_proj'], ['neck', 'projector']):
-            return around(0.0, 0.1)
-        return around(0.5 if kind in ('branch_3x3', 'branch_1x1') else 1.0, 0.1)
+    if norm and leaf == 'bias':
+        return around(norm[1][0], 0.1)
     if leaf in ('bias', 'in_proj_bias', 'beta', 'pos_enc'):
         return around(0.0, 0.1)
     return around(1.0, 0.2) if len(shape) == 1 else around(0.0, spread(1.0))
@@ -195,8 +235,8 @@ def generate(model, seed):
             shape = tuple(old.shape)
             state[name] = torch.from_numpy(generated_values(model, seed, name, shape).reshape(shape))
     for name in sorted(state):
-        if name.endswith('.bn.running_mean'):
-            means = response_to_means(model, state, name.replace('.bn.running_mean', '.conv'))
+        if name.endswith('.running_mean') and name != 'head.dcc.pose_to_kpts.1.running_mean':
+            means = response_to_means(model, state, batch_norm(model, name)[0])
             state[name] = torch.from_numpy(means.astype(np.float32))
         elif name.startswith('head.head_module.out_') and name.endswith('.bias') and not training_only(name):
             means = response_to_means(model, state, name[:-len('.bias')])
@@ -225,15 +265,20 @@ def build(arch, keypoints, levels):
     from mmpose.registry import MODELS
     init_default_scope('mmpose')
     folder = os.path.join(os.path.dirname(mmpose.__file__), '.mim', 'configs', 'body_2d_keypoint', 'rtmo')
-    batch = '8xb32' if arch in 'ts' else '16xb16'
+    size = 'l' if arch == 'r50' else arch
+    batch = '8xb32' if size in 'ts' else '16xb16'
     path = {
-        17: f'coco/rtmo-{arch}_{batch}-600e_coco-640x640.py',
-        14: f'crowdpose/rtmo-{arch}_{batch}-700e_crowdpose-640x640.py',
+        17: f'coco/rtmo-{size}_{batch}-600e_coco-640x640.py',
+        14: f'crowdpose/rtmo-{size}_{batch}-700e_crowdpose-640x640.py',
     }[keypoints]
     if arch == 't':
         path = 'body7/rtmo-t_8xb32-600e_body7-416x416.py'
     config = Config.fromfile(os.path.join(folder, path))
     model = config.model
+    if arch == 'r50':
+        # No configuration of RTMO-r50 is public: ResNet-50 (paper, Table 1), neck and head as RTMO-l's.
+        model.backbone = ConfigDict(type='ResNet', depth=50, out_indices=(1, 2, 3))
+        model.neck.in_channels = [512, 1024, 2048]
     model.backbone.init_cfg = None
     model.pop('init_cfg', None)
     if levels == 3:
@@ -321,7 +366,7 @@ def dump_case(name):
     print(f'{name}: selection margin {margin:.1e}, score gap {gap:.1e}')
     if margin < MARGIN or len(people['scores']) < HEATMAPS:
         raise SystemExit(f'{name}: the selection is undecided, or too few people; take another seed')
-    tensors = dict(case=np.array(['tsml'.index(arch), *CASES[name][1:]]), **people, **heatmaps)
+    tensors = dict(case=np.array([ARCHS.index(arch), *CASES[name][1:]]), **people, **heatmaps)
     for key, value in maps.items():
         flat = value.numpy().ravel()
         tensors[f'{key}.rms'] = np.sqrt(np.mean(flat ** 2))[None]
@@ -362,7 +407,7 @@ def dump_photo(a):
     bgr = resize.transform(dict(img=image, ori_shape=image.shape[:2]))['img']
     maps, people, heatmaps, (margin, gap) = run(model, config, (8, 16, 32)[-levels:], bgr)
     print(f'{a.image}: selection margin {margin:.1e}, score gap {gap:.1e}')
-    case = np.array(['tsml'.index(a.arch), keypoints, levels, *size, 0, 0])
+    case = np.array([ARCHS.index(a.arch), keypoints, levels, *size, 0, 0])
     tensors = dict(case=case, input=bgr, **people, **heatmaps)
     for key, value in maps.items():
         tensors[key] = value.numpy().ravel()
@@ -397,11 +442,11 @@ def main():
     cases = sub.add_parser('cases')
     cases.add_argument('names', nargs='*', metavar='NAME', help=f'default: all of {", ".join(CASES)}')
     rounding = sub.add_parser('rounding')
-    rounding.add_argument('--arch', choices='tsml', required=True)
+    rounding.add_argument('--arch', choices=ARCHS, required=True)
     rounding.add_argument('--dtype', choices=('float16', 'bfloat16'), required=True)
     rounding.add_argument('--seed', type=int, default=0, help='of the weights')
     photo = sub.add_parser('photo')
-    photo.add_argument('--arch', choices='tsml', required=True)
+    photo.add_argument('--arch', choices=ARCHS, required=True)
     photo.add_argument('--weights', required=True)
     photo.add_argument('--image', required=True)
     photo.add_argument('--size', help='WxH, multiples of 32; default: as in the configuration')

@@ -57,8 +57,8 @@ impl Check {
         let checkpoint = self.network.any_checkpoint(&terminal)?;
         let generated = !checkpoint.path().is_file();
         let architecture = Architecture::of(&checkpoint);
-        let input = self.network.size.unwrap_or(architecture.input_size);
-        let plan = model::build(&checkpoint, input)?;
+        let plan = model::build(&checkpoint, self.network.size)?;
+        let input = plan.input_size();
 
         let asked = self.network.placement();
         let (mut found, taken) = asked.prepare_to_read(plan.clone())?;

@@ -3,11 +3,11 @@
 use super::terminal::Terminal;
 use clap::Args;
 use rtmo_engine::backend::{Device, Placement, Precision, device};
-use rtmo_engine::pose::model::{self, Variant};
+use rtmo_engine::pose::model;
 use rtmo_engine::shown;
 use rtmo_engine::weights::registry::{self, Published, Search};
 use rtmo_engine::weights::{Architecture, Checkpoint};
-use rtmo_engine::{Compat, Error, Result};
+use rtmo_engine::{Compat, Error, Result, Variant};
 use std::path::{Path, PathBuf};
 
 /// Which network, and where it runs.
@@ -45,7 +45,7 @@ impl Network {
         Placement { device: self.device, precision, threads }
     }
 
-    /// The weights asked for, by default [`registry::DEFAULT_MODEL`]'s; for a published model that is not here,
+    /// The weights asked for, by default [`registry::DEFAULT_MODEL`]'s; for a model of the paper that is not here,
     /// generated ones of its shape.
     ///
     /// # Errors
@@ -55,9 +55,12 @@ impl Network {
         if let Some(path) = self.look(&search)? {
             return self.open(&path, &search, terminal);
         }
-        let published = registry::find(self.model.as_deref().unwrap_or(registry::DEFAULT_MODEL));
-        match published.filter(|_| self.weights.is_none()).and_then(|p| Some((p, variant(p)?))) {
-            Some((published, variant)) => Ok(model::random(variant, published.keypoints, 2, SEED)),
+        let name = self.model.as_deref().unwrap_or(registry::DEFAULT_MODEL);
+        let published = registry::find(name).map(|published| (published.variant(), published.keypoints));
+        // No weights of RTMO-r50 are public.
+        let unpublished = || Variant::ALL.into_iter().find(|v| v.name() == name).map(|v| (v, 17));
+        match published.or_else(unpublished).filter(|_| self.weights.is_none()) {
+            Some((variant, keypoints)) => Ok(model::random(variant, keypoints, 2, SEED)),
             None => Checkpoint::open(search.resolve(self.model.as_deref(), self.weights.as_deref())?),
         }
     }
@@ -181,7 +184,7 @@ fn agree(checkpoint: &Checkpoint, claim: &str, promised: Option<&Published>) -> 
     else {
         return Ok(());
     };
-    let (expected, got) = (&promised.name[..6], architecture.to_string());
+    let (expected, got) = (promised.variant().name(), architecture.to_string());
     if expected == got && promised.keypoints == keypoints {
         return Ok(());
     }
@@ -190,11 +193,6 @@ fn agree(checkpoint: &Checkpoint, claim: &str, promised: Option<&Published>) -> 
         shown(checkpoint.path()),
         promised.keypoints
     )))
-}
-
-/// A published model's size.
-fn variant(published: &Published) -> Option<Variant> {
-    Variant::ALL.into_iter().find(|v| published.name[5..].starts_with(v.letter()))
 }
 
 /// Where the default model can be downloaded.

@@ -4,6 +4,7 @@ use super::download::hex;
 use super::registry;
 use super::{Checkpoint, Format, SaveType, elements, save_safetensors};
 use crate::error::{Error, Result, shown};
+use crate::variant::Variant;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,14 +13,16 @@ use std::path::{Path, PathBuf};
 /// Which RTMO a checkpoint is, read off the shapes of its tensors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Architecture {
-    /// Output channels of the stem, `64 * widen`: 24, 32, 48 and 64 for -t, -s, -m and -l. `None` without a CSPDarknet
-    /// stem.
+    /// The size of the paper whose stem it has.
+    pub variant: Option<Variant>,
+    /// Output channels of the stem, `64 * widen`: 24, 32, 48 and 64 for -t, -s, -m and -l. `None` without the stem of a
+    /// CSPDarknet or ResNet.
     pub width: Option<usize>,
     /// Keypoints a person; `None` without an RTMO head.
     pub keypoints: Option<usize>,
     /// Levels of the head: 2 or 3, 0 without one.
     pub levels: usize,
-    /// Customary network input, width and height in pixels; the file's own metadata goes first.
+    /// As [`input_size`].
     pub input_size: (usize, usize),
 }
 
@@ -27,20 +30,24 @@ impl Architecture {
     /// Reads it off a checkpoint.
     pub fn of(checkpoint: &Checkpoint) -> Architecture {
         let rows = |name: &str| checkpoint.shape(name)?.first().copied();
-        let width = rows("backbone.stem.conv.conv.weight");
+        let (darknet, resnet) = (rows("backbone.stem.conv.conv.weight"), rows("backbone.conv1.weight"));
+        let variant = match (darknet, resnet) {
+            (Some(24), _) => Some(Variant::T),
+            (Some(32), _) => Some(Variant::S),
+            (Some(48), _) => Some(Variant::M),
+            (Some(64), _) => Some(Variant::L),
+            (None, Some(64)) => Some(Variant::R50),
+            _ => None,
+        };
         let visibility = rows("head.head_module.out_kpt_vis.0.weight");
         let levels =
             (0..).take_while(|i| checkpoint.contains(&format!("head.head_module.out_cls.{i}.weight")));
-        let noted = checkpoint.metadata().get("input_size").and_then(|size| {
-            let (w, h) = size.split_once('x')?;
-            Some((w.parse().ok()?, h.parse().ok()?))
-        });
-        let customary = if width == Some(24) { (416, 416) } else { (640, 640) };
         Architecture {
-            width,
+            variant,
+            width: darknet.or(resnet),
             keypoints: visibility.or_else(|| rows("head.dcc.pos_enc")),
             levels: levels.count(),
-            input_size: noted.unwrap_or(customary),
+            input_size: noted_size(checkpoint).unwrap_or(variant.unwrap_or(Variant::L).default_input()),
         }
     }
 }
@@ -48,14 +55,39 @@ impl Architecture {
 impl fmt::Display for Architecture {
     /// `rtmo-s`, or `custom 40` with the stem's width.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.width {
-            Some(24) => f.write_str("rtmo-t"),
-            Some(32) => f.write_str("rtmo-s"),
-            Some(48) => f.write_str("rtmo-m"),
-            Some(64) => f.write_str("rtmo-l"),
-            Some(width) => write!(f, "custom {width}"),
-            None => f.write_str("unknown"),
+        match (self.variant, self.width) {
+            (Some(variant), _) => variant.fmt(f),
+            (None, Some(width)) => write!(f, "custom {width}"),
+            (None, None) => f.write_str("unknown"),
         }
+    }
+}
+
+/// The input size in a checkpoint's metadata, `WIDTHxHEIGHT`.
+fn noted_size(checkpoint: &Checkpoint) -> Option<(usize, usize)> {
+    let (w, h) = checkpoint.metadata().get("input_size")?.split_once('x')?;
+    Some((w.parse().ok()?, h.parse().ok()?))
+}
+
+/// The largest network input that a file may set, in pixels a side. A larger one is the caller's to ask for.
+pub const MAX_FILE_INPUT: usize = 1536;
+
+/// The network input that a checkpoint is for, width and height in pixels: what its metadata note as `input_size`, else
+/// what its variant was trained for.
+///
+/// # Errors
+/// A noted size that is no multiple of 32, or above [`MAX_FILE_INPUT`].
+pub fn input_size(checkpoint: &Checkpoint) -> Result<(usize, usize)> {
+    let (w, h) = Architecture::of(checkpoint).input_size;
+    match [w, h].into_iter().all(|n| n > 0 && n % 32 == 0 && n <= MAX_FILE_INPUT) {
+        true => Ok((w, h)),
+        false => Err(Error::weights(
+            checkpoint.path(),
+            format!(
+                "metadata 'input_size': expected multiples of 32 up to {MAX_FILE_INPUT}, got {w}x{h} (a size that \
+                 the caller gives, such as --size, takes its place)"
+            ),
+        )),
     }
 }
 

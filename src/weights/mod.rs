@@ -22,7 +22,7 @@ pub mod registry;
 mod safetensors;
 mod torch;
 
-pub use convert::{Architecture, Conversion, Inspection, convert, inspect};
+pub use convert::{Architecture, Conversion, Inspection, MAX_FILE_INPUT, convert, input_size, inspect};
 pub use download::{DownloadOptions, Progress, Standing, address, download, remove, standing};
 pub use safetensors::{SaveType, save_safetensors};
 

@@ -4,6 +4,7 @@
 
 use crate::cache;
 use crate::error::{Error, Result, shown};
+use crate::variant::Variant;
 use std::env;
 use std::path::{Path, PathBuf};
 
@@ -76,6 +77,12 @@ pub const PUBLISHED: [Published; 11] = [
 ];
 
 impl Published {
+    /// The size of the network.
+    pub fn variant(&self) -> Variant {
+        let named = |variant: &Variant| self.name.starts_with(variant.name());
+        Variant::ALL.into_iter().find(named).expect("a name begins with its variant's")
+    }
+
     /// Last part of the address.
     pub fn file_name(&self) -> &'static str {
         self.url.rsplit('/').next().expect("an address has a last part")

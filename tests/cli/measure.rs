@@ -48,6 +48,15 @@ fn check_compares_step_by_step() {
 }
 
 #[test]
+fn a_size_whose_weights_nobody_published_can_be_measured() {
+    let folder = workplace();
+    let tiny =
+        ["bench", "-m", "rtmo-r50", "--size", "64", "--device", "cpu", "--iters", "1", "--warmup", "0"];
+    let (out, _) = expect(0, folder.path(), &tiny);
+    assert!(out.contains("rtmo-r50"), "{out}");
+}
+
+#[test]
 fn bench_ends_in_the_median() {
     let folder = workplace();
     let tiny = ["bench", "-m", "rtmo-t", "--size", "64", "--device", "cpu", "--iters", "3", "--warmup", "0"];

@@ -1,70 +1,84 @@
 //! The hyper-parameters of a network of the RTMO family, and whether a checkpoint holds such a network.
 
-use super::darknet::{Darknet, Stage};
+use super::darknet::Darknet;
 use super::dcc::{BIN_TEMPERATURE, Dcc};
 use super::head::{Head, MODULE};
 use super::neck::{Neck, POSITION_TEMPERATURE};
+use super::net::Net;
 use super::probe::Probe;
+use super::resnet::ResNet;
 use super::source::{Comparison, Shapes};
 use super::tell;
 use crate::error::{Error, Result};
+use crate::plan::View;
+use crate::variant::Variant;
 use crate::weights::Checkpoint;
 
-/// The published sizes (paper, Table 1; mmpose `configs/body_2d_keypoint/rtmo`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Variant {
-    /// RTMO-t.
-    T,
-    /// RTMO-s.
-    S,
-    /// RTMO-m.
-    M,
-    /// RTMO-l.
-    L,
+/// One stage of a backbone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stage {
+    /// Channels out.
+    pub channels: usize,
+    /// Channels within its blocks.
+    pub mid: usize,
+    /// Residual blocks.
+    pub blocks: usize,
+}
+
+/// Hyper-parameters of the network that makes C3, C4 and C5 of the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backbone {
+    /// Of RTMO-t, -s, -m and -l.
+    Darknet(Darknet),
+    /// Of RTMO-r50.
+    ResNet(ResNet),
+}
+
+impl Backbone {
+    fn read(probe: &Probe<'_>) -> Result<Backbone> {
+        match ResNet::is_in(probe) {
+            true => ResNet::read(probe).map(Backbone::ResNet),
+            false => Darknet::read(probe).map(Backbone::Darknet),
+        }
+    }
+
+    pub(super) fn tell(&self, net: &mut Net<'_>, image: View) -> Result<[View; 3]> {
+        match self {
+            Backbone::Darknet(darknet) => darknet.tell(net, image),
+            Backbone::ResNet(resnet) => resnet.tell(net, image),
+        }
+    }
 }
 
 impl Variant {
-    /// Smallest first.
-    pub const ALL: [Variant; 4] = [Variant::T, Variant::S, Variant::M, Variant::L];
-
-    /// `t`, `s`, `m` or `l`.
-    pub fn letter(self) -> &'static str {
-        match self {
-            Variant::T => "t",
-            Variant::S => "s",
-            Variant::M => "m",
-            Variant::L => "l",
-        }
-    }
-
-    /// Width and height that the published checkpoints were trained for.
-    pub fn default_input(self) -> (usize, usize) {
-        match self {
-            Variant::T => (416, 416),
-            _ => (640, 640),
-        }
-    }
-
     /// The configuration with this many keypoints and head levels (2: P4, P5; 3: P3, P4, P5). Channel counts are
     /// truncated and block counts rounded as mmpose does.
+    #[doc(hidden)]
     pub fn config(self, keypoints: usize, levels: usize) -> Config {
         let (widen, deepen, vector) = match self {
             Variant::T => (0.375, 0.33, 192),
             Variant::S => (0.5, 0.33, 256),
             Variant::M => (0.75, 0.67, 384),
-            Variant::L => (1.0, 1.0, 512),
+            Variant::L | Variant::R50 => (1.0, 1.0, 512),
         };
         let wide = |c: usize| (c as f64 * widen) as usize;
         let deep = |n: usize| ((n as f64 * deepen).round_ties_even() as usize).max(1);
-        let stage = |c, n| Stage { channels: wide(c), mid: wide(c) / 2, blocks: deep(n) };
+        let backbone = match self {
+            Variant::R50 => {
+                let stage = |mid, blocks| Stage { channels: 4 * mid, mid, blocks };
+                let stages = [stage(64, 3), stage(128, 4), stage(256, 6), stage(512, 3)];
+                Backbone::ResNet(ResNet { stem: 64, stages })
+            }
+            _ => {
+                let stage = |c, n| Stage { channels: wide(c), mid: wide(c) / 2, blocks: deep(n) };
+                let stages = [stage(128, 3), stage(256, 9), stage(512, 9), stage(1024, 3)];
+                Backbone::Darknet(Darknet { stem: wide(64), stages, spp_mid: wide(1024) / 2 })
+            }
+        };
         Config {
             keypoints,
             levels,
-            backbone: Darknet {
-                stem: wide(64),
-                stages: [stage(128, 3), stage(256, 9), stage(512, 9), stage(1024, 3)],
-                spp_mid: wide(1024) / 2,
-            },
+            backbone,
             neck: Neck { dim: 256, ffn: 1024, layers: 1, mid: wide(256), blocks: deep(3) },
             head: Head {
                 projected: 2 * wide(256),
@@ -88,7 +102,7 @@ pub struct Config {
     /// Head levels: 2 for {P4, P5}, 3 for {P3, P4, P5} (paper, Table 4).
     pub levels: usize,
     /// The backbone.
-    pub backbone: Darknet,
+    pub backbone: Backbone,
     /// The hybrid encoder.
     pub neck: Neck,
     /// The dense head.
@@ -106,14 +120,10 @@ impl Config {
     ///
     /// # Errors
     /// A tensor that is missing, of the wrong shape, or that this network has no use for (those that serve training
-    /// only are let pass); a backbone other than CSPDarknet; constants other than the published ones.
+    /// only are let pass); an extent or count beyond the limits; constants other than the published ones.
     pub fn read(checkpoint: &Checkpoint) -> Result<Config> {
         let probe = Probe::new(checkpoint);
-        if checkpoint.names().any(|n| n.starts_with("backbone.layer1.")) {
-            let what = "a ResNet backbone (RTMO-r50): only networks with a CSPDarknet backbone are supported";
-            return probe.refuse(what.into());
-        }
-        let backbone = Darknet::read(&probe)?;
+        let backbone = Backbone::read(&probe)?;
         let neck = Neck::read(&probe)?;
         let levels = probe.count(|i| format!("{MODULE}.out_cls.{i}.weight"))?;
         if levels != 2 && levels != 3 {
@@ -182,11 +192,13 @@ impl Config {
 }
 
 /// Tensors of a checkpoint that only training uses: proxy keypoint regression, the learnt deviation of the
-/// likelihood loss, batch-norm counters, and buffers of losses and of the preprocessor.
+/// likelihood loss, batch-norm counters, a classifier of images behind the backbone, and buffers of losses and of the
+/// preprocessor.
 fn training_only(name: &str) -> bool {
     name.ends_with(".num_batches_tracked")
         || name.starts_with("head.head_module.out_kpt_reg.")
         || name.starts_with("head.dcc.sigma_fc.")
+        || name.starts_with("backbone.fc.")
         || name.starts_with("head.loss_")
         || name.starts_with("head.assigner.")
         || name.starts_with("data_preprocessor.")

@@ -1,33 +1,23 @@
 //! CSPDarknet (mmpose `models/backbones/csp_darknet.py`): image to C3, C4, C5 at strides 8, 16, 32.
 
+use super::config::Stage;
 use super::net::{Net, Norm};
 use super::probe::Probe;
 use super::signal::{Inputs, Signal};
 use crate::error::Result;
 use crate::plan::{Op, View};
 
-const NORM: Norm = Norm::before_silu(1e-3);
+const NORM: Norm = Norm::before_activation(1e-3);
 
 /// Hyper-parameters of the backbone of RTMO-t, -s, -m and -l.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Darknet {
     /// Channels after the stem.
     pub stem: usize,
-    /// The stages; their outputs have strides 4, 8, 16, 32.
+    /// The stages, each a strided convolution and a CSP layer; their outputs have strides 4, 8, 16, 32.
     pub stages: [Stage; 4],
     /// Channels that the last stage's spatial pyramid pools.
     pub spp_mid: usize,
-}
-
-/// One stage: a strided convolution and a CSP layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stage {
-    /// Channels out.
-    pub channels: usize,
-    /// Channels of each of the CSP layer's two branches.
-    pub mid: usize,
-    /// Darknet bottlenecks in the main branch.
-    pub blocks: usize,
 }
 
 /// The convolution of the stem.
@@ -64,7 +54,8 @@ impl Darknet {
 
     /// Appends the backbone; returns C3, C4, C5.
     pub(super) fn tell(&self, net: &mut Net<'_>, image: View) -> Result<[View; 3]> {
-        let pixels = Inputs::of(12, Signal::PIXELS);
+        // Focus puts four pixels into a cell.
+        let pixels = Inputs::of(12, net.inputs(&[image]).first());
         let stem = net.conv_bn(STEM, [self.stem, 12, 3, 3], NORM, pixels)?.unfocus();
         let mut x = net.conv(STEM, stem, image).stride(2).silu().to("c1")?;
         let mut outputs = [x; 4];

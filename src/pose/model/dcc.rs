@@ -2,8 +2,9 @@
 //! `GAUEncoder`; paper, section 3.2).
 
 use super::head::MODULE;
+use super::limits::{BINS, KEYPOINTS};
 use super::net::{Net, Norm};
-use super::probe::{BINS, KEYPOINTS, Probe};
+use super::probe::Probe;
 use super::signal::{Inputs, Signal};
 use super::source::Init;
 use crate::error::Result;

@@ -7,7 +7,7 @@ use super::source::Init;
 use crate::error::Result;
 use crate::plan::{GridLevel, View};
 
-const NORM: Norm = Norm::before_silu(1e-3);
+const NORM: Norm = Norm::before_activation(1e-3);
 
 pub(super) const MODULE: &str = "head.head_module";
 

@@ -11,7 +11,7 @@ use crate::plan::{Act, Op, PreAdd, View};
 
 /// Added to the variances of its batch norms and layer norms (PyTorch's default).
 const EPS: f64 = 1e-5;
-const NORM: Norm = Norm::before_silu(EPS);
+const NORM: Norm = Norm::before_activation(EPS);
 const LINEAR: Norm = Norm::linear(EPS);
 
 /// Heads of the encoder's attention. No shape tells it; every published configuration says 8.

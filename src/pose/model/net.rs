@@ -27,15 +27,20 @@ pub(super) struct Norm {
 }
 
 impl Norm {
-    /// Before a SiLU, whose gain falls as its inputs grow: around 1, what does not go to plan dies out within some
-    /// layers. (Around 0 it would grow.)
-    pub const fn before_silu(eps: f64) -> Norm {
+    /// Before a SiLU or ReLU. SiLU's gain falls as its inputs grow: around 1, what does not go to plan dies out within
+    /// some layers. (Around 0 it would grow.)
+    pub const fn before_activation(eps: f64) -> Norm {
         Norm { eps, mean: 1.0, var: 1.0 }
     }
 
     /// Without an activation after it.
     pub const fn linear(eps: f64) -> Norm {
         Norm { eps, mean: 0.0, var: 1.0 }
+    }
+
+    /// What makes the sum with a map of this signal as this one's.
+    pub const fn less(self, signal: Signal) -> Norm {
+        Norm { mean: self.mean - signal.mean(), var: self.var - signal.var(), ..self }
     }
 
     /// One of two whose sum is as this one's.
@@ -254,6 +259,10 @@ impl ConvStep<'_, '_> {
     pub fn f32(mut self) -> Self {
         self.shape.dtype = DType::F32;
         self
+    }
+
+    pub fn relu(self) -> Self {
+        self.act(Act::Relu)
     }
 
     /// Adds a residual after the activation.

@@ -1,18 +1,8 @@
 //! Reads hyper-parameters off the names and shapes of a checkpoint's tensors.
 
+use super::limits::{CHANNELS, LAYERS};
 use crate::error::{Error, Result};
 use crate::weights::Checkpoint;
-
-// A file's shapes size everything that is computed with it, so each has a limit. Published networks stay far below.
-
-/// Channels of a map, and other widths. Published: 2048.
-pub(super) const CHANNELS: usize = 1 << 14;
-/// Layers, blocks or convolutions in a row. Published: 9.
-pub(super) const LAYERS: usize = 64;
-/// Keypoints of a person. Published: 17.
-pub(super) const KEYPOINTS: usize = 1 << 10;
-/// Bins of a coordinate. Published: 256.
-pub(super) const BINS: usize = 1 << 12;
 
 /// Looks up extents and counts layers.
 pub(super) struct Probe<'a> {

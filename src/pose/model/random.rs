@@ -2,11 +2,12 @@
 //! boxes of the size of people, soft heatmaps) without being one. For benchmarks, and for tests that compare with
 //! PyTorch: `tools/dump_reference.py` generates the same.
 
-use super::config::{ANY_INPUT, Config, Variant};
+use super::config::{ANY_INPUT, Config};
 use super::signal::Inputs;
 use super::source::{Init, Source};
 use super::tell;
 use crate::error::Result;
+use crate::variant::Variant;
 use crate::weights::Checkpoint;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 /// suits the layer. Batch norms get the statistics that their input has if all goes to plan, so that what SiLU sees
 /// has mean and variance 1. About one grid cell in fifty passes the default score threshold.
 pub fn random(variant: Variant, keypoints: usize, levels: usize, seed: u64) -> Checkpoint {
-    let label = format!("generated rtmo-{} of {keypoints} keypoints, seed {seed}", variant.letter());
+    let label = format!("generated {variant} of {keypoints} keypoints, seed {seed}");
     Checkpoint::from_tensors(label, random_tensors(&variant.config(keypoints, levels), seed))
 }
 

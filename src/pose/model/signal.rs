@@ -19,6 +19,8 @@ impl Signal {
     /// `max(z, 0)` for such a `z`; and nearly so for the sum of such a map and one that brings `z` back to mean and
     /// variance 1.
     pub const RELU: Signal = Signal::new(1.083, 0.751);
+    /// The maxima of windows of 3 pixels of such a map of a picture.
+    pub const POOLED_RELU: Signal = Signal::new(1.4, 0.8);
     /// The maxima of windows of 5, 9 and 13 pixels of a map of [`Signal::SILU`].
     pub const POOLED_SILU: Signal = Signal::new(3.0, 0.8);
 
