@@ -3,13 +3,12 @@
 //! ```text
 //! plan -> prepare, choice (choose kernels, pack weights) -> phases of items -> run: one parallel region, a barrier a phase
 //!   pool, share                                            threads, and who does which items
-//!   direct, winograd, amx, attention, pointwise, pose         operations
+//!   direct, winograd, amx, ops, pose                       operations
 //!     micro, factor, matrix, pack, epilogue, math, prefetch  what they are made of
 //!       simd                                                 what a vector is, per instruction set
 //! ```
 
 pub mod amx;
-pub mod attention;
 pub mod choice;
 pub mod direct;
 pub mod epilogue;
@@ -22,7 +21,6 @@ pub mod micro;
 pub mod ops;
 pub mod pack;
 pub mod peak;
-pub mod pointwise;
 pub mod pool;
 pub mod pose;
 mod prefetch;

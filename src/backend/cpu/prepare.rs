@@ -3,14 +3,12 @@
 use super::CpuOptions;
 use super::amx::conv::TileConv;
 use super::amx::unit::Unit;
-use super::attention;
 use super::choice::{Algorithm, Layer};
 use super::direct::{self, Direct, Shape};
 use super::epilogue::{Addend, Epilogue};
 use super::factor::{Factor, round_keeping_sum};
 use super::memory::{Block, Map};
-use super::ops::max_pool::MaxPool;
-use super::pointwise::{LayerNorm, PoolPyramid};
+use super::ops::{attention, layer_norm, max_pool, pool_pyramid};
 use super::simd::Simd;
 use super::winograd::scheme::{F23, F23Stride2, F43, F43Stride2, Scheme};
 use super::winograd::{self, Winograd};
@@ -145,33 +143,17 @@ impl<S: Simd> Builder<'_, S> {
     }
 
     fn step(&mut self, plan: &mut Plan, step: usize) {
-        let simd = self.simd;
         match plan.steps[step].op.clone() {
             Op::Conv(conv) => self.conv(plan, step, &conv),
             Op::PoolPyramid { src, dst, window } => {
-                let (src, dst) = (self.map(plan, src), self.map(plan, dst));
-                self.push(step, "pool", PoolPyramid { simd, src, dst, window });
+                pool_pyramid::prepare(self, plan, step, (src, dst), window);
             }
             Op::MaxPool { src, dst, window, stride, .. } => {
-                let (src, dst) = (self.map(plan, src), self.map(plan, dst));
-                self.push(step, "max pool", MaxPool { simd, src, dst, window, stride });
+                max_pool::prepare(self, plan, step, (src, dst), (window, stride));
             }
-            Op::Attention { qkv, dst, heads } => {
-                let mut layout = attention::Layout {
-                    qkv: self.map(plan, qkv),
-                    dst: self.map(plan, dst),
-                    heads,
-                    packed: 0,
-                };
-                layout.packed = self.reserve(layout.packed_len::<S>());
-                self.push(step, "pack", attention::Pack { simd, layout: layout.clone() });
-                self.push(step, "attend", attention::Attend::new(simd, layout));
-            }
+            Op::Attention { qkv, dst, heads } => attention::prepare(self, plan, step, (qkv, dst), heads),
             Op::LayerNorm { src, dst, gamma, beta, eps } => {
-                let (src, dst) = (self.map(plan, src), self.map(plan, dst));
-                let (gamma, beta) =
-                    (Block::from_slice(&self.take(plan, gamma)), Block::from_slice(&self.take(plan, beta)));
-                self.push(step, "layer norm", LayerNorm { simd, src, dst, gamma, beta, eps });
+                layer_norm::prepare(self, plan, step, (src, dst), (gamma, beta), eps);
             }
             Op::Pose(pose) => self.pose(plan, step, pose),
         }

@@ -1,8 +1,10 @@
 //! Max pooling with a stride.
 
 use crate::backend::cpu::memory::Map;
+use crate::backend::cpu::prepare::Builder;
 use crate::backend::cpu::simd::{Kernel, Simd};
 use crate::backend::cpu::work::{Context, Scratch, Work};
+use crate::plan::{Plan, View};
 
 /// Maximum over `window x window` pixels around every `stride`-th, an item a row of the output.
 pub struct MaxPool<S> {
@@ -63,4 +65,17 @@ impl Kernel for Maximum<'_> {
             *out = if *value > *out { *value } else { *out };
         }
     }
+}
+
+/// Adds the step's phase.
+pub(in crate::backend::cpu) fn prepare<S: Simd>(
+    builder: &mut Builder<'_, S>,
+    plan: &Plan,
+    step: usize,
+    (src, dst): (View, View),
+    (window, stride): (usize, usize),
+) {
+    let simd = builder.simd;
+    let (src, dst) = (builder.map(plan, src), builder.map(plan, dst));
+    builder.push(step, "max pool", MaxPool { simd, src, dst, window, stride });
 }

@@ -3,12 +3,14 @@
 //! Keys and values are packed first, as the weights of two matrix products; then blocks of queries run both products
 //! with the softmax between them in thread-local scratch.
 
-use super::math;
-use super::memory::Map;
-use super::micro::{MAX_ROWS, Micros, Tile, max_rows};
-use super::pack::{Panel, panels, tiles};
-use super::simd::{Kernel, Simd};
-use super::work::{Context, Scratch, ScratchSize, Work};
+use crate::backend::cpu::math;
+use crate::backend::cpu::memory::Map;
+use crate::backend::cpu::micro::{MAX_ROWS, Micros, Tile, max_rows};
+use crate::backend::cpu::pack::{Panel, panels, tiles};
+use crate::backend::cpu::prepare::Builder;
+use crate::backend::cpu::simd::{Kernel, Simd};
+use crate::backend::cpu::work::{Context, Scratch, ScratchSize, Work};
+use crate::plan::{Plan, View};
 
 /// Queries an item.
 const QUERIES: usize = 24;
@@ -226,4 +228,19 @@ impl<S: Simd> Work for Attend<S> {
             }
         }
     }
+}
+
+/// Adds the step's two phases.
+pub(in crate::backend::cpu) fn prepare<S: Simd>(
+    builder: &mut Builder<'_, S>,
+    plan: &Plan,
+    step: usize,
+    (qkv, dst): (View, View),
+    heads: usize,
+) {
+    let simd = builder.simd;
+    let mut layout = Layout { qkv: builder.map(plan, qkv), dst: builder.map(plan, dst), heads, packed: 0 };
+    layout.packed = builder.reserve(layout.packed_len::<S>());
+    builder.push(step, "pack", Pack { simd, layout: layout.clone() });
+    builder.push(step, "attend", Attend::new(simd, layout));
 }
