@@ -1,17 +1,14 @@
 //! The CPU backend: handwritten SIMD kernels, a thread pool, one arena.
 //!
 //! ```text
-//! plan -> prepare, choice (choose kernels, pack weights) -> phases of items -> run: one parallel region, a barrier a phase
-//!   pool, share                                            threads, and who does which items
-//!   direct, winograd, amx, ops, pose                       operations
-//!     micro, factor, matrix, pack, epilogue, math, prefetch  what they are made of
-//!       simd                                                 what a vector is, per instruction set
+//! plan -> prepare (choose kernels, pack weights) -> phases of items -> run: one parallel region, a barrier a phase
+//!   pool, share                                             threads; which thread runs which items
+//!   ops, pose                                               operations, a file or folder each
+//!     micro, amx, factor, matrix, pack, math, prefetch      what they are made of
+//!       simd                                                what a vector is, per instruction set
 //! ```
 
 pub mod amx;
-pub mod choice;
-pub mod direct;
-pub mod epilogue;
 pub mod factor;
 pub mod isa;
 pub mod math;
@@ -28,7 +25,6 @@ pub mod prepare;
 mod probe;
 mod share;
 pub mod simd;
-pub mod winograd;
 pub mod work;
 
 pub use isa::Isa;

@@ -1,21 +1,13 @@
 //! From a plan to phases of work: kernels chosen, weights packed, maps resolved.
 
 use super::CpuOptions;
-use super::amx::conv::TileConv;
 use super::amx::unit::Unit;
-use super::choice::{Algorithm, Layer};
-use super::direct::{self, Direct, Shape};
-use super::epilogue::{Addend, Epilogue};
-use super::factor::{Factor, round_keeping_sum};
-use super::memory::{Block, Map};
+use super::memory::Map;
 use super::ops::{attention, layer_norm, max_pool, pool_pyramid};
 use super::simd::Simd;
-use super::winograd::scheme::{F23, F23Stride2, F43, F43Stride2, Scheme};
-use super::winograd::{self, Winograd};
 use super::work::Work;
 use crate::backend::Precision;
-use crate::plan::{Arena, Conv, DType, Op, Plan, PreAdd, TensorId, View};
-use half::bf16;
+use crate::plan::{Arena, Op, Plan, TensorId, View};
 use std::sync::Mutex;
 use std::thread;
 
@@ -104,10 +96,10 @@ fn uses(plan: &Plan) -> Vec<usize> {
 pub(super) struct Builder<'a, S> {
     pub(super) simd: S,
     arena: &'a Arena,
-    threads: usize,
-    precision: Precision,
+    pub(super) threads: usize,
+    pub(super) precision: Precision,
     /// For convolutions below fp32.
-    unit: Option<Unit>,
+    pub(super) unit: Option<Unit>,
     arena_len: usize,
     pub(super) input: Option<(View, Map, usize)>,
     uses: Vec<usize>,
@@ -127,7 +119,7 @@ impl<S: Simd> Builder<'_, S> {
     }
 
     /// As `push`, of what takes time to make.
-    fn push_later<W: Work + 'static>(
+    pub(super) fn push_later<W: Work + 'static>(
         &mut self,
         step: usize,
         kernel: &'static str,
@@ -169,140 +161,4 @@ impl<S: Simd> Builder<'_, S> {
             _ => Map::new(plan, self.arena, view),
         }
     }
-
-    fn conv(&mut self, plan: &mut Plan, step: usize, conv: &Conv) {
-        let (mut weight, bias) = (self.take(plan, conv.weight), self.take(plan, conv.bias));
-        let pre = match conv.pre_add {
-            PreAdd::None => Addend::None,
-            PreAdd::Same(view) => Addend::Same(self.map(plan, view)),
-            PreAdd::Upsampled(view) => Addend::Upsampled(self.map(plan, view)),
-            PreAdd::Table(id) => Addend::Table(Block::from_slice(&self.take(plan, id))),
-        };
-        let dst = self.map(plan, conv.dst);
-        let epilogue =
-            Epilogue { dst, pre, act: conv.act, post: conv.post_add.map(|view| self.map(plan, view)) };
-        let mut shape =
-            Shape { kernel: conv.kernel, stride: conv.stride, pad: conv.pad, groups: conv.groups };
-        let src = match self.input {
-            // The border takes the padding's place.
-            Some((input, map, border)) if input.buffer == conv.src.buffer && border == conv.pad => {
-                shape.pad = 0;
-                map
-            }
-            _ => self.map(plan, conv.src),
-        };
-        let dtype = plan.buffer_of(conv.dst).dtype;
-        let kernel = self.choose(&Layer { src: &src, dst: &dst, shape, lanes: S::LANES }, dtype);
-        let input = self.input.is_some_and(|(input, ..)| input.buffer == conv.src.buffer);
-        if input && self.precision == Precision::Bf16 && !matches!(kernel, Kernel::F32(_)) {
-            for filter in weight.chunks_exact_mut(shape.kernel * shape.kernel * src.c) {
-                for channel in 0..src.c {
-                    round_keeping_sum(
-                        &mut filter.iter_mut().skip(channel).step_by(src.c).collect::<Vec<_>>(),
-                    );
-                }
-            }
-        }
-        let layer = Unpacked { step, src, shape, weight, bias, epilogue };
-        match kernel {
-            // A constant, so that no bf16 kernel is compiled for the other instruction sets.
-            Kernel::Tiles(unit) if S::BF16 => self.tiles(layer, unit),
-            Kernel::Bf16(Algorithm::F23) if S::BF16 => {
-                self.winograd::<F23, bf16>(layer, "winograd 2 bf16");
-            }
-            Kernel::Bf16(Algorithm::F23Stride2) if S::BF16 => {
-                self.winograd::<F23Stride2, bf16>(layer, "winograd 2 s2 bf16");
-            }
-            Kernel::Bf16(_) if S::BF16 => {
-                self.direct::<bf16>(layer, ["1x1 bf16", "direct bf16", "grouped bf16"]);
-            }
-            Kernel::F32(Algorithm::F43) => self.winograd::<F43, f32>(layer, "winograd"),
-            Kernel::F32(Algorithm::F43Stride2) => self.winograd::<F43Stride2, f32>(layer, "winograd s2"),
-            _ => self.direct::<f32>(layer, ["1x1", "direct", "grouped"]),
-        }
-    }
-
-    /// What a convolution is best computed by in this precision.
-    fn choose(&self, layer: &Layer<'_>, dst: DType) -> Kernel {
-        let rounded = self.precision != Precision::Fp32 && dst == DType::Working;
-        match self.unit {
-            Some(unit) if rounded => Kernel::Tiles(unit),
-            None if rounded => layer.bf16().map_or(Kernel::F32(layer.f32()), Kernel::Bf16),
-            _ => Kernel::F32(layer.f32()),
-        }
-    }
-
-    fn winograd<W: Scheme, T: Factor>(&mut self, layer: Unpacked, name: &'static str) {
-        let Unpacked { step, src, weight, bias, epilogue, .. } = layer;
-        let (simd, cut) = (self.simd, self.winograd_cut::<W, T>(&src, &epilogue.dst));
-        let make = move || Winograd::<S, W, T>::new(simd, src, &weight, &bias, epilogue, cut);
-        self.push_later(step, name, make);
-    }
-
-    fn tiles(&mut self, layer: Unpacked, unit: Unit) {
-        let (names, parts) = match self.precision {
-            Precision::Bf16x3 => (["1x1 amx bf16x3", "direct amx bf16x3", "grouped amx bf16x3"], 2),
-            _ => (["1x1 amx bf16", "direct amx bf16", "grouped amx bf16"], 1),
-        };
-        let name = layer.shape.pick(names);
-        let Unpacked { step, src, shape, weight, bias, epilogue } = layer;
-        let (simd, threads) = (self.simd, self.threads);
-        let make = move || TileConv::new((simd, unit, parts), src, shape, &weight, &bias, epilogue, threads);
-        self.push_later(step, name, make);
-    }
-
-    /// `names` of 1x1, other, and grouped layers.
-    fn direct<T: Factor>(&mut self, layer: Unpacked, names: [&'static str; 3]) {
-        let name = layer.shape.pick(names);
-        let Unpacked { step, src, shape, weight, bias, epilogue } = layer;
-        let (simd, cut) = (self.simd, self.direct_cut(&epilogue.dst, weight.len() * size_of::<T>()));
-        let make = move || Direct::<S, T>::new(simd, src, shape, &weight, &bias, epilogue, cut);
-        self.push_later(step, name, make);
-    }
-
-    /// Blocks of patches whose transformed input leaves half of a core's second-level cache (512 KiB on the smallest
-    /// CPUs in question, 1 MiB on those with bf16) to the weights that stream through it, an even share of blocks for
-    /// each thread. Where the weights outweigh that, larger blocks read them less often. Maps of few patches are cut by
-    /// output channels, so that each thread reads only its part of the weights.
-    fn winograd_cut<W: Scheme, T: Factor>(&self, src: &Map, dst: &Map) -> winograd::Cut {
-        let patches = dst.h.div_ceil(W::OUT) * dst.w.div_ceil(W::OUT);
-        let patch_bytes = W::POINTS * W::POINTS * src.c * size_of::<T>();
-        let weight_bytes = W::DISTINCT * W::DISTINCT * src.c * dst.c * size_of::<T>();
-        let (cache, heavy) = if T::IN_PLACE { (250 << 10, 12 << 20) } else { (500 << 10, 4 << 20) };
-        let cached = cache / patch_bytes;
-        let block = if cached < 6 || weight_bytes > heavy { W::BLOCK.max(25) } else { cached.min(W::BLOCK) };
-        if patches <= 25 {
-            return winograd::Cut { patches: block, ranges: self.threads.min(dst.c / 32).max(1) };
-        }
-        let blocks = patches.div_ceil(block).next_multiple_of(self.threads);
-        winograd::Cut { patches: patches.div_ceil(blocks), ranges: 1 }
-    }
-
-    fn direct_cut(&self, dst: &Map, weight_bytes: usize) -> direct::Cut {
-        let pixels = dst.pixels();
-        // Weights beyond a mebibyte: each thread takes its own output channels.
-        let ranges = if weight_bytes > 1 << 20 { (2 * self.threads).min(dst.c / 32).max(1) } else { 1 };
-        let blocks = pixels.div_ceil(96).next_multiple_of(self.threads);
-        direct::Cut { pixels: pixels.div_ceil(blocks), ranges }
-    }
-}
-
-/// What multiplies in a convolution.
-enum Kernel {
-    /// Vectors of f32.
-    F32(Algorithm),
-    /// Vectors of bf16 pairs.
-    Bf16(Algorithm),
-    /// Tiles, in bf16 or bf16x3.
-    Tiles(Unit),
-}
-
-/// A convolution before its weights are packed.
-struct Unpacked {
-    step: usize,
-    src: Map,
-    shape: Shape,
-    weight: Vec<f32>,
-    bias: Vec<f32>,
-    epilogue: Epilogue,
 }

@@ -22,9 +22,9 @@
 
 use super::round::Target;
 use super::unit::{BLOCK, DEPTH, Product, ROWS, Segment, TILE, Unit, place};
-use crate::backend::cpu::direct::Shape;
-use crate::backend::cpu::epilogue::{Epilogue, Region};
 use crate::backend::cpu::memory::{Block, Map};
+use crate::backend::cpu::ops::conv::direct::Shape;
+use crate::backend::cpu::ops::conv::epilogue::{Epilogue, Region};
 use crate::backend::cpu::simd::{Kernel, Simd};
 use crate::backend::cpu::work::{Context, Scratch, ScratchSize, Work};
 use half::bf16;

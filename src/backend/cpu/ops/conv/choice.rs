@@ -16,9 +16,9 @@
 //! rounded is, and none needs an algorithm with fewer products.
 
 use super::direct::Shape;
-use super::factor::Factor;
-use super::memory::Map;
 use super::winograd::scheme::{F23, F23Stride2, F43, F43Stride2, Scheme};
+use crate::backend::cpu::factor::Factor;
+use crate::backend::cpu::memory::Map;
 use half::bf16;
 
 /// An algorithm; those of two outputs are for bf16 only.

@@ -5,13 +5,13 @@
 //! are bf16, the block's input is converted first, once for all its taps and panels.
 
 use super::epilogue::{Epilogue, Region};
-use super::factor::{Convert, Factor};
-use super::memory::{Block, Map};
-use super::micro::{MAX_ROWS, Micros, Tile, max_rows};
-use super::pack::{Panel, pack, panels, tiles};
-use super::prefetch;
-use super::simd::Simd;
-use super::work::{Context, Scratch, ScratchSize, Work};
+use crate::backend::cpu::factor::{Convert, Factor};
+use crate::backend::cpu::memory::{Block, Map};
+use crate::backend::cpu::micro::{MAX_ROWS, Micros, Tile, max_rows};
+use crate::backend::cpu::pack::{Panel, pack, panels, tiles};
+use crate::backend::cpu::prefetch;
+use crate::backend::cpu::simd::Simd;
+use crate::backend::cpu::work::{Context, Scratch, ScratchSize, Work};
 use std::ops::Range;
 
 /// Shape of a convolution.

@@ -2,9 +2,9 @@
 
 use super::scheme::{MAX, MAX_OUT, Scheme};
 use super::{Column, Winograd};
-use crate::backend::cpu::epilogue::{Addend, Epilogue, Region};
 use crate::backend::cpu::factor::Factor;
 use crate::backend::cpu::memory::Map;
+use crate::backend::cpu::ops::conv::epilogue::{Addend, Epilogue, Region};
 use crate::backend::cpu::pack::Panel;
 use crate::backend::cpu::prefetch;
 use crate::backend::cpu::simd::{Kernel, Simd};

@@ -18,12 +18,12 @@ pub mod scheme;
 mod transform;
 
 use super::epilogue::Epilogue;
-use super::factor::Factor;
-use super::memory::{Block, Map};
-use super::micro::{MAX_ROWS, Micros, Tile, max_rows};
-use super::pack::{Panel, panels, place, tiles};
-use super::simd::Simd;
-use super::work::{Context, Scratch, ScratchSize, Work};
+use crate::backend::cpu::factor::Factor;
+use crate::backend::cpu::memory::{Block, Map};
+use crate::backend::cpu::micro::{MAX_ROWS, Micros, Tile, max_rows};
+use crate::backend::cpu::pack::{Panel, panels, place, tiles};
+use crate::backend::cpu::simd::Simd;
+use crate::backend::cpu::work::{Context, Scratch, ScratchSize, Work};
 use scheme::{MAX, Scheme};
 use std::array::from_fn;
 use std::marker::PhantomData;

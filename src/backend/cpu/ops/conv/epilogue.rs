@@ -1,9 +1,9 @@
 //! The end of every convolution: pre-activation addend, activation, residual, store into a channel slice. The bias
 //! is in already: it is the accumulators' initial value.
 
-use super::math;
-use super::memory::{Block, Map};
-use super::simd::{Kernel, Simd};
+use crate::backend::cpu::math;
+use crate::backend::cpu::memory::{Block, Map};
+use crate::backend::cpu::simd::{Kernel, Simd};
 use crate::plan::Act;
 
 /// An activation as a type, so that loops are compiled for each.
