@@ -92,6 +92,10 @@ impl Bench {
             Some(path) => (Photo::open(path)?, path.display().to_string()),
             None => (generated_photo(1280, 720), "generated".into()),
         };
+        let fallback = self.network.fallback();
+        if let Some(fallback) = &fallback {
+            terminal.say(fallback)?;
+        }
         if self.sweep {
             let sweep = Sweep {
                 network: &self.network,
@@ -114,10 +118,6 @@ impl Bench {
 
         let photos = vec![photo; self.batch.into()];
         let (w, h) = engine.input_size();
-        let fallback = self.network.fallback(engine.options().placement);
-        if let Some(fallback) = &fallback {
-            terminal.say(fallback)?;
-        }
         terminal.say(format!("rtmo-engine {}", env!("CARGO_PKG_VERSION")))?;
         terminal.say(format!(
             "model    {}, {} keypoints, {w}x{h}; {weights}",

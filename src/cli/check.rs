@@ -53,6 +53,9 @@ impl Check {
         if let Some(warning) = self.network.crowded() {
             terminal.complain("warning", warning);
         }
+        if let Some(fallback) = self.network.fallback() {
+            terminal.say(fallback)?;
+        }
         let photo = Photo::open(&self.image)?;
         let checkpoint = self.network.any_checkpoint(&terminal)?;
         let generated = !checkpoint.path().is_file();
@@ -63,9 +66,6 @@ impl Check {
         let asked = self.network.placement();
         let (mut found, taken) = asked.prepare_to_read(plan.clone())?;
         let precision = taken.precision.unwrap_or_default();
-        if let Some(fallback) = self.network.fallback(taken) {
-            terminal.say(fallback)?;
-        }
         let (mut expected, right): (Box<dyn Executor>, String) = match precision {
             Precision::Fp32 => (Box::new(Reference::new(plan)), "64-bit arithmetic".into()),
             Precision::Bf16 | Precision::Bf16x3 | Precision::Fp16 => {

@@ -155,14 +155,14 @@ impl Network {
         }
     }
 
-    /// Says so, if fp16 was asked for and the CPU computes in fp32 instead, since no GPU can be used.
-    pub fn fallback(&self, taken: Placement) -> Option<String> {
-        let asked = self.placement();
-        if asked.precision != Some(Precision::Fp16) || taken.precision == asked.precision {
+    /// Says so, if fp16 is asked for and the CPU computes in fp32 instead, since no GPU can be used.
+    pub fn fallback(&self) -> Option<String> {
+        let Placement { device: Device::Auto, precision: Some(Precision::Fp16), .. } = self.placement()
+        else {
             return None;
-        }
-        let why = device::cuda().err().map_or_else(String::new, |why| format!(" ({why})"));
-        Some(format!("fp16 needs a GPU that can be used: computing in fp32 on the CPU instead{why}"))
+        };
+        let why = device::cuda().err()?;
+        Some(format!("fp16 needs a GPU that can be used: computing in fp32 on the CPU instead ({why})"))
     }
 
     /// A warning, if a CPU is to run more threads than it can at once.

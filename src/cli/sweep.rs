@@ -53,9 +53,6 @@ impl Sweep<'_> {
             drop(checkpoint);
             if backend.is_empty() {
                 backend = engine.executor().describe();
-                if let Some(fallback) = network.fallback(engine.options().placement) {
-                    terminal.say(fallback)?;
-                }
                 terminal.say(format!("machine  {}\nbackend  {backend}\n", cpu::name()))?;
             }
             let (w, h) = engine.input_size();

@@ -282,8 +282,7 @@ impl Infer {
             heatmaps: self.heatmaps,
         };
         let engine = Engine::from_checkpoint(&checkpoint, options)?;
-        let fallback = self.network.fallback(engine.options().placement);
-        for warning in fallback.into_iter().chain(self.network.crowded()) {
+        for warning in self.network.fallback().into_iter().chain(self.network.crowded()) {
             terminal.complain("warning", warning);
         }
         let (w, h) = engine.input_size();
