@@ -6,7 +6,7 @@
 //! ```
 //!
 //! An operation is a folder of `ops/` or `pose/`, with kernel, parameters, limits, packing and launch side by side, and a row in the
-//! table of [`ops::of`] or [`pose::of`].
+//! table of `ops::of` or `pose::of`.
 //!
 //! Maps are stored in fp16 NHWC and summed in fp32; predictions, boxes, and everything about survivors is fp32. The
 //! kernels know operations, `ops/conv` which convolution kernel suits which shape. `gpu.rs` is all that
