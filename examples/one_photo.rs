@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (i, person) in people.iter().enumerate() {
         println!("person {i}, score {:.2}", person.score);
         for (k, point) in person.keypoints.iter().enumerate() {
-            let name = skeleton.map_or("", |s| s.keypoints[k]);
+            let name = skeleton.map_or("", |s| s.keypoint(k));
             println!("  {name:16} {:7.1} {:7.1}  {:.2}", point.x, point.y, point.score);
         }
     }

@@ -57,6 +57,7 @@
 //! Every fallible function returns [`Error`], whose text says what went wrong, where, what was expected and what was found.
 //! Files of any content give errors, never panics.
 
+#[cfg(any(feature = "codecs", feature = "cuda", feature = "download"))]
 #[doc(hidden)]
 pub mod atomic_file;
 #[doc(hidden)]
@@ -83,8 +84,8 @@ pub use engine::{Compat, Detections, Engine, EngineOptions, Timings};
 pub use error::{Error, Result};
 #[doc(hidden)]
 pub use error::{printable, printable_lines, shown};
-pub use pose::{Heatmaps, Keypoint, Person};
+#[cfg(feature = "codecs")]
+pub use output::draw::{DrawOptions, draw_people};
+pub use pose::{Bone, Heatmaps, Keypoint, Person, Rgb, Side, Skeleton};
 pub use variant::Variant;
-pub use vision::draw::{DrawOptions, draw_people};
-pub use vision::skeleton::Side;
-pub use vision::{ChannelOrder, Image, Photo, Skeleton};
+pub use vision::{ChannelOrder, Image, Photo};

@@ -3,12 +3,13 @@
 
 use proptest::prelude::*;
 use rtmo_engine::Error;
+use rtmo_engine::Skeleton;
 use rtmo_engine::atomic_file::AtomicFile;
+use rtmo_engine::output::draw::{DrawOptions, draw_heatmaps, draw_people};
 use rtmo_engine::output::{CocoWriter, ImageIds, write_json_line};
 use rtmo_engine::pose::letterbox::Geometry;
 use rtmo_engine::pose::{Keypoint, Letterbox, Person, people};
-use rtmo_engine::vision::draw::{DrawOptions, draw_heatmaps, draw_people};
-use rtmo_engine::vision::{Photo, Skeleton, decode, encode, sources};
+use rtmo_engine::vision::{Photo, decode, encode, sources};
 use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};

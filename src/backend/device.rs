@@ -2,6 +2,7 @@
 
 use super::Executor;
 use super::cpu::{CpuExecutor, CpuOptions};
+#[cfg(feature = "cuda")]
 use super::cuda::{self, CudaExecutor};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -129,18 +130,25 @@ impl Placement {
     fn place(&self, plan: Plan, keep: bool) -> Result<(Box<dyn Executor>, Placement)> {
         match self.device {
             Device::Cpu => self.cpu(plan, keep),
+            #[cfg(feature = "cuda")]
             Device::Cuda(ordinal) => self.cuda(plan, ordinal, keep),
+            #[cfg(not(feature = "cuda"))]
+            Device::Cuda(_) => Err(Error::Device(NO_CUDA.into())),
             // fp32 and both kinds of bf16 are for CPUs, fp16 is for GPUs.
             Device::Auto => match self.precision {
                 Some(Precision::Fp32 | Precision::Bf16 | Precision::Bf16x3) => self.cpu(plan, keep),
-                Some(Precision::Fp16) | None => match usable_gpu() {
-                    Ok(gpu) => self.cuda(plan, gpu.ordinal, keep),
-                    Err(_) => Placement { precision: None, ..*self }.cpu(plan, keep),
-                },
+                Some(Precision::Fp16) | None => {
+                    #[cfg(feature = "cuda")]
+                    if let Ok(gpu) = usable_gpu() {
+                        return self.cuda(plan, gpu.ordinal, keep);
+                    }
+                    Placement { precision: None, ..*self }.cpu(plan, keep)
+                }
             },
         }
     }
 
+    #[cfg(feature = "cuda")]
     fn cuda(&self, plan: Plan, ordinal: usize, keep: bool) -> Result<(Box<dyn Executor>, Placement)> {
         let precision = self.precision.unwrap_or(Precision::Fp16);
         if precision != Precision::Fp16 {
@@ -171,6 +179,7 @@ impl Placement {
 }
 
 /// The first GPU that the compiled kernels run on.
+#[cfg(feature = "cuda")]
 fn usable_gpu() -> Result<cuda::DeviceInfo> {
     if cuda::compiled_archs().is_empty() {
         return Err(Error::Device(NO_KERNELS.into()));
@@ -184,6 +193,7 @@ fn usable_gpu() -> Result<cuda::DeviceInfo> {
 ///
 /// # Errors
 /// Why none can, and how that can be changed.
+#[cfg(feature = "cuda")]
 pub fn cuda() -> Result<String> {
     usable_gpu()?;
     let one = |device: cuda::DeviceInfo| {
@@ -200,9 +210,22 @@ pub fn cuda() -> Result<String> {
     Ok(devices.join("; "))
 }
 
+/// What GPU work can be done here: none, for this build leaves GPUs out.
+///
+/// # Errors
+/// Always.
+#[cfg(not(feature = "cuda"))]
+pub fn cuda() -> Result<String> {
+    Err(Error::Device(NO_CUDA.into()))
+}
+
 /// The GPU architectures that this build has kernels for, with or without a GPU here.
 pub fn compiled_for() -> String {
-    match cuda::compiled_archs().join(", ") {
+    #[cfg(feature = "cuda")]
+    let archs = cuda::compiled_archs().join(", ");
+    #[cfg(not(feature = "cuda"))]
+    let archs = String::new();
+    match archs {
         none if none.is_empty() => "for CPUs only".into(),
         archs => format!("for CPUs, and GPUs of {archs}"),
     }
@@ -211,5 +234,10 @@ pub fn compiled_for() -> String {
 /// More threads than any machine has cores.
 const MAX_THREADS: usize = 1024;
 
+#[cfg(feature = "cuda")]
 const NO_KERNELS: &str = "this build has no CUDA kernels: build it where nvcc is (CUDA_HOME or PATH says where) for \
                           --device cuda; --device cpu runs on every machine";
+
+#[cfg(not(feature = "cuda"))]
+const NO_CUDA: &str =
+    "this build leaves GPUs out (it has no feature `cuda`): --device cpu runs on every machine";

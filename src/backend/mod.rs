@@ -1,6 +1,7 @@
 //! Backends execute [`Plan`]s. They know operations, not RTMO.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod device;
 mod profile;

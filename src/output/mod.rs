@@ -1,6 +1,8 @@
-//! People to files: JSON lines, COCO results. Files appear when they are whole.
+//! People to files: JSON lines, COCO results, pictures. Files appear when they are whole.
 
 mod coco;
+#[cfg(feature = "codecs")]
+pub mod draw;
 mod json;
 
 pub use coco::{CocoWriter, ImageIds};

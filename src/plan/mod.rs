@@ -15,6 +15,7 @@ mod arena;
 mod check;
 mod pose;
 
+#[cfg(feature = "cuda")]
 pub(crate) use arena::place;
 pub use arena::{Arena, Lifetime};
 pub use pose::{BinAxis, BinDecode, Gau, GridLevel, MAX_LEVELS, Pose};

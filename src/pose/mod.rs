@@ -9,8 +9,10 @@ pub mod model;
 pub mod people;
 mod run;
 pub mod select;
+pub mod skeleton;
 
 pub use letterbox::Letterbox;
 pub use people::{Heatmaps, Keypoint, Person, people};
 pub use run::{Frame, RunOptions, SelectParams, Survivors};
 pub use select::{Candidate, LevelMaps, SelectScratch, select};
+pub use skeleton::{Bone, Rgb, Side, Skeleton};

@@ -1,8 +1,10 @@
 //! A picture that somebody else owns: what the engine reads.
 
 use super::Photo;
-use super::decode::MAX_SIDE;
 use crate::error::{Error, Result};
+
+/// No photo may be wider or higher: OpenCV's limit, and coordinates of 1/1024 pixel still fit 32 bits.
+pub const MAX_SIDE: usize = 1 << 20;
 
 /// In which order a pixel's three bytes come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

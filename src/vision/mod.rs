@@ -1,13 +1,13 @@
-//! Pictures in, pictures out: decoding, encoding, drawing.
+//! Pictures: in memory, from files, to files.
 
+#[cfg(feature = "codecs")]
 pub mod decode;
-pub mod draw;
+#[cfg(feature = "codecs")]
 pub mod encode;
 mod image;
 mod photo;
-pub mod skeleton;
+#[cfg(feature = "cli")]
 pub mod sources;
 
-pub use image::{ChannelOrder, Image};
+pub use image::{ChannelOrder, Image, MAX_SIDE};
 pub use photo::Photo;
-pub use skeleton::Skeleton;

@@ -15,16 +15,25 @@
 //! | inflated entries together | 4 times the file and 4 MB | `torch.rs` |
 //! | header of safetensors | 100 MB, with 4096 metadata | `safetensors.rs` |
 
+mod architecture;
+#[cfg(feature = "download")]
 mod convert;
+#[cfg(feature = "download")]
 mod download;
 mod pickle;
 pub mod registry;
 mod safetensors;
+#[cfg(feature = "download")]
+mod save;
 mod torch;
 
-pub use convert::{Architecture, Conversion, Inspection, MAX_FILE_INPUT, convert, input_size, inspect};
+pub use architecture::{Architecture, Inspection, MAX_FILE_INPUT, input_size, inspect};
+#[cfg(feature = "download")]
+pub use convert::{Conversion, convert};
+#[cfg(feature = "download")]
 pub use download::{DownloadOptions, Progress, Standing, address, download, remove, standing};
-pub use safetensors::{SaveType, save_safetensors};
+#[cfg(feature = "download")]
+pub use save::{SaveType, save_safetensors};
 
 use crate::error::{Error, Result, printable};
 use half::{bf16, f16};

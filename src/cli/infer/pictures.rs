@@ -2,9 +2,10 @@
 
 use super::budget::Share;
 use crate::cli::files::{Files, identity};
+use rtmo_engine::Skeleton;
 use rtmo_engine::atomic_file::AtomicFile;
-use rtmo_engine::vision::draw::{DrawOptions, draw_heatmaps, draw_people};
-use rtmo_engine::vision::{Skeleton, encode};
+use rtmo_engine::output::draw::{DrawOptions, draw_heatmaps, draw_people};
+use rtmo_engine::vision::encode;
 use rtmo_engine::{Error, Person, Photo, Result};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};

@@ -33,7 +33,7 @@ impl Letterbox {
     /// mmpose's geometry (`BottomupResize`, mode "fit"): centred, border 114. Sizes are `(width, height)`.
     ///
     /// # Panics
-    /// If a side is zero or a photo's side is above [`crate::vision::decode::MAX_SIDE`].
+    /// If a side is zero or a photo's side is above [`crate::vision::MAX_SIDE`].
     pub fn new(photo: (usize, usize), input: (usize, usize)) -> Letterbox {
         check(photo, input);
         Letterbox { photo, input, geometry: Geometry::Warp(Warp::new(photo, input)) }
@@ -89,7 +89,7 @@ impl Letterbox {
 }
 
 fn check(photo: (usize, usize), input: (usize, usize)) {
-    let side = 1..=crate::vision::decode::MAX_SIDE;
+    let side = 1..=crate::vision::MAX_SIDE;
     assert!(side.contains(&photo.0) && side.contains(&photo.1), "a photo of {photo:?} pixels");
     assert!(side.contains(&input.0) && side.contains(&input.1), "a network input of {input:?} pixels");
 }

@@ -17,9 +17,10 @@ mod bmp;
 mod idct;
 mod jpeg;
 mod library;
+mod orientation;
 mod png;
 
-use super::Photo;
+use super::{MAX_SIDE, Photo};
 use crate::error::{Error, Result};
 use image::metadata::Orientation;
 use std::fs::File;
@@ -30,8 +31,25 @@ use std::path::{Path, PathBuf};
 /// files and not large ones.)
 pub const MAX_PIXELS: usize = if cfg!(fuzzing) { 1 << 20 } else { 1 << 28 };
 
-/// No photo may be wider or higher: OpenCV's limit, and coordinates of 1/1024 pixel still fit 32 bits.
-pub const MAX_SIDE: usize = 1 << 20;
+impl Photo {
+    /// Reads and decodes an image file. The format is told by the content, whatever the suffix says. Pixels and
+    /// orientation equal `cv2.imread(path, cv2.IMREAD_COLOR)` of OpenCV 4.10.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be read, [`Error::Image`] if it is no photo, is damaged, or is larger than
+    /// [`MAX_PIXELS`]. A JPEG whose end is missing is no error, see [`open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Photo> {
+        Ok(open(path)?.photo)
+    }
+
+    /// Decodes an image file that is already in memory; `label` names it in messages.
+    ///
+    /// # Errors
+    /// As [`Photo::open`].
+    pub fn decode(bytes: &[u8], label: &Path) -> Result<Photo> {
+        Ok(decode(bytes, label)?.photo)
+    }
+}
 
 /// What a photo may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

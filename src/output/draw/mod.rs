@@ -5,11 +5,10 @@ mod shape;
 mod text;
 
 pub use heatmaps::draw_heatmaps;
-pub use shape::Rgb;
 
-use super::Photo;
-use super::skeleton::{Side, Skeleton};
-use crate::pose::Person;
+use crate::pose::skeleton::Bone;
+use crate::pose::{Person, Rgb, Side, Skeleton};
+use crate::vision::Photo;
 use shape::{Shape, mix};
 use text::Text;
 
@@ -66,7 +65,7 @@ fn nuance(color: Rgb, side: Side) -> Rgb {
 /// Draws people, the best on top. Without a `skeleton` of as many keypoints as they have, only their joints.
 pub fn draw_people(photo: &mut Photo, people: &[Person], skeleton: Option<&Skeleton>, options: &DrawOptions) {
     for (i, person) in people.iter().enumerate().rev() {
-        let skeleton = skeleton.filter(|s| s.keypoints.len() == person.keypoints.len());
+        let skeleton = skeleton.filter(|s| s.len() == person.keypoints.len());
         let width = line_width(photo, person) * options.width;
         if options.boxes {
             draw_box(photo, person, person_color(i), width);
@@ -98,37 +97,39 @@ fn draw_person(
     };
     let joints: Vec<(usize, [f32; 2])> =
         (0..person.keypoints.len()).filter_map(|k| seen(k).map(|p| (k, p))).collect();
-    let bones: Vec<(usize, [f32; 2], usize, [f32; 2])> = skeleton
+    let bones: Vec<(&Bone, [f32; 2], [f32; 2])> = skeleton
         .iter()
-        .flat_map(|s| s.links)
-        .filter_map(|&(a, b)| Some((a, seen(a)?, b, seen(b)?)))
+        .flat_map(|s| s.bones())
+        .filter_map(|bone| Some((bone, seen(bone.from)?, seen(bone.to)?)))
         .collect();
     let side = |k: usize| skeleton.map_or(Side::Center, |s| s.side(k));
     // Joints of the face lie close together, and small people's all do.
     let face = |k: usize| {
-        skeleton.is_some_and(|s| ["nose", "eye", "ear"].iter().any(|f| s.keypoints[k].ends_with(f)))
+        skeleton.is_some_and(|s| ["nose", "eye", "ear"].iter().any(|f| s.keypoint(k).ends_with(f)))
     };
     let radius = |k: usize| width * if face(k) { 0.72 } else { 1.0 };
 
     // One shadow around all of it, so that it reads on any ground.
     let rim = (width * 0.35).clamp(0.8, 2.5);
     let mut shadow = Shape::default();
-    bones.iter().for_each(|&(_, a, _, b)| shadow.add_line(&[a, b], width / 2.0 + rim));
+    bones.iter().for_each(|&(_, a, b)| shadow.add_line(&[a, b], width / 2.0 + rim));
     joints.iter().for_each(|&(k, p)| shadow.add_line(&[p, p], radius(k) + rim));
     shadow.paint(photo, INK, 0.55);
 
-    for &(a, pa, b, pb) in &bones {
+    for &(bone, a, b) in &bones {
         // A bone between the sides is neither; one to the centre line is its side's.
-        let side = match (side(a), side(b)) {
+        let side = match (side(bone.from), side(bone.to)) {
             (Side::Center, other) | (other, Side::Center) => other,
             (a, b) if a == b => a,
             _ => Side::Center,
         };
-        Shape::line(&[pa, pb], width / 2.0).paint(photo, nuance(color, side), 1.0);
+        let color = bone.color.unwrap_or_else(|| nuance(color, side));
+        Shape::line(&[a, b], width / 2.0).paint(photo, color, 1.0);
     }
     for &(k, p) in &joints {
         Shape::disc(p, radius(k)).paint(photo, WHITE, 1.0);
-        Shape::disc(p, radius(k) * 0.62).paint(photo, nuance(color, side(k)), 1.0);
+        let color = skeleton.and_then(|s| s.keypoint_color(k)).unwrap_or_else(|| nuance(color, side(k)));
+        Shape::disc(p, radius(k) * 0.62).paint(photo, color, 1.0);
     }
 }
 

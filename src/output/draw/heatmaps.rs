@@ -1,11 +1,10 @@
 //! What the Dynamic Coordinate Classifier saw of one person (paper, figure 4).
 
-use super::shape::{Rgb, Shape, mix};
+use super::shape::{Shape, mix};
 use super::text::Text;
 use super::{DrawOptions, INK, WHITE, draw_people};
-use crate::pose::{Heatmaps, Person};
+use crate::pose::{Heatmaps, Person, Rgb, Skeleton};
 use crate::vision::Photo;
-use crate::vision::skeleton::Skeleton;
 
 /// Longer side of the picture in pixels.
 const PICTURE: f32 = 640.0;
@@ -84,8 +83,8 @@ pub fn draw_heatmaps(photo: &Photo, person: &Person, skeleton: Option<&Skeleton>
     }
 
     let text = Text { height: 8.0, color: mix(INK, WHITE, 0.25), upwards: false };
-    let name = |j: usize| match skeleton.filter(|s| s.keypoints.len() == k) {
-        Some(s) => s.keypoints[j].replace('_', " "),
+    let name = |j: usize| match skeleton.filter(|s| s.len() == k) {
+        Some(s) => s.keypoint(j).replace('_', " "),
         None => format!("{j}"),
     };
     for j in 0..k {

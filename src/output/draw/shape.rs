@@ -1,10 +1,8 @@
 //! Smooth shapes on a photo, by tiny-skia. Coordinates are pixel indices: a pixel's centre has whole numbers.
 
+use crate::pose::Rgb;
 use crate::vision::Photo;
 use tiny_skia::{FillRule, LineCap, LineJoin, Mask, Path, PathBuilder, Rect, Stroke, Transform};
-
-/// Red, green, blue.
-pub type Rgb = [u8; 3];
 
 /// Mixes two colours; `t` = 0 is `a`.
 pub fn mix(a: Rgb, b: Rgb, t: f32) -> Rgb {

@@ -1,6 +1,7 @@
 //! Text as shapes, in Roboto Medium.
 
-use super::shape::{Rgb, Shape};
+use super::shape::Shape;
+use crate::pose::Rgb;
 use crate::vision::Photo;
 use std::sync::LazyLock;
 use tiny_skia::PathBuilder;
