@@ -1,6 +1,8 @@
 //! The engine: photos in, people out.
 
-use crate::backend::{Executor, Frame, Placement, RunOptions, SelectParams, StageTimes, StepTime, Survivors};
+use crate::backend::{
+    Device, Executor, Frame, Placement, Precision, RunOptions, SelectParams, StageTimes, StepTime, Survivors,
+};
 use crate::error::{Error, Result};
 use crate::heap;
 use crate::plan::Plan;
@@ -16,6 +18,7 @@ use std::time::{Duration, Instant};
 
 /// Whose conventions hold around the network: geometry, thresholds, suppression.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Compat {
     /// mmpose's test configuration, which the published AP was measured with: centred letterbox, score 0.1, NMS 0.65,
     /// boxes clamped to the network input.
@@ -58,7 +61,14 @@ impl Compat {
 }
 
 /// How an [`Engine`] is set up. `EngineOptions::default()` computes what mmpose does, on the fastest device.
+///
+/// ```
+/// use rtmo_engine::{Device, EngineOptions};
+///
+/// let options = EngineOptions::default().with_device(Device::Cpu).with_threads(2).with_score_thr(0.3);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct EngineOptions {
     /// Network input, width and height, multiples of 32 up to 8192; `None`: what the checkpoint was trained for.
     pub input_size: Option<(usize, usize)>,
@@ -73,12 +83,63 @@ pub struct EngineOptions {
     /// At most this many people a photo, best first; `None`: all. Ignored if `force_people` is given.
     pub max_people: Option<usize>,
     /// For latency studies: the best `n` grids are people, whatever their scores and overlaps.
+    #[doc(hidden)]
     pub force_people: Option<usize>,
     /// Return each person's 1-D heatmaps too.
     pub heatmaps: bool,
 }
 
 impl EngineOptions {
+    /// Sets [`EngineOptions::input_size`].
+    pub fn with_input_size(self, width: usize, height: usize) -> EngineOptions {
+        EngineOptions { input_size: Some((width, height)), ..self }
+    }
+
+    /// Sets the device in [`EngineOptions::placement`].
+    pub fn with_device(self, device: Device) -> EngineOptions {
+        EngineOptions { placement: Placement { device, ..self.placement }, ..self }
+    }
+
+    /// Sets the precision in [`EngineOptions::placement`].
+    pub fn with_precision(self, precision: Precision) -> EngineOptions {
+        EngineOptions { placement: Placement { precision: Some(precision), ..self.placement }, ..self }
+    }
+
+    /// Sets the number of CPU threads in [`EngineOptions::placement`].
+    pub fn with_threads(self, threads: usize) -> EngineOptions {
+        EngineOptions { placement: Placement { threads: Some(threads), ..self.placement }, ..self }
+    }
+
+    /// Sets [`EngineOptions::placement`].
+    pub fn with_placement(self, placement: Placement) -> EngineOptions {
+        EngineOptions { placement, ..self }
+    }
+
+    /// Sets [`EngineOptions::compat`].
+    pub fn with_compat(self, compat: Compat) -> EngineOptions {
+        EngineOptions { compat, ..self }
+    }
+
+    /// Sets [`EngineOptions::score_thr`].
+    pub fn with_score_thr(self, score_thr: f32) -> EngineOptions {
+        EngineOptions { score_thr: Some(score_thr), ..self }
+    }
+
+    /// Sets [`EngineOptions::nms_thr`].
+    pub fn with_nms_thr(self, nms_thr: f32) -> EngineOptions {
+        EngineOptions { nms_thr: Some(nms_thr), ..self }
+    }
+
+    /// Sets [`EngineOptions::max_people`].
+    pub fn with_max_people(self, max_people: usize) -> EngineOptions {
+        EngineOptions { max_people: Some(max_people), ..self }
+    }
+
+    /// Sets [`EngineOptions::heatmaps`].
+    pub fn with_heatmaps(self, heatmaps: bool) -> EngineOptions {
+        EngineOptions { heatmaps, ..self }
+    }
+
     fn run_options(&self) -> Result<RunOptions> {
         let fraction = |what: &str, value: Option<f32>| match value {
             Some(v) if !(0.0..=1.0).contains(&v) => {
@@ -106,6 +167,7 @@ impl EngineOptions {
 
 /// Time that one call took, summed over its photos.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Timings {
     /// Parts of the executor's work.
     pub stages: StageTimes,
@@ -124,7 +186,7 @@ pub type Detections = (Vec<Photo>, Vec<Vec<Person>>);
 /// # fn main() -> rtmo_engine::Result<()> {
 /// // With weights on disk: Engine::load("weights/rtmo-s.safetensors", EngineOptions::default())?
 /// let checkpoint = model::random(Variant::T, 17, 2, 0);
-/// let options = EngineOptions { input_size: Some((96, 64)), ..Default::default() };
+/// let options = EngineOptions::default().with_input_size(96, 64);
 /// let mut engine = Engine::from_checkpoint(&checkpoint, options)?;
 ///
 /// // Photo::open("family.jpg")? reads JPEG, PNG, WebP and BMP.
@@ -208,7 +270,7 @@ impl Engine {
     /// ```
     /// # use rtmo_engine::{Engine, EngineOptions, Photo, Result, Variant, pose::model};
     /// # fn main() -> Result<()> {
-    /// # let options = EngineOptions { input_size: Some((96, 64)), ..Default::default() };
+    /// # let options = EngineOptions::default().with_input_size(96, 64);
     /// # let mut engine = Engine::from_checkpoint(&model::random(Variant::T, 17, 2, 0), options)?;
     /// let mut batches = (0..3).map(|i| vec![Photo::filled(90 + i, 60, [114; 3])]);
     /// loop {
@@ -254,11 +316,12 @@ impl Engine {
         Ok(Some((photos, people)))
     }
 
-    /// As [`Engine::infer`] for the same photos as the call before. A GPU still holds them: measures the time of a photo that
+    /// For latency studies: as [`Engine::infer`] for the same photos as the call before. A GPU still holds them: measures the time of a photo that
     /// is in GPU memory already.
     ///
     /// # Errors
     /// As [`Engine::infer`].
+    #[doc(hidden)]
     pub fn infer_again<'a, T>(&mut self, photos: &'a [T]) -> Result<Vec<Vec<Person>>>
     where
         Image<'a>: From<&'a T>,
@@ -288,6 +351,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::infer`].
+    #[doc(hidden)]
     pub fn step_times<'a>(&mut self, photo: impl Into<Image<'a>>) -> Result<Vec<StepTime>> {
         let mut steps = Vec::new();
         self.infer_with(&[photo.into()], |executor, frames, run| {
@@ -402,11 +466,13 @@ impl Engine {
     }
 
     /// The network as data; its weights are packed elsewhere.
+    #[doc(hidden)]
     pub fn plan(&self) -> &Plan {
         self.executor.plan()
     }
 
     /// What runs the network.
+    #[doc(hidden)]
     pub fn executor(&mut self) -> &mut dyn Executor {
         self.executor.as_mut()
     }

@@ -49,8 +49,30 @@
 //!
 //! # Keypoints and skeletons
 //!
-//! [`Skeleton::of`] names a model's keypoints and the bones between them: 17 for COCO, 14 for CrowdPose. [`draw_people`] draws
-//! them.
+//! [`Skeleton::of`] names a model's keypoints and the bones between them: 17 for COCO, 14 for CrowdPose. A model of one's own
+//! brings its own [`Skeleton`], from code or from a JSON file ([`Skeleton::open`]). [`draw_people`] draws it.
+//!
+//! ```no_run
+//! # #[cfg(feature = "codecs")] fn main() -> rtmo_engine::Result<()> {
+//! # use rtmo_engine::{DrawOptions, Engine, EngineOptions, Photo, Skeleton, draw_people};
+//! let mut engine = Engine::load("arms.safetensors", EngineOptions::default())?;
+//! let arm = Skeleton::new("arm", &["shoulder", "elbow", "wrist"], &[(0, 1), (1, 2)])?;
+//! let mut photo = Photo::open("robot.jpg")?;
+//! let people = engine.infer(std::slice::from_ref(&photo))?.remove(0);
+//! draw_people(&mut photo, &people, Some(&arm), &DrawOptions::default());
+//! # Ok(()) }
+//! # #[cfg(not(feature = "codecs"))] fn main() {}
+//! ```
+//!
+//! # Features
+//!
+//! All are on by default. `cli` is the program `rtmo-engine`. `codecs` reads photos from files, writes and draws them;
+//! without it the library takes pixels in memory. `download` fetches and converts the authors' weights. `cuda` adds NVIDIA
+//! GPUs, where nvcc is there when the crate is built. `demo-model` puts the demonstration model into the program.
+//!
+//! ```toml
+//! rtmo-engine = { version = "0.1", default-features = false }     # the library alone, for CPUs: 42 packages
+//! ```
 //!
 //! # Errors
 //!

@@ -54,7 +54,7 @@ fn oks(person: &Person, truth: &Value) -> f64 {
 #[test]
 fn finds_the_people_of_the_rendered_scene() {
     let placement = Placement { device: Device::Cpu, ..Placement::default() };
-    let options = EngineOptions { placement, score_thr: Some(0.5), ..EngineOptions::default() };
+    let options = EngineOptions::default().with_placement(placement).with_score_thr(0.5);
     let mut engine = Engine::from_checkpoint(&checkpoint(), options).unwrap();
     let (photo, truths) = scene();
     let people = engine.infer(&[photo]).unwrap().remove(0);

@@ -68,7 +68,8 @@ fn load(case: &str, config: &Config, input: &str, asked: Option<(usize, usize)>)
     let path = write(folder.path(), config, input);
     let file = std::fs::metadata(&path).unwrap().len() as usize;
     let placement = Placement { device: Device::Cpu, threads: Some(2), ..Placement::default() };
-    let options = EngineOptions { input_size: asked, placement, ..EngineOptions::default() };
+    let mut options = EngineOptions::default().with_placement(placement);
+    options.input_size = asked;
     let before = LIVE.load(Relaxed);
     PEAK.store(before, Relaxed);
     let result = Engine::load(&path, options);

@@ -352,8 +352,8 @@ proptest! {
 }
 
 fn person(score: f32, bbox: [f32; 4], points: impl IntoIterator<Item = [f32; 3]>) -> Person {
-    let keypoints = points.into_iter().map(|[x, y, score]| Keypoint { x, y, score }).collect();
-    Person { score, bbox, keypoints, heatmaps: None }
+    let keypoints = points.into_iter().map(|[x, y, score]| Keypoint::new(x, y, score)).collect();
+    Person::new(score, bbox, keypoints)
 }
 
 #[test]
@@ -582,7 +582,7 @@ fn drawing_stays_near_the_people() {
     for k in [17, 14, 5] {
         for boxes in [false, true] {
             let mut photo = grey.clone();
-            let options = DrawOptions { boxes, ..Default::default() };
+            let options = DrawOptions::default().with_boxes(boxes);
             draw_people(&mut photo, &[pose(0.0, k)], Skeleton::of(k), &options);
             let changed: Vec<usize> = (0..200 * 150)
                 .filter(|i| photo.bgr[i * 3..i * 3 + 3] != grey.bgr[i * 3..i * 3 + 3])
@@ -604,12 +604,7 @@ fn drawing_stays_near_the_people() {
         assert_eq!(photo, grey);
     }
     let mut tiny = Photo::filled(1, 1, [128; 3]);
-    draw_people(
-        &mut tiny,
-        &[pose(0.0, 17)],
-        Skeleton::of(17),
-        &DrawOptions { boxes: true, ..Default::default() },
-    );
+    draw_people(&mut tiny, &[pose(0.0, 17)], Skeleton::of(17), &DrawOptions::default().with_boxes(true));
 }
 
 #[test]

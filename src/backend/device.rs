@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 /// Where a plan runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Device {
     /// The fastest that is here.
     #[default]
@@ -50,6 +51,7 @@ impl fmt::Display for Device {
 
 /// Arithmetic of the network's large convolutions; what is sensitive stays in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Precision {
     /// IEEE 754 binary32.
     #[default]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 /// How long one step took in one run.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct StepTime {
     /// Index of the step in the plan.
     pub step: usize,
@@ -18,6 +19,7 @@ pub struct StepTime {
 
 /// How long the parts of a run took, summed over its frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StageTimes {
     /// Photo from the host's memory to the device's; none on a CPU.
     pub upload: Duration,

@@ -106,12 +106,9 @@ impl Bench {
             return self.write(sweep.run(&photo, &terminal)?, (json, plot), &terminal);
         }
         let checkpoint = self.network.any_checkpoint(&terminal)?;
-        let options = EngineOptions {
-            input_size: self.network.size,
-            placement: self.network.placement(),
-            force_people: self.people.map(usize::from),
-            ..Default::default()
-        };
+        let mut options = EngineOptions::default().with_placement(self.network.placement());
+        options.input_size = self.network.size;
+        options.force_people = self.people.map(usize::from);
         let mut engine = Engine::from_checkpoint(&checkpoint, options)?;
         let weights = checkpoint.path().display().to_string();
         drop(checkpoint);

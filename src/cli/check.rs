@@ -68,7 +68,7 @@ impl Check {
         let precision = taken.precision.unwrap_or_default();
         let (mut expected, right): (Box<dyn Executor>, String) = match precision {
             Precision::Fp32 => (Box::new(Reference::new(plan)), "64-bit arithmetic".into()),
-            Precision::Bf16 | Precision::Bf16x3 | Precision::Fp16 => {
+            _ => {
                 let (device, precision) = (Device::Cpu, Some(Precision::Fp32));
                 let (cpu, _) = Placement { device, precision, ..asked }.prepare_to_read(plan)?;
                 let name = cpu.describe();

@@ -150,8 +150,8 @@ impl Network {
         let Placement { device, precision, .. } = self.placement();
         match device {
             Device::Cpu => false,
-            Device::Cuda(_) => true,
             Device::Auto => matches!(precision, None | Some(Precision::Fp16)) && usable(),
+            _ => true,
         }
     }
 

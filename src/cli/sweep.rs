@@ -43,12 +43,9 @@ impl Sweep<'_> {
         let (mut points, mut all, mut backend) = (Vec::new(), Vec::new(), String::new());
         for network in Sweep::networks(self.network) {
             let checkpoint = network.any_checkpoint(terminal)?;
-            let options = EngineOptions {
-                input_size: network.size,
-                placement: network.placement(),
-                force_people: self.people,
-                ..Default::default()
-            };
+            let mut options = EngineOptions::default().with_placement(network.placement());
+            options.input_size = network.size;
+            options.force_people = self.people;
             let mut engine = Engine::from_checkpoint(&checkpoint, options)?;
             drop(checkpoint);
             if backend.is_empty() {

@@ -6,6 +6,7 @@ use super::{Letterbox, Survivors};
 
 /// One joint of a person, in photo pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Keypoint {
     /// From the left edge; may lie outside the photo.
     pub x: f32,
@@ -17,6 +18,7 @@ pub struct Keypoint {
 
 /// A person, in photo pixels.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Person {
     /// Confidence, 0 to 1.
     pub score: f32,
@@ -28,9 +30,24 @@ pub struct Person {
     pub heatmaps: Option<Heatmaps>,
 }
 
+impl Keypoint {
+    /// A joint at a place in photo pixels.
+    pub fn new(x: f32, y: f32, score: f32) -> Keypoint {
+        Keypoint { x, y, score }
+    }
+}
+
+impl Person {
+    /// A person without heatmaps.
+    pub fn new(score: f32, bbox: [f32; 4], keypoints: Vec<Keypoint>) -> Person {
+        Person { score, bbox, keypoints, heatmaps: None }
+    }
+}
+
 /// What the Dynamic Coordinate Classifier saw of a person (paper, figure 4): for each keypoint, probabilities of the
 /// bins along either axis. The first and last bin lie at the ends of the range.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Heatmaps {
     /// Keypoints times horizontal bins.
     pub x: Vec<f32>,

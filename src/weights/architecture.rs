@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Which RTMO a checkpoint is, read off the shapes of its tensors.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Architecture {
     /// The size of the paper whose stem it has.
     pub variant: Option<Variant>,
@@ -90,6 +91,7 @@ pub fn input_size(checkpoint: &Checkpoint) -> Result<(usize, usize)> {
 
 /// What a weights file holds.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Inspection {
     /// The file.
     pub path: PathBuf,

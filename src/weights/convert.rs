@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// What [`convert`] did.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Conversion {
     /// The file that was read.
     pub source: PathBuf,

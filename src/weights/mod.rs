@@ -57,6 +57,7 @@ const MAX_FILE: u64 = 4 << 30;
 
 /// Element type of a stored tensor.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Dtype {
     /// IEEE 754 binary64.
     F64,
@@ -120,6 +121,7 @@ impl fmt::Display for Dtype {
 
 /// What kind of file a checkpoint was read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Format {
     /// A safetensors file.
     Safetensors,

@@ -12,6 +12,7 @@ use std::path::Path;
 
 /// How [`save_safetensors`] stores values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SaveType {
     /// All as F32.
     F32,

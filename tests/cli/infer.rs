@@ -31,7 +31,7 @@ fn infer_draws_and_writes_what_the_library_finds() {
 
     let lines = json_lines(&fs::read_to_string(at("people.jsonl")).unwrap());
     let placement = Placement { device: Device::Cpu, ..Default::default() };
-    let options = EngineOptions { input_size: Some((96, 64)), placement, ..Default::default() };
+    let options = EngineOptions::default().with_input_size(96, 64).with_placement(placement);
     let mut engine = Engine::load(at("weights/rtmo-t.safetensors"), options).unwrap();
     let mut found = 0;
     for (line, name) in lines.iter().zip(["a.png", "b.jpg"]) {

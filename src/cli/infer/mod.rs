@@ -219,7 +219,7 @@ impl Infer {
     }
 
     fn pictures(&self, photos: &[PathBuf], files: &Files) -> Result<Pictures> {
-        let draw = DrawOptions { keypoint_thr: self.kpt_thr, boxes: self.boxes, ..Default::default() };
+        let draw = DrawOptions::default().with_keypoint_thr(self.kpt_thr).with_boxes(self.boxes);
         Pictures::plan(&self.out, photos, draw, self.heatmaps, files)
     }
 
@@ -272,16 +272,14 @@ impl Infer {
     }
 
     fn engine(&self, checkpoint: Checkpoint, terminal: &Terminal) -> Result<Engine> {
-        let options = EngineOptions {
-            input_size: self.network.size,
-            placement: self.network.placement(),
-            compat: self.compat,
-            score_thr: Network::score_thr(&checkpoint, self.score_thr, self.compat),
-            nms_thr: self.nms_thr,
-            max_people: self.max_people,
-            force_people: None,
-            heatmaps: self.heatmaps,
-        };
+        let mut options = EngineOptions::default()
+            .with_placement(self.network.placement())
+            .with_compat(self.compat)
+            .with_heatmaps(self.heatmaps);
+        options.input_size = self.network.size;
+        options.score_thr = Network::score_thr(&checkpoint, self.score_thr, self.compat);
+        options.nms_thr = self.nms_thr;
+        options.max_people = self.max_people;
         let engine = Engine::from_checkpoint(&checkpoint, options)?;
         for warning in self.network.fallback().into_iter().chain(self.network.crowded()) {
             terminal.complain("warning", warning);

@@ -14,6 +14,7 @@ use text::Text;
 
 /// What [`draw_people`] draws.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct DrawOptions {
     /// Keypoints of a lower score are left out, and so are their bones.
     pub keypoint_thr: f32,
@@ -21,6 +22,23 @@ pub struct DrawOptions {
     pub boxes: bool,
     /// Times the line width that suits the photo and the person.
     pub width: f32,
+}
+
+impl DrawOptions {
+    /// Sets [`DrawOptions::keypoint_thr`].
+    pub fn with_keypoint_thr(self, keypoint_thr: f32) -> DrawOptions {
+        DrawOptions { keypoint_thr, ..self }
+    }
+
+    /// Sets [`DrawOptions::boxes`].
+    pub fn with_boxes(self, boxes: bool) -> DrawOptions {
+        DrawOptions { boxes, ..self }
+    }
+
+    /// Sets [`DrawOptions::width`].
+    pub fn with_width(self, width: f32) -> DrawOptions {
+        DrawOptions { width, ..self }
+    }
 }
 
 impl Default for DrawOptions {
