@@ -54,6 +54,20 @@ enum Function {
     Round,
 }
 
+/// `f(x)`.
+#[inline(always)]
+fn apply<S: Simd>(s: S, function: Function, x: S::V) -> S::V {
+    match function {
+        Function::Exp => math::exp(s, x),
+        Function::Silu => math::silu(s, x),
+        Function::RoughSilu => s.rough_silu(x),
+        Function::Erf => math::erf(s, x),
+        Function::Gelu => math::gelu(s, x),
+        Function::Quotient => s.quotient(s.splat(3.0), x),
+        Function::Round => s.round(x),
+    }
+}
+
 /// `y = f(x)` for all of `x`.
 struct Apply<'a> {
     function: Function,
@@ -67,20 +81,8 @@ impl Kernel for Apply<'_> {
         let mut x = self.x.to_vec();
         x.resize(self.x.len().next_multiple_of(S::LANES), 0.0);
         for i in (0..x.len()).step_by(S::LANES) {
-            // SAFETY: the length is a multiple of LANES.
-            unsafe {
-                let v = s.load(x.as_ptr().add(i));
-                let y = match self.function {
-                    Function::Exp => math::exp(s, v),
-                    Function::Silu => math::silu(s, v),
-                    Function::RoughSilu => s.rough_silu(v),
-                    Function::Erf => math::erf(s, v),
-                    Function::Gelu => math::gelu(s, v),
-                    Function::Quotient => s.quotient(s.splat(3.0), v),
-                    Function::Round => s.round(v),
-                };
-                s.store(x.as_mut_ptr().add(i), y);
-            }
+            let y = apply(s, self.function, s.load_slice(&x[i..]));
+            s.store_slice(&mut x[i..], y);
         }
         x.truncate(self.x.len());
         x
@@ -293,6 +295,54 @@ impl Kernel for Lanes {
     }
 }
 
+/// NaN, alone in each lane, through operations and functions.
+struct NaNs;
+
+impl Kernel for NaNs {
+    type Output = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, s: S) {
+        let get = |v: S::V| -> [f32; 16] {
+            let mut lanes = [0.0; 16];
+            s.store_slice(&mut lanes, v);
+            lanes
+        };
+        for nan in [f32::NAN, -f32::NAN] {
+            for lane in 0..S::LANES {
+                let a: [f32; 16] = std::array::from_fn(|i| if i == lane { nan } else { i as f32 - 7.25 });
+                let numbers = a.map(|a| if a.is_nan() { 3.0 } else { -2.0 - a });
+                let (va, vb) = (s.load_slice(&a), s.load_slice(&numbers));
+                let check = |what: &str, v: S::V, number: &dyn Fn(usize) -> f32| {
+                    for (i, got) in get(v)[..S::LANES].iter().enumerate() {
+                        let ok = if i == lane { got.is_nan() } else { *got == number(i) };
+                        assert!(ok, "{what}: {got} in lane {i}, NaN in lane {lane}");
+                    }
+                };
+                check("max(number, NaN)", s.max(vb, va), &|i| a[i].max(numbers[i]));
+                check("min(number, NaN)", s.min(vb, va), &|i| a[i].min(numbers[i]));
+                check("max_or_nan(number, NaN)", s.max_or_nan(vb, va), &|i| a[i].max(numbers[i]));
+                check("max_or_nan(NaN, number)", s.max_or_nan(va, vb), &|i| a[i].max(numbers[i]));
+                check("max_or_nan(NaN, NaN)", s.max_or_nan(va, va), &|i| a[i]);
+                // Other lanes as without a NaN.
+                let without = s.load_slice(&std::array::from_fn::<f32, 16, _>(|i| i as f32 - 7.25));
+                for (what, f) in FUNCTIONS {
+                    let expected = get(apply(s, f, without));
+                    check(what, apply(s, f, va), &|i| expected[i]);
+                }
+            }
+        }
+    }
+}
+
+/// Those through which a NaN passes.
+const FUNCTIONS: [(&str, Function); 5] = [
+    ("exp", Function::Exp),
+    ("silu", Function::Silu),
+    ("silu_approx", Function::RoughSilu),
+    ("erf", Function::Erf),
+    ("gelu", Function::Gelu),
+];
+
 /// bf16 loads, stores and dot products.
 struct Half;
 
@@ -343,6 +393,7 @@ fn every_operation_on_every_lane() {
     fn test<S: Simd>(_: &str, s: S) {
         s.vectorize(Lanes);
         s.vectorize(Half);
+        s.vectorize(NaNs);
     }
     on_every_isa!(test);
 }

@@ -221,6 +221,31 @@ impl Case {
         }
     }
 
+    /// Checks a case with NaN among its inputs: its results are NaN exactly where the reference's are, and within the
+    /// tolerance elsewhere.
+    pub fn check_nans(&self, isas: &[Isa], tolerance: f64, report: &mut Report) {
+        let dst = self.op().writes().expect("a step that writes");
+        for &isa in isas {
+            let mut cpu = self.prepare(isa, 1);
+            self.set_up(&mut cpu);
+            let mut expected = self.expected(cpu.people()).values;
+            cpu.run_steps(self.step..self.step + 1, &self.options);
+            let mut got = read(&mut cpu, dst);
+            let name = format!("{} with NaN [{}]", self.name, isa.name());
+            let nans = expected.iter().filter(|v| v.is_nan()).count();
+            report.check(0 < nans && nans < got.len(), format!("{name}: {nans} NaN expected"));
+            for (i, (expected, got)) in expected.iter_mut().zip(&mut got).enumerate() {
+                if expected.is_nan() != got.is_nan() {
+                    report.fail(format!("{name}: {got} instead of {expected} at {}", self.place(dst, i)));
+                }
+                if expected.is_nan() {
+                    (*expected, *got) = (0.0, 0.0);
+                }
+            }
+            report.compare(&name, &expected, &got, tolerance, &|i| self.place(dst, i));
+        }
+    }
+
     /// Value `i` of a view in words.
     fn place(&self, view: View, i: usize) -> String {
         match self.plan.buffer_of(view).extent {

@@ -153,6 +153,16 @@ impl Map {
         self.h * self.w
     }
 
+    /// The channels `c0 .. c0 + c` of the map.
+    ///
+    /// # Panics
+    /// If it has fewer.
+    #[inline(always)]
+    pub fn channels(&self, c0: usize, c: usize) -> Map {
+        assert!(c0 + c <= self.c, "channels of the map");
+        Map { offset: self.offset + c0, c, ..*self }
+    }
+
     /// The channels of a pixel.
     ///
     /// # Safety

@@ -11,9 +11,12 @@
 //! kernel loads `NV` vectors of packed weights, broadcasts one value a row, and does `MR * NV` multiply-adds, all in
 //! registers; so is the activation of most layers. Where the factors are bf16, `k` advances in pairs.
 
+use super::activation::{Activation, Identity, Relu, Silu};
 use super::factor::Factor;
 use super::prefetch;
 use super::simd::{Kernel, Simd};
+use crate::plan::Act;
+use std::marker::PhantomData;
 
 /// Largest number of rows of a tile.
 pub const MAX_ROWS: usize = 6;
@@ -73,9 +76,9 @@ macro_rules! unrolled {
     };
 }
 
-struct Multiply<'a, T, const MR: usize, const NV: usize, const SILU: bool>(&'a Tile<T>);
+struct Multiply<'a, T, A, const MR: usize, const NV: usize>(&'a Tile<T>, PhantomData<A>);
 
-impl<T: Factor, const MR: usize, const NV: usize, const SILU: bool> Kernel for Multiply<'_, T, MR, NV, SILU> {
+impl<T: Factor, A: Activation, const MR: usize, const NV: usize> Kernel for Multiply<'_, T, A, MR, NV> {
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
@@ -125,8 +128,7 @@ impl<T: Factor, const MR: usize, const NV: usize, const SILU: bool> Kernel for M
             }
             unrolled!(R J {
                 if R < MR && J < NV {
-                    let v = if SILU { T::silu(s, acc[R][J]) } else { acc[R][J] };
-                    s.store(t.out.add(R * t.pitch + J * S::LANES), v);
+                    s.store(t.out.add(R * t.pitch + J * S::LANES), A::apply::<S, T>(s, acc[R][J]));
                 }
             });
         }
@@ -134,10 +136,10 @@ impl<T: Factor, const MR: usize, const NV: usize, const SILU: bool> Kernel for M
 }
 
 /// Compiled entry of one tile shape; only handed out by [`select`], which had the token.
-unsafe fn entry<S: Simd, T: Factor, const MR: usize, const NV: usize, const SILU: bool>(tile: &Tile<T>) {
-    if MR <= max_rows::<S>(NV) {
+unsafe fn entry<S: Simd, T: Factor, A: Activation, const MR: usize, const NV: usize>(tile: &Tile<T>) {
+    if NV <= widest::<S>() && MR <= max_rows::<S>(NV) {
         // SAFETY: `select` was shown a token, so the CPU has the instructions.
-        unsafe { S::assume() }.vectorize(Multiply::<T, MR, NV, SILU>(tile))
+        unsafe { S::assume() }.vectorize(Multiply::<T, A, MR, NV>(tile, PhantomData))
     }
 }
 
@@ -148,17 +150,26 @@ pub const fn max_rows<S: Simd>(vectors: usize) -> usize {
     if rows < MAX_ROWS { rows } else { MAX_ROWS }
 }
 
-/// The micro-kernel of `rows` by `vectors` for the instruction set whose token is shown; its results are the sums, or
-/// SiLU of them.
+/// Vectors of the widest tile, and so of the widest [panel](super::pack::panels).
+pub const fn widest<S: Simd>() -> usize {
+    // Panels of two leave an odd vector over, which makes one of three.
+    if S::PANEL == 2 { 3 } else { S::PANEL }
+}
+
+/// The micro-kernel of `rows` by `vectors` for the instruction set whose token is shown; it applies the activation `A` to its
+/// sums.
 ///
 /// # Panics
 /// If there is none of that shape.
-pub fn select<S: Simd, T: Factor, const SILU: bool>(_: S, rows: usize, vectors: usize) -> Micro<T> {
-    assert!(rows <= max_rows::<S>(vectors), "a tile of {rows} by {vectors} does not fit the registers");
+pub fn select<S: Simd, T: Factor, A: Activation>(_: S, rows: usize, vectors: usize) -> Micro<T> {
+    assert!(
+        vectors <= widest::<S>() && rows <= max_rows::<S>(vectors),
+        "a tile of {rows} by {vectors} does not fit the registers"
+    );
     macro_rules! table {
         ($($mr:literal: $($nv:literal)*;)*) => {
             match (rows, vectors) {
-                $($(($mr, $nv) => entry::<S, T, $mr, $nv, SILU>,)*)*
+                $($(($mr, $nv) => entry::<S, T, A, $mr, $nv>,)*)*
                 _ => panic!("no micro-kernel of {rows} rows by {vectors} vectors"),
             }
         };
@@ -179,18 +190,24 @@ pub struct Micros<T = f32>(Vec<[Option<Micro<T>>; MAX_ROWS + 1]>);
 impl<T: Factor> Micros<T> {
     /// Micro-kernels of 1 to `widest` vectors, whose results are sums.
     pub fn new<S: Simd>(simd: S, widest: usize) -> Micros<T> {
-        Micros::make::<S, false>(simd, widest)
+        Micros::make::<S, Identity>(simd, widest)
     }
 
-    /// Those whose results are SiLU of the sums.
-    pub fn silu<S: Simd>(simd: S, widest: usize) -> Micros<T> {
-        Micros::make::<S, true>(simd, widest)
+    /// Those that apply an activation to the sums; `None` for GELU, which few layers have and which is long: they apply it in
+    /// a second pass.
+    pub fn activating<S: Simd>(simd: S, widest: usize, act: Act) -> Option<Micros<T>> {
+        match act {
+            Act::None => Some(Micros::make::<S, Identity>(simd, widest)),
+            Act::Relu => Some(Micros::make::<S, Relu>(simd, widest)),
+            Act::Silu => Some(Micros::make::<S, Silu>(simd, widest)),
+            Act::Gelu => None,
+        }
     }
 
-    fn make<S: Simd, const SILU: bool>(simd: S, widest: usize) -> Micros<T> {
+    fn make<S: Simd, A: Activation>(simd: S, widest: usize) -> Micros<T> {
         let shapes = |v: usize| {
             let rows = if v == 0 { 0 } else { max_rows::<S>(v) };
-            std::array::from_fn(|r| (r > 0 && r <= rows).then(|| select::<S, T, SILU>(simd, r, v)))
+            std::array::from_fn(|r| (r > 0 && r <= rows).then(|| select::<S, T, A>(simd, r, v)))
         };
         Micros((0..=widest).map(shapes).collect())
     }

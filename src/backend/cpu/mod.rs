@@ -8,6 +8,7 @@
 //!       simd                                                what a vector is, per instruction set
 //! ```
 
+pub mod activation;
 pub mod amx;
 pub mod factor;
 pub mod isa;

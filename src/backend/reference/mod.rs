@@ -290,7 +290,9 @@ impl Reference {
         for x in self.map(gau.src).chunks_exact(tokens * dim) {
             let (mut u, mut v, mut q, mut k) = (vec![], vec![], vec![], vec![]);
             for (i, x) in x.chunks_exact(dim).enumerate() {
-                let norm = (dot(x, x).sqrt() / (dim as f64).sqrt()).max(1e-5);
+                let norm = dot(x, x).sqrt() / (dim as f64).sqrt();
+                // Not f64::max, which would make 1e-5 of a NaN.
+                let norm = if norm < 1e-5 { 1e-5 } else { norm };
                 let n: Vec<f64> = x.iter().map(|x| x / norm * norm_gain).collect();
                 let z: Vec<f64> = uv.chunks_exact(dim).map(|row| activate(Act::Silu, dot(row, &n))).collect();
                 let (base, bias) = (&z[2 * e..], i * s);

@@ -71,7 +71,8 @@ pub fn conv(src: &[f64], weight: &[f64], bias: &[f64], spec: ConvSpec) -> Vec<f6
     out
 }
 
-/// Maximum over `window x window` around every `stride`-th pixel of `[h, w, c]`; what lies outside does not count.
+/// Maximum over `window x window` around every `stride`-th pixel of `[h, w, c]`, NaN where one of them is; pixels outside the map
+/// do not count.
 pub fn max_pool(src: &[f64], (h, w): (usize, usize), window: usize, stride: usize) -> Vec<f64> {
     let c = src.len() / (h * w);
     let (out_h, out_w) = (h.div_ceil(stride), w.div_ceil(stride));
@@ -83,7 +84,10 @@ pub fn max_pool(src: &[f64], (h, w): (usize, usize), window: usize, stride: usiz
             let out = &mut out[(y * out_w + x) * c..][..c];
             for sy in reach(y, h) {
                 for sx in reach(x, w) {
-                    out.iter_mut().zip(&src[(sy * w + sx) * c..]).for_each(|(o, v)| *o = o.max(*v));
+                    for (o, v) in out.iter_mut().zip(&src[(sy * w + sx) * c..]) {
+                        // Not f64::max, which would ignore a NaN.
+                        *o = if *v > *o || v.is_nan() { *v } else { *o };
+                    }
                 }
             }
         }
@@ -239,5 +243,7 @@ mod tests {
         assert_eq!(max_pool(&src, (1, 6), 3, 2), [5.0, 4.0, 4.0]);
         assert_eq!(max_pool(&src[1..], (1, 5), 3, 2), [2.0, 4.0, 3.0]);
         assert_eq!(max_pool(&[-3.0, -2.0], (1, 2), 3, 2), [-2.0], "the outside is no zero");
+        let nan = max_pool(&[1.0, f64::NAN, 3.0, 2.0, 4.0], (1, 5), 3, 1);
+        assert!(nan[..3].iter().all(|v| v.is_nan()) && nan[3..] == [4.0, 4.0], "{nan:?}");
     }
 }

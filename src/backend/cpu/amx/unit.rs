@@ -211,7 +211,7 @@ mod hardware {
     /// `permission` is what `arch_prctl` calls ARCH_REQ_XCOMP_PERM; the state component is XTILEDATA's.
     #[cfg(target_os = "linux")]
     fn permitted() -> bool {
-        let (permission, tile_data) = (0x1023, 18);
+        let (permission, tile_data): (libc::c_long, libc::c_long) = (0x1023, 18);
         // SAFETY: the call reads its two numbers and writes no memory of this process.
         unsafe { libc::syscall(libc::SYS_arch_prctl, permission, tile_data) == 0 }
     }

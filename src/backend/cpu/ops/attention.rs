@@ -63,31 +63,35 @@ impl<S: Simd> Work for Pack<S> {
         let Layout { qkv, dst, .. } = self.layout;
         let (t, d) = (qkv.pixels(), self.layout.head_dim());
         let (k_len, v_len) = self.layout.head_lens::<S>();
-        // SAFETY: reads stay inside qkv; the packed region has room for every head, and only this item writes its.
-        unsafe {
-            let src = context.base.add(qkv.offset).cast_const();
-            let mut out = context.base.add(self.layout.packed + item * (k_len + v_len));
-            for panel in panels::<S>(t) {
-                let width = panel.vectors * S::LANES;
-                for j in 0..width {
-                    // Behind the last panel's channels there is no key, and perhaps no memory.
-                    let key = src.wrapping_add((panel.c0 + j) * qkv.pitch + dst.c + item * d);
-                    for k in 0..d {
-                        *out.add(k * width + j) = if j < panel.c { *key.add(k) } else { 0.0 };
-                    }
+        let (keys, values) = (qkv.channels(dst.c + item * d, d), qkv.channels(2 * dst.c + item * d, d));
+        let start = self.layout.packed + item * (k_len + v_len);
+        // SAFETY: the arena of `run`'s contract has room for every head's packed keys and values, and only this item writes
+        // those of its head.
+        let out = unsafe { std::slice::from_raw_parts_mut(context.base.add(start), k_len + v_len) };
+        // SAFETY: the arena of `run`'s contract; the input is complete.
+        let pixel = |map: &Map, pixel: usize| unsafe { map.pixel(context.base, pixel) };
+        let (mut packed_keys, mut packed_values) = out.split_at_mut(k_len);
+        for panel in panels::<S>(t) {
+            let width = panel.vectors * S::LANES;
+            let (out, rest) = packed_keys.split_at_mut(d * width);
+            // The vectors' lanes without a key.
+            out.fill(0.0);
+            for j in 0..panel.c {
+                for (out, value) in out.chunks_exact_mut(width).zip(pixel(&keys, panel.c0 + j)) {
+                    out[j] = *value;
                 }
-                out = out.add(d * width);
             }
-            for panel in panels::<S>(d) {
-                let width = panel.vectors * S::LANES;
-                for k in 0..t {
-                    let value = src.add(k * qkv.pitch + 2 * dst.c + item * d + panel.c0);
-                    for j in 0..width {
-                        *out.add(k * width + j) = if j < panel.c { *value.add(j) } else { 0.0 };
-                    }
-                }
-                out = out.add(t * width);
+            packed_keys = rest;
+        }
+        for panel in panels::<S>(d) {
+            let width = panel.vectors * S::LANES;
+            let (out, rest) = packed_values.split_at_mut(t * width);
+            for (k, out) in out.chunks_exact_mut(width).enumerate() {
+                let (out, padding) = out.split_at_mut(panel.c);
+                out.copy_from_slice(&pixel(&values, k)[panel.c0..][..panel.c]);
+                padding.fill(0.0);
             }
+            packed_values = rest;
         }
     }
 }
@@ -124,41 +128,37 @@ impl<S: Simd> Attend<S> {
     }
 }
 
-/// `p = exp(x - max x)` over `n` values of a row; returns `1 / sum p`.
-struct Softmax {
-    row: *mut f32,
+/// `p = exp(x - max x)` over the first `n` values of a row of whole vectors, and no more than a vector behind them; returns
+/// `1 / sum p`. A NaN makes the result NaN, and so all of the row's outputs.
+struct Softmax<'a> {
+    row: &'a mut [f32],
     n: usize,
 }
 
-impl Kernel for Softmax {
+impl Kernel for Softmax<'_> {
     type Output = f32;
     #[inline(always)]
     fn call<S: Simd>(self, s: S) -> f32 {
-        let whole = self.n / S::LANES * S::LANES;
-        // SAFETY: the row has `n` values and its pitch rounds them up to whole vectors.
-        unsafe {
-            for i in self.n..self.n.next_multiple_of(S::LANES) {
-                *self.row.add(i) = f32::NEG_INFINITY;
-            }
-            let mut max = s.splat(f32::NEG_INFINITY);
-            for i in (0..self.n).step_by(S::LANES) {
-                max = s.max(max, s.load(self.row.add(i)));
-            }
-            let max = s.splat(s.reduce_max(max));
-            let mut sum = s.splat(0.0);
-            for i in (0..whole).step_by(S::LANES) {
-                let p = math::exp(s, s.sub(s.load(self.row.add(i)), max));
-                sum = s.add(sum, p);
-                s.store(self.row.add(i), p);
-            }
-            let mut tail = 0.0;
-            if whole < self.n {
-                let p = math::exp(s, s.sub(s.load(self.row.add(whole)), max));
-                s.store(self.row.add(whole), p);
-                tail = (whole..self.n).map(|i| *self.row.add(i)).sum();
-            }
-            1.0 / (s.reduce_add(sum) + tail)
+        let Softmax { row, n } = self;
+        row[n..].fill(f32::NEG_INFINITY);
+        let mut max = s.splat(f32::NEG_INFINITY);
+        for x in row.chunks_exact(S::LANES) {
+            max = s.max(max, s.load_slice(x));
         }
+        let max = s.splat(s.reduce_max(max));
+        let (whole, last) = row.split_at_mut(n / S::LANES * S::LANES);
+        let mut sum = s.splat(0.0);
+        for x in whole.chunks_exact_mut(S::LANES) {
+            let p = math::exp(s, s.sub(s.load_slice(x), max));
+            sum = s.add(sum, p);
+            s.store_slice(x, p);
+        }
+        let mut tail = 0.0;
+        if !last.is_empty() {
+            s.store_slice(last, math::exp(s, s.sub(s.load_slice(last), max)));
+            tail = last[..n % S::LANES].iter().sum();
+        }
+        1.0 / (s.reduce_add(sum) + tail)
     }
 }
 
@@ -178,24 +178,22 @@ impl<S: Simd> Work for Attend<S> {
         let (q0, q1) = (t * block / self.blocks(), t * (block + 1) / self.blocks());
         let (k_len, v_len) = self.layout.head_lens::<S>();
         let (score_pitch, out_pitch) = (self.score_pitch(), self.out_pitch());
-        let scores = scratch.values.as_mut_ptr();
-        // SAFETY: scratch holds QUERIES rows of scores and of results; all else lies inside the maps and the packed
-        // region, which the phase before filled.
-        unsafe {
-            let results = scores.add(QUERIES * score_pitch);
-            let packed = context.base.add(self.layout.packed + head * (k_len + v_len)).cast_const();
-            let product = |panels: &[Panel],
-                           mut weights: *const f32,
-                           depth: usize,
-                           row: &dyn Fn(usize) -> *const f32,
-                           out: *mut f32,
-                           pitch: usize| {
-                for panel in panels {
-                    tiles(q1 - q0, max_rows::<S>(panel.vectors), |first, height| {
-                        let mut rows = [std::ptr::null(); MAX_ROWS];
-                        for (r, p) in rows[..height].iter_mut().enumerate() {
-                            *p = row(first + r);
-                        }
+        let (scores, results) = scratch.values.split_at_mut(QUERIES * score_pitch);
+        let product = |panels: &[Panel],
+                       mut weights: *const f32,
+                       depth: usize,
+                       row: &dyn Fn(usize) -> *const f32,
+                       out: *mut f32,
+                       pitch: usize| {
+            for panel in panels {
+                tiles(q1 - q0, max_rows::<S>(panel.vectors), |first, height| {
+                    let mut rows = [std::ptr::null(); MAX_ROWS];
+                    for (r, p) in rows[..height].iter_mut().enumerate() {
+                        *p = row(first + r);
+                    }
+                    // SAFETY: rows hold `depth` values; the packed region holds every panel; `out` is scratch for QUERIES
+                    // rows of `pitch` values, which no panel exceeds.
+                    unsafe {
                         self.micros.get(height, panel.vectors)(&Tile {
                             rows: rows.as_ptr(),
                             shift: 0,
@@ -207,24 +205,33 @@ impl<S: Simd> Work for Attend<S> {
                             out: out.add(first * pitch + panel.c0),
                             pitch,
                         });
-                    });
-                    weights = weights.add(depth * panel.vectors * S::LANES);
-                }
-            };
-            let query =
-                |r: usize| context.base.add(qkv.offset + (q0 + r) * qkv.pitch + head * d).cast_const();
-            product(&self.keys, packed, d, &query, scores, score_pitch);
-            let mut scale = [0.0; QUERIES];
-            for (r, scale) in scale[..q1 - q0].iter_mut().enumerate() {
-                *scale = self.simd.vectorize(Softmax { row: scores.add(r * score_pitch), n: t });
+                    }
+                });
+                // SAFETY: stays within the packed region.
+                weights = unsafe { weights.add(depth * panel.vectors * S::LANES) };
             }
-            let weights = |r: usize| scores.add(r * score_pitch).cast_const();
-            product(&self.channels, packed.add(k_len), t, &weights, results, out_pitch);
-            for (r, scale) in scale[..q1 - q0].iter().enumerate() {
-                let out = context.base.add(dst.offset + (q0 + r) * dst.pitch + head * d);
-                for c in 0..d {
-                    *out.add(c) = *results.add(r * out_pitch + c) * scale;
-                }
+        };
+        // SAFETY: the packed region, which the phase before filled, lies inside the arena.
+        let packed = unsafe { context.base.add(self.layout.packed + head * (k_len + v_len)).cast_const() };
+        let queries = qkv.channels(head * d, d);
+        // SAFETY: the arena of `run`'s contract; the input is complete.
+        let query = |r: usize| unsafe { queries.pixel(context.base, q0 + r) }.as_ptr();
+        product(&self.keys, packed, d, &query, scores.as_mut_ptr(), score_pitch);
+        let mut scale = [0.0; QUERIES];
+        let vectors = t.next_multiple_of(S::LANES);
+        for (row, scale) in scores.chunks_exact_mut(score_pitch).zip(&mut scale[..q1 - q0]) {
+            *scale = self.simd.vectorize(Softmax { row: &mut row[..vectors], n: t });
+        }
+        let weights = |r: usize| scores[r * score_pitch..][..t].as_ptr();
+        // SAFETY: the values lie behind the keys.
+        let packed_values = unsafe { packed.add(k_len) };
+        product(&self.channels, packed_values, t, &weights, results.as_mut_ptr(), out_pitch);
+        let channels = dst.channels(head * d, d);
+        for (r, (row, scale)) in results.chunks_exact(out_pitch).zip(&scale[..q1 - q0]).enumerate() {
+            // SAFETY: the arena of `run`'s contract; only this item writes these channels of its queries.
+            let out = unsafe { channels.pixel_mut(context.base, q0 + r) };
+            for (out, value) in out.iter_mut().zip(row) {
+                *out = value * scale;
             }
         }
     }

@@ -25,53 +25,52 @@ pub struct LayerNorm<S> {
     pub eps: f32,
 }
 
-struct Normalise<'a, T> {
-    norm: &'a LayerNorm<T>,
-    base: *mut f32,
-    pixels: std::ops::Range<usize>,
+/// One pixel.
+struct Normalise<'a> {
+    x: &'a [f32],
+    y: &'a mut [f32],
+    gamma: &'a [f32],
+    beta: &'a [f32],
+    eps: f32,
 }
 
-impl<T: Simd> Kernel for Normalise<'_, T> {
+impl Kernel for Normalise<'_> {
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        let LayerNorm { src, dst, gamma, beta, eps, .. } = self.norm;
-        let whole = src.c / S::LANES * S::LANES;
-        for pixel in self.pixels {
-            // SAFETY: pixels and channels lie inside both maps.
-            unsafe {
-                let x = self.base.add(src.offset + pixel * src.pitch).cast_const();
-                let y = self.base.add(dst.offset + pixel * dst.pitch);
-                let mut sum = s.splat(0.0);
-                let mut tail = 0.0;
-                for c in (0..whole).step_by(S::LANES) {
-                    sum = s.add(sum, s.load(x.add(c)));
-                }
-                for c in whole..src.c {
-                    tail += *x.add(c);
-                }
-                let mean = (s.reduce_add(sum) + tail) / src.c as f32;
-                let mut squares = s.splat(0.0);
-                let mut tail = 0.0;
-                for c in (0..whole).step_by(S::LANES) {
-                    let d = s.sub(s.load(x.add(c)), s.splat(mean));
-                    squares = s.mul_add(d, d, squares);
-                }
-                for c in whole..src.c {
-                    tail += (*x.add(c) - mean) * (*x.add(c) - mean);
-                }
-                let scale = 1.0 / ((s.reduce_add(squares) + tail) / src.c as f32 + eps).sqrt();
-                for c in (0..whole).step_by(S::LANES) {
-                    let d = s.mul(s.sub(s.load(x.add(c)), s.splat(mean)), s.splat(scale));
-                    s.store(
-                        y.add(c),
-                        s.mul_add(d, s.load(gamma.as_ptr().add(c)), s.load(beta.as_ptr().add(c))),
-                    );
-                }
-                for c in whole..src.c {
-                    *y.add(c) = (*x.add(c) - mean) * scale * gamma[c] + beta[c];
-                }
-            }
+        let Normalise { x, y, gamma, beta, eps } = self;
+        let count = x.len() as f32;
+        let (vectors, rest) = x.split_at(x.len() / S::LANES * S::LANES);
+        let vectors = vectors.chunks_exact(S::LANES);
+        let mut sum = s.splat(0.0);
+        for x in vectors.clone() {
+            sum = s.add(sum, s.load_slice(x));
+        }
+        let mut tail = 0.0;
+        for x in rest {
+            tail += x;
+        }
+        let mean = (s.reduce_add(sum) + tail) / count;
+        let mut squares = s.splat(0.0);
+        for x in vectors {
+            let d = s.sub(s.load_slice(x), s.splat(mean));
+            squares = s.mul_add(d, d, squares);
+        }
+        let mut tail = 0.0;
+        for x in rest {
+            tail += (x - mean) * (x - mean);
+        }
+        let scale = 1.0 / ((s.reduce_add(squares) + tail) / count + eps).sqrt();
+        let at = x.len() - rest.len();
+        let constants = gamma.chunks_exact(S::LANES).zip(beta.chunks_exact(S::LANES));
+        for ((y, x), (gamma, beta)) in
+            y.chunks_exact_mut(S::LANES).zip(x.chunks_exact(S::LANES)).zip(constants)
+        {
+            let d = s.mul(s.sub(s.load_slice(x), s.splat(mean)), s.splat(scale));
+            s.store_slice(y, s.mul_add(d, s.load_slice(gamma), s.load_slice(beta)));
+        }
+        for (((y, x), gamma), beta) in y[at..].iter_mut().zip(rest).zip(&gamma[at..]).zip(&beta[at..]) {
+            *y = (x - mean) * scale * gamma + beta;
         }
     }
 }
@@ -83,7 +82,13 @@ impl<S: Simd> Work for LayerNorm<S> {
 
     unsafe fn run(&self, item: usize, context: &Context<'_>, _: &mut Scratch) {
         let pixels = item * NORM_PIXELS..((item + 1) * NORM_PIXELS).min(self.src.pixels());
-        self.simd.vectorize(Normalise { norm: self, base: context.base, pixels });
+        let (gamma, beta, eps) = (&self.gamma, &self.beta, self.eps);
+        for pixel in pixels {
+            // SAFETY: the arena of `run`'s contract; only this item writes these pixels, and the input is complete.
+            let (x, y) =
+                unsafe { (self.src.pixel(context.base, pixel), self.dst.pixel_mut(context.base, pixel)) };
+            self.simd.vectorize(Normalise { x, y, gamma, beta, eps });
+        }
     }
 }
 

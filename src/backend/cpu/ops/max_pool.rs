@@ -6,7 +6,7 @@ use crate::backend::cpu::simd::{Kernel, Simd};
 use crate::backend::cpu::work::{Context, Scratch, Work};
 use crate::plan::{Plan, View};
 
-/// Maximum over `window x window` pixels around every `stride`-th, an item a row of the output.
+/// Maximum over `window x window` pixels around every `stride`-th; NaN if one of them is. An item is a row of the output.
 pub struct MaxPool<S> {
     /// Token.
     pub simd: S,
@@ -51,7 +51,7 @@ impl<S: Simd> Work for MaxPool<S> {
     }
 }
 
-/// `out = max(out, values)`. The compiler makes vectors of the instruction set of it.
+/// `out = max(out, values)`, NaN where either is.
 struct Maximum<'a> {
     out: &'a mut [f32],
     values: &'a [f32],
@@ -60,9 +60,10 @@ struct Maximum<'a> {
 impl Kernel for Maximum<'_> {
     type Output = ();
     #[inline(always)]
-    fn call<S: Simd>(self, _: S) {
-        for (out, value) in self.out.iter_mut().zip(self.values) {
-            *out = if *value > *out { *value } else { *out };
+    fn call<S: Simd>(self, s: S) {
+        let outs = self.out.chunks_mut(S::LANES);
+        for (out, values) in outs.zip(self.values.chunks(S::LANES)) {
+            s.store_slice(out, s.max_or_nan(s.load_slice(out), s.load_slice(values)));
         }
     }
 }

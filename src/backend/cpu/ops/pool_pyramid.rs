@@ -6,7 +6,7 @@ use crate::backend::cpu::simd::{Kernel, Simd};
 use crate::backend::cpu::work::{Context, Scratch, ScratchSize, Work};
 use crate::plan::{Plan, View};
 
-/// Three max pools of the same window, one after the other.
+/// Three max pools of the same window, one after the other. NaN in a window gives NaN.
 pub struct PoolPyramid<S> {
     /// Token.
     pub simd: S,
@@ -47,7 +47,7 @@ impl<T: Simd> Kernel for Pool<'_, T> {
                         let (x0, x1) = (x.saturating_sub(reach), (x + reach).min(w - 1));
                         let mut m = s.load(plane.add((y * w + x0) * S::LANES));
                         for i in x0 + 1..=x1 {
-                            m = s.max(m, s.load(plane.add((y * w + i) * S::LANES)));
+                            m = s.max_or_nan(m, s.load(plane.add((y * w + i) * S::LANES)));
                         }
                         s.store(rows.add((y * w + x) * S::LANES), m);
                     }
@@ -57,7 +57,7 @@ impl<T: Simd> Kernel for Pool<'_, T> {
                     for x in 0..w {
                         let mut m = s.load(rows.add((y0 * w + x) * S::LANES));
                         for i in y0 + 1..=y1 {
-                            m = s.max(m, s.load(rows.add((i * w + x) * S::LANES)));
+                            m = s.max_or_nan(m, s.load(rows.add((i * w + x) * S::LANES)));
                         }
                         s.store(plane.add((y * w + x) * S::LANES), m);
                         let out = dst.offset + (y * w + x) * dst.pitch + level * src.c + self.c;

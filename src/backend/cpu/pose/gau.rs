@@ -47,119 +47,114 @@ impl<S: Simd> Gau<S> {
     }
 }
 
-/// `n = x / max(|x| / sqrt(d), 1e-5) * gain`, token by token.
-struct ScaleNorm {
-    x: *const f32,
-    out: *mut f32,
-    pitch: usize,
-    tokens: usize,
+/// `out = x / max(|x| / sqrt(d), 1e-5) * gain`, token by token.
+struct ScaleNorm<'a> {
+    /// `[tokens, dim]`.
+    x: &'a [f32],
     dim: usize,
+    /// `[tokens, pitch]`.
+    out: &'a mut [f32],
+    pitch: usize,
     gain: f32,
 }
 
-impl Kernel for ScaleNorm {
+impl Kernel for ScaleNorm<'_> {
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, _: S) {
-        for token in 0..self.tokens {
-            // SAFETY: `dim` values a token in, `pitch >= dim` out.
-            unsafe {
-                let x = std::slice::from_raw_parts(self.x.add(token * self.dim), self.dim);
-                let out = std::slice::from_raw_parts_mut(self.out.add(token * self.pitch), self.dim);
-                let squares: f32 = x.iter().map(|v| v * v).sum();
-                let norm = (squares.sqrt() * (self.dim as f32).powf(-0.5)).max(1e-5);
-                for (o, v) in out.iter_mut().zip(x) {
-                    *o = v / norm * self.gain;
-                }
+        for (x, out) in self.x.chunks_exact(self.dim).zip(self.out.chunks_exact_mut(self.pitch)) {
+            let squares: f32 = x.iter().map(|v| v * v).sum();
+            let norm = squares.sqrt() * (self.dim as f32).powf(-0.5);
+            // Not f32::max, which would make 1e-5 of a NaN.
+            let norm = if norm < 1e-5 { 1e-5 } else { norm };
+            for (o, v) in out.iter_mut().zip(x) {
+                *o = v / norm * self.gain;
             }
         }
     }
 }
 
-/// SiLU of `n` values, rounded up to whole vectors.
-struct Activate {
-    x: *mut f32,
-    n: usize,
-}
+/// SiLU of whole vectors.
+struct Activate<'a>(&'a mut [f32]);
 
-impl Kernel for Activate {
+impl Kernel for Activate<'_> {
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        for i in (0..self.n).step_by(S::LANES) {
-            // SAFETY: the scratch rows are padded to whole vectors.
-            unsafe { s.store(self.x.add(i), math::silu(s, s.load(self.x.add(i)))) };
+        for x in self.0.chunks_exact_mut(S::LANES) {
+            s.store_slice(x, math::silu(s, s.load_slice(x)));
         }
     }
 }
 
-/// Scores, squared ReLU, weighted sum and gate of one survivor: `uv` rows in, `u * (A v)` into the u part.
+/// Scores, squared ReLU, weighted sum and gate of one survivor: `u * (A v)` into the u part of `uv`.
 struct Mix<'a> {
-    uv: *mut f32,
+    /// `[tokens, pitch]`: u, v, base.
+    uv: &'a mut [f32],
     pitch: usize,
-    tokens: usize,
     expansion: usize,
-    key_dim: usize,
     q: (&'a [f32], &'a [f32]),
     k: (&'a [f32], &'a [f32]),
-    /// `[tokens, key_dim]` twice, then `[tokens, expansion]`.
-    scratch: *mut f32,
+    /// `[tokens, key_dim]` each.
+    queries: &'a mut [f32],
+    keys: &'a mut [f32],
+    /// `[tokens, expansion]`.
+    mixed: &'a mut [f32],
 }
 
 impl Kernel for Mix<'_> {
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        let Mix { uv, pitch, tokens, expansion: e, key_dim, scratch, .. } = self;
-        // SAFETY: rows hold 2 e + key_dim values; scratch as stated above.
-        unsafe {
-            let (queries, keys) = (scratch, scratch.add(tokens * key_dim));
-            let mixed = keys.add(tokens * key_dim);
-            for t in 0..tokens {
-                for j in 0..key_dim {
-                    let base = *uv.add(t * pitch + 2 * e + j);
-                    *queries.add(t * key_dim + j) = base * self.q.0[j] + self.q.1[t * key_dim + j];
-                    *keys.add(t * key_dim + j) = base * self.k.0[j] + self.k.1[t * key_dim + j];
+        let Mix { uv, pitch, expansion: e, q, k, queries, keys, mixed } = self;
+        let key_dim = q.0.len();
+        for (out, (gain, bias)) in [(&mut *queries, q), (&mut *keys, k)] {
+            let tokens = out.chunks_exact_mut(key_dim).zip(bias.chunks_exact(key_dim));
+            for ((out, bias), row) in tokens.zip(uv.chunks_exact(pitch)) {
+                let base = &row[2 * e..];
+                for (((out, base), gain), bias) in out.iter_mut().zip(base).zip(gain).zip(bias) {
+                    *out = base * gain + bias;
                 }
             }
-            let whole = key_dim / S::LANES * S::LANES;
-            for t in 0..tokens {
-                let row = mixed.add(t * e);
-                std::slice::from_raw_parts_mut(row, e).fill(0.0);
-                for other in 0..tokens {
-                    let (q, k) = (queries.add(t * key_dim), keys.add(other * key_dim));
-                    let mut sum = s.splat(0.0);
-                    for j in (0..whole).step_by(S::LANES) {
-                        sum = s.mul_add(s.load(q.add(j)), s.load(k.add(j)), sum);
-                    }
-                    let mut dot = s.reduce_add(sum);
-                    for j in whole..key_dim {
-                        dot += *q.add(j) * *k.add(j);
-                    }
-                    let score = (dot / (key_dim as f32).sqrt()).max(0.0);
-                    let weight = score * score;
-                    let v = std::slice::from_raw_parts(uv.add(other * pitch + e), e);
-                    for (o, v) in std::slice::from_raw_parts_mut(row, e).iter_mut().zip(v) {
-                        *o += weight * v;
-                    }
+        }
+        let whole = key_dim / S::LANES * S::LANES;
+        for (query, mixed) in queries.chunks_exact(key_dim).zip(mixed.chunks_exact_mut(e)) {
+            mixed.fill(0.0);
+            for (key, row) in keys.chunks_exact(key_dim).zip(uv.chunks_exact(pitch)) {
+                let mut sum = s.splat(0.0);
+                for (q, k) in query.chunks_exact(S::LANES).zip(key.chunks_exact(S::LANES)) {
+                    sum = s.mul_add(s.load_slice(q), s.load_slice(k), sum);
+                }
+                let mut dot = s.reduce_add(sum);
+                for (q, k) in query[whole..].iter().zip(&key[whole..]) {
+                    dot += q * k;
+                }
+                let score = dot / (key_dim as f32).sqrt();
+                // Not f32::max, which would make 0 of a NaN.
+                let score = if score < 0.0 { 0.0 } else { score };
+                let weight = score * score;
+                for (o, v) in mixed.iter_mut().zip(&row[e..2 * e]) {
+                    *o += weight * v;
                 }
             }
-            for t in 0..tokens {
-                for j in 0..e {
-                    *uv.add(t * pitch + j) *= *mixed.add(t * e + j);
-                }
+        }
+        for (row, mixed) in uv.chunks_exact_mut(pitch).zip(mixed.chunks_exact(e)) {
+            for (u, mixed) in row.iter_mut().zip(mixed) {
+                *u *= mixed;
             }
         }
     }
 }
 
-/// `out += x * gain`, copied to its place.
+/// `out = sum + x * gain`.
 struct Residual<'a> {
-    sum: *const f32,
+    /// `[tokens, pitch]`.
+    sum: &'a [f32],
     pitch: usize,
-    x: *const f32,
-    out: *mut f32,
-    tokens: usize,
+    /// `[tokens, dim]` each.
+    x: &'a [f32],
+    out: &'a mut [f32],
+    /// `[dim]`.
     gain: &'a [f32],
 }
 
@@ -168,13 +163,10 @@ impl Kernel for Residual<'_> {
     #[inline(always)]
     fn call<S: Simd>(self, _: S) {
         let dim = self.gain.len();
-        for token in 0..self.tokens {
-            for (c, gain) in self.gain.iter().enumerate() {
-                // SAFETY: `dim` values a token in x and out, `pitch >= dim` in sum.
-                unsafe {
-                    *self.out.add(token * dim + c) =
-                        *self.sum.add(token * self.pitch + c) + *self.x.add(token * dim + c) * gain;
-                }
+        let rows = self.out.chunks_exact_mut(dim).zip(self.x.chunks_exact(dim));
+        for ((out, x), sum) in rows.zip(self.sum.chunks_exact(self.pitch)) {
+            for (((out, x), sum), gain) in out.iter_mut().zip(x).zip(sum).zip(self.gain) {
+                *out = sum + x * gain;
             }
         }
     }
@@ -192,33 +184,32 @@ impl<S: Simd> Work for Gau<S> {
     }
 
     unsafe fn run(&self, item: usize, context: &Context<'_>, scratch: &mut Scratch) {
-        let (tokens, dim, pitch) = (self.tokens, self.dim, self.dim_pitch());
-        // SAFETY: selection is complete and rows are reserved; scratch is laid out as `scratch` counts it.
-        unsafe {
-            let state = context.state();
-            let x = state.rows[self.src.0].row(item).add(self.src.1).cast_const();
+        let (tokens, dim, pitch, uv_pitch) = (self.tokens, self.dim, self.dim_pitch(), self.uv_pitch());
+        // SAFETY: selection is complete.
+        let state = unsafe { context.state() };
+        // SAFETY: rows are reserved for every survivor; the input is complete, and only this item writes its survivor's
+        // output.
+        let (x, out) = unsafe {
+            let x = state.rows[self.src.0].row(item).add(self.src.1);
             let out = state.rows[self.dst.0].row(item).add(self.dst.1);
-            let normed = scratch.values.as_mut_ptr();
-            let sum = normed.add(tokens * pitch);
-            let uv = sum.add(tokens * pitch);
-            let rest = uv.add(tokens * self.uv_pitch());
-            self.simd.vectorize(ScaleNorm { x, out: normed, pitch, tokens, dim, gain: self.norm_gain });
-            let row = |t: usize| normed.add(t * pitch).cast_const();
-            self.uv.multiply(row, tokens, 0..self.uv.panels(), uv, self.uv_pitch());
-            self.simd.vectorize(Activate { x: uv, n: tokens * self.uv_pitch() });
-            self.simd.vectorize(Mix {
-                uv,
-                pitch: self.uv_pitch(),
-                tokens,
-                expansion: self.expansion,
-                key_dim: self.key_dim,
-                q: (&self.q.0, &self.q.1),
-                k: (&self.k.0, &self.k.1),
-                scratch: rest,
-            });
-            let row = |t: usize| uv.add(t * self.uv_pitch()).cast_const();
-            self.out.multiply(row, tokens, 0..self.out.panels(), sum, pitch);
-            self.simd.vectorize(Residual { sum, pitch, x, out, tokens, gain: &self.residual_gain });
-        }
+            (std::slice::from_raw_parts(x, tokens * dim), std::slice::from_raw_parts_mut(out, tokens * dim))
+        };
+        let (normed, rest) = scratch.values.split_at_mut(tokens * pitch);
+        let (sum, rest) = rest.split_at_mut(tokens * pitch);
+        let (uv, rest) = rest.split_at_mut(tokens * uv_pitch);
+        let (queries, rest) = rest.split_at_mut(tokens * self.key_dim);
+        let (keys, rest) = rest.split_at_mut(tokens * self.key_dim);
+        let mixed = &mut rest[..tokens * self.expansion];
+        self.simd.vectorize(ScaleNorm { x, dim, out: normed, pitch, gain: self.norm_gain });
+        let row = |t: usize| normed[t * pitch..][..dim].as_ptr();
+        // SAFETY: rows hold `dim` values, `uv` one of `uv_pitch` for each token.
+        unsafe { self.uv.multiply(row, tokens, 0..self.uv.panels(), uv.as_mut_ptr(), uv_pitch) };
+        self.simd.vectorize(Activate(uv));
+        let (expansion, q, k) = (self.expansion, (&*self.q.0, &*self.q.1), (&*self.k.0, &*self.k.1));
+        self.simd.vectorize(Mix { uv, pitch: uv_pitch, expansion, q, k, queries, keys, mixed });
+        let row = |t: usize| uv[t * uv_pitch..][..expansion].as_ptr();
+        // SAFETY: rows hold `expansion` values, `sum` one of `pitch` for each token.
+        unsafe { self.out.multiply(row, tokens, 0..self.out.panels(), sum.as_mut_ptr(), pitch) };
+        self.simd.vectorize(Residual { sum, pitch, x, out, gain: &self.residual_gain });
     }
 }

@@ -22,9 +22,9 @@ fn with_features<K: Kernel>(token: Avx2, kernel: K) -> K::Output {
 /// Masks for partial loads and stores: `MASK[8 - n ..][..8]` selects the first `n` lanes.
 static MASK: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
 
-// SAFETY (of every block below): a token exists only if the CPU has AVX2 and FMA (`Avx2::new`); memory operands are
-// covered by the methods' own contracts.
-impl Simd for Avx2 {
+// SAFETY: 8 lanes; memory is accessed by whole vectors, or as masks and `n` say; a token exists only if the CPU has AVX2 and
+// FMA (`Avx2::new`). "Token" in the blocks below means the last of these.
+unsafe impl Simd for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
@@ -105,6 +105,11 @@ impl Simd for Avx2 {
     fn max(self, a: __m256, b: __m256) -> __m256 {
         // SAFETY: token.
         unsafe { _mm256_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn max_or_nan(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: token. `_mm256_max_ps` gives `b` if either is NaN.
+        unsafe { _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a)) }
     }
     #[inline(always)]
     fn min(self, a: __m256, b: __m256) -> __m256 {

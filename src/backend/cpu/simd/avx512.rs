@@ -109,6 +109,11 @@ macro_rules! avx512_arithmetic {
             unsafe { _mm512_max_ps(a, b) }
         }
         #[inline(always)]
+        fn max_or_nan(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: token. `_mm512_max_ps` gives `b` if either is NaN.
+            unsafe { _mm512_mask_mov_ps(_mm512_max_ps(a, b), _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a), a) }
+        }
+        #[inline(always)]
         fn min(self, a: __m512, b: __m512) -> __m512 {
             // SAFETY: token.
             unsafe { _mm512_min_ps(a, b) }
@@ -163,9 +168,9 @@ macro_rules! avx512_arithmetic {
     };
 }
 
-// SAFETY (of every block in the macro): a token exists only if the CPU has the instructions (`Avx512::new`,
-// `Avx512Bf16::new`); memory operands are covered by the methods' own contracts.
-impl Simd for Avx512 {
+// SAFETY: 16 lanes; memory is accessed by whole vectors or under masks; a token exists only if the CPU has the instructions
+// (`Avx512::new`). "Token" in the blocks above means the last of these.
+unsafe impl Simd for Avx512 {
     avx512_arithmetic!();
 
     unsafe fn assume() -> Self {
@@ -194,7 +199,8 @@ fn with_bf16_features<K: Kernel>(token: Avx512Bf16, kernel: K) -> K::Output {
     kernel.call(token)
 }
 
-impl Simd for Avx512Bf16 {
+// SAFETY: as of `Avx512`, with `Avx512Bf16::new`.
+unsafe impl Simd for Avx512Bf16 {
     avx512_arithmetic!();
     const BF16: bool = true;
 

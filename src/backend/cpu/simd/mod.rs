@@ -22,7 +22,13 @@ pub trait Kernel {
 }
 
 /// An instruction set: vectors of `LANES` f32 values.
-pub trait Simd: Copy + Send + Sync + 'static {
+///
+/// # Safety
+/// Implementations keep these promises, on which kernels rely for memory safety:
+/// 1. `LANES` is at most 16 and divides 16.
+/// 2. `load` and `load_first` read, and `store` and `store_first` write, no memory but what they are documented to.
+/// 3. A value of the type exists only where the CPU has the instructions.
+pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// `LANES` values.
     type V: Copy;
     /// f32 values a vector.
@@ -80,6 +86,26 @@ pub trait Simd: Copy + Send + Sync + 'static {
             }
         }
     }
+    /// The first `LANES` values of a slice; of a shorter one all, and zeros behind them.
+    #[inline(always)]
+    fn load_slice(self, x: &[f32]) -> Self::V {
+        // SAFETY: the slice is readable for its length, and n < LANES for `load_first`.
+        unsafe {
+            if x.len() >= Self::LANES { self.load(x.as_ptr()) } else { self.load_first(x.as_ptr(), x.len()) }
+        }
+    }
+    /// Writes the first `LANES` values of a slice; of a shorter one all.
+    #[inline(always)]
+    fn store_slice(self, out: &mut [f32], v: Self::V) {
+        // SAFETY: the slice is writable for its length, and n < LANES for `store_first`.
+        unsafe {
+            if out.len() >= Self::LANES {
+                self.store(out.as_mut_ptr(), v)
+            } else {
+                self.store_first(out.as_mut_ptr(), v, out.len())
+            }
+        }
+    }
     /// `a + b`.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`.
@@ -99,9 +125,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn rough_silu(self, x: Self::V) -> Self::V {
         super::math::silu(self, x)
     }
-    /// Larger of each lane.
+    /// Larger of each lane. NaN where `b` is NaN. Where only `a` is NaN the result differs: `b` on x86-64 and in plain Rust,
+    /// NaN on NEON. So a value whose NaN must survive is the second operand.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
-    /// Smaller of each lane.
+    /// Larger of each lane, NaN where either is NaN, as in PyTorch's `max_pool2d`.
+    fn max_or_nan(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Smaller of each lane. With NaN as [`Simd::max`].
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;

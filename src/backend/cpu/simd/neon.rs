@@ -19,9 +19,9 @@ fn with_features<K: Kernel>(token: Neon, kernel: K) -> K::Output {
     kernel.call(token)
 }
 
-// SAFETY (of every block below): a token exists only if the CPU has NEON (`Neon::new`); memory operands are covered by
-// the methods' own contracts.
-impl Simd for Neon {
+// SAFETY: 4 lanes; memory is accessed by whole vectors; a token exists only if the CPU has NEON (`Neon::new`). "Token" in the
+// blocks below means the last of these.
+unsafe impl Simd for Neon {
     type V = float32x4_t;
     const LANES: usize = 4;
     // Of 32: with sums in 24, compilers spill; 5 by 4 has more multiply-adds an instruction than 6 by 4.
@@ -75,6 +75,11 @@ impl Simd for Neon {
     fn max(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
         // SAFETY: token.
         unsafe { vmaxq_f32(a, b) }
+    }
+    #[inline(always)]
+    fn max_or_nan(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        // `vmaxq_f32` gives NaN if either is NaN.
+        self.max(a, b)
     }
     #[inline(always)]
     fn min(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {

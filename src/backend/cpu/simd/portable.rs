@@ -13,7 +13,8 @@ fn zip<const N: usize>(a: [f32; N], b: [f32; N], f: impl Fn(f32, f32) -> f32) ->
     std::array::from_fn(|i| f(a[i], b[i]))
 }
 
-impl<const N: usize> Simd for Portable<N> {
+// SAFETY: N is 4 or 16; memory is accessed as arrays of N values; plain Rust runs on every CPU.
+unsafe impl<const N: usize> Simd for Portable<N> {
     type V = [f32; N];
     const LANES: usize = N;
     const REGISTERS: usize = if N == 16 { 32 } else { 16 };
@@ -60,6 +61,10 @@ impl<const N: usize> Simd for Portable<N> {
     #[inline(always)]
     fn max(self, a: [f32; N], b: [f32; N]) -> [f32; N] {
         zip(a, b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn max_or_nan(self, a: [f32; N], b: [f32; N]) -> [f32; N] {
+        zip(a, b, |a, b| if a > b || a.is_nan() { a } else { b })
     }
     #[inline(always)]
     fn min(self, a: [f32; N], b: [f32; N]) -> [f32; N] {

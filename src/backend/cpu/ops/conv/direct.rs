@@ -4,7 +4,7 @@
 //! and ranges of output channels. A block's row pointers are computed once and used for all its panels. Where the factors
 //! are bf16, the block's input is converted first, once for all its taps and panels.
 
-use super::epilogue::{Epilogue, Region};
+use super::epilogue::{Addition, Epilogue, Region};
 use crate::backend::cpu::factor::{Convert, Factor};
 use crate::backend::cpu::memory::{Block, Map};
 use crate::backend::cpu::micro::{MAX_ROWS, Micros, Tile, max_rows};
@@ -174,10 +174,12 @@ impl<S: Simd, T: Factor> Direct<S, T> {
         let widest = columns.iter().map(|c| c.panel.vectors).max().unwrap_or(0);
         // A zero behind each pixel for the last group of an odd depth; taps that are one segment leave no room for it.
         let pixel = if whole_rows { cin } else { src.c + depth % T::GROUP };
-        let finishing = epilogue.in_kernel().map(|silu| match silu {
-            true => Micros::silu(simd, widest),
-            false => Micros::new(simd, widest),
-        });
+        let finishing = match epilogue.addition() {
+            Some(Addition::None | Addition::BeforeActivation) => {
+                Micros::activating(simd, widest, epilogue.act)
+            }
+            _ => None,
+        };
         // Tiles of the same pixels follow each other if the weights of all stay in the first cache meanwhile, and all are of
         // one height: results are then written pixel by pixel.
         let alike = columns.iter().all(|c| max_rows::<S>(c.panel.vectors) == max_rows::<S>(widest));

@@ -1,50 +1,11 @@
 //! The end of every convolution: pre-activation addend, activation, residual, store into a channel slice. The bias
 //! is in already: it is the accumulators' initial value.
 
-use crate::backend::cpu::math;
+use crate::backend::cpu::activation::{Activation, Gelu, Identity, Relu, Silu};
 use crate::backend::cpu::memory::{Block, Map};
 use crate::backend::cpu::simd::{Kernel, Simd};
 use crate::plan::Act;
-
-/// An activation as a type, so that loops are compiled for each.
-trait Activation {
-    /// Implementations must be `#[inline(always)]`.
-    fn apply<S: Simd>(s: S, x: S::V) -> S::V;
-}
-
-struct Identity;
-struct Relu;
-struct Silu;
-struct Gelu;
-
-impl Activation for Identity {
-    #[inline(always)]
-    fn apply<S: Simd>(_: S, x: S::V) -> S::V {
-        x
-    }
-}
-
-impl Activation for Relu {
-    #[inline(always)]
-    fn apply<S: Simd>(s: S, x: S::V) -> S::V {
-        // In this order a NaN stays one.
-        s.max(s.splat(0.0), x)
-    }
-}
-
-impl Activation for Silu {
-    #[inline(always)]
-    fn apply<S: Simd>(s: S, x: S::V) -> S::V {
-        math::silu(s, x)
-    }
-}
-
-impl Activation for Gelu {
-    #[inline(always)]
-    fn apply<S: Simd>(s: S, x: S::V) -> S::V {
-        math::gelu(s, x)
-    }
-}
+use std::slice::from_raw_parts;
 
 /// Source of the pre-activation addend.
 pub enum Addend {
@@ -56,6 +17,17 @@ pub enum Addend {
     Upsampled(Map),
     /// Constants, `[pixels][channels]`.
     Table(Block),
+}
+
+/// When the only addend of an epilogue is added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addition {
+    /// There is none.
+    None,
+    /// Before the activation, or there is no activation.
+    BeforeActivation,
+    /// After the activation.
+    AfterActivation,
 }
 
 /// What happens to a finished sum.
@@ -71,37 +43,19 @@ pub struct Epilogue {
 }
 
 impl Epilogue {
-    /// Finishes `n` channels from channel `c` on, of the output pixels `first .. first + rows`, whose sums lie at
-    /// `tile[row * pitch]`.
-    ///
-    /// # Safety
-    /// `base` must be the arena that the maps were resolved in, nobody else may write these output channels or the
-    /// addends meanwhile, and `tile` must be readable for `rows` rows of `n` values rounded up to whole vectors.
-    #[inline(always)]
-    pub unsafe fn apply<S: Simd>(&self, s: S, base: *mut f32, region: Region) {
-        // SAFETY: contract of this function.
-        unsafe {
-            match self.act {
-                Act::None => self.addends::<S, Identity>(s, base, region),
-                Act::Relu => self.addends::<S, Relu>(s, base, region),
-                Act::Silu => self.addends::<S, Silu>(s, base, region),
-                Act::Gelu => self.addends::<S, Gelu>(s, base, region),
-            }
+    /// When the addend is added, if there is one at most. Kernels can then finish whole vectors of their sums in registers.
+    pub fn addition(&self) -> Option<Addition> {
+        match (&self.pre, &self.post) {
+            (Addend::None, None) => Some(Addition::None),
+            (Addend::None, Some(_)) if self.act == Act::None => Some(Addition::BeforeActivation),
+            (Addend::None, Some(_)) => Some(Addition::AfterActivation),
+            (_, None) => Some(Addition::BeforeActivation),
+            (_, Some(_)) => None,
         }
     }
 
-    /// Whether the activation is SiLU, if whole vectors need nothing but one addend before it, or none: then the
-    /// micro-kernel can finish its own sums.
-    pub fn in_kernel(&self) -> Option<bool> {
-        match (self.act, &self.pre, &self.post) {
-            (Act::Silu, _, None) => Some(true),
-            (Act::None, Addend::None, _) | (Act::None, _, None) => Some(false),
-            _ => None,
-        }
-    }
-
-    /// Where the addends of channels from `c` on of some pixels from `first` on lie, of an epilogue `in_kernel`; false if
-    /// it has none.
+    /// Where the addends of channels from `c` on of some pixels from `first` on lie, where there is one at most; false
+    /// if there is none.
     ///
     /// # Safety
     /// `base` must be the arena that the maps were resolved in, the pixels and channels inside them.
@@ -131,10 +85,12 @@ impl Epilogue {
         true
     }
 
-    /// As [`Epilogue::apply`], from code that is not compiled for the instruction set.
+    /// Finishes `n` channels from channel `c` on, of the output pixels `first .. first + rows`, whose sums lie at
+    /// `tile[row * pitch]`.
     ///
     /// # Safety
-    /// As [`Epilogue::apply`].
+    /// `base` must be the arena that the maps were resolved in, no one else may write these output channels or the
+    /// addends meanwhile, and `tile` must be readable for `rows` rows of `n` values rounded up to whole vectors.
     #[inline(always)]
     pub unsafe fn finish<S: Simd>(&self, simd: S, base: *mut f32, region: Region) {
         simd.vectorize(Finish { epilogue: self, base, region });
@@ -143,7 +99,7 @@ impl Epilogue {
     /// Compiles the common cases, without one or both addends, on their own.
     #[inline(always)]
     unsafe fn addends<S: Simd, A: Activation>(&self, s: S, base: *mut f32, region: Region) {
-        // SAFETY: contract of `apply`.
+        // SAFETY: contract of `finish`.
         unsafe {
             match (&self.pre, &self.post) {
                 (Addend::None, None) => self.rows::<S, A, false, false>(s, base, region),
@@ -178,39 +134,28 @@ impl Epilogue {
         let (mut y, mut x) = if PRE { (first / self.dst.w, first % self.dst.w) } else { (0, 0) };
         for row in 0..rows {
             let pixel = first + row;
-            // SAFETY: pixel and channels lie inside the maps; partial vectors are read and written partially.
-            unsafe {
-                let sums = tile.add(row * pitch);
-                let dst = base.add(self.dst.offset + pixel * self.dst.pitch + c);
-                let pre = if PRE { self.addend(base, pixel, (y, x), c) } else { std::ptr::null() };
+            // SAFETY: contract of `finish`: pixel and channels lie inside the maps, and sums are whole vectors.
+            let (sums, dst, pre, post) = unsafe {
+                let sums = from_raw_parts(tile.add(row * pitch), n.next_multiple_of(S::LANES));
+                let dst = self.dst.channels(c, n).pixel_mut(base, pixel);
+                let pre = if PRE { from_raw_parts(self.addend(base, pixel, (y, x), c), n) } else { &[] };
                 let post = match &self.post {
-                    Some(m) if POST => base.add(m.offset + pixel * m.pitch + c).cast_const(),
-                    _ => std::ptr::null(),
+                    Some(map) if POST => map.channels(c, n).pixel(base, pixel),
+                    _ => &[],
                 };
-                let mut j = 0;
-                while j + S::LANES <= n {
-                    let mut x = s.load(sums.add(j));
-                    if PRE {
-                        x = s.add(x, s.load(pre.add(j)));
-                    }
-                    x = A::apply(s, x);
-                    if POST {
-                        x = s.add(x, s.load(post.add(j)));
-                    }
-                    s.store(dst.add(j), x);
-                    j += S::LANES;
+                (sums, dst, pre, post)
+            };
+            let vectors = dst.chunks_mut(S::LANES).zip(sums.chunks_exact(S::LANES));
+            for (v, (dst, sums)) in vectors.enumerate() {
+                let mut x = s.load_slice(sums);
+                if PRE {
+                    x = s.add(x, s.load_slice(&pre[v * S::LANES..]));
                 }
-                if j < n {
-                    let mut x = s.load(sums.add(j));
-                    if PRE {
-                        x = s.add(x, s.load_first(pre.add(j), n - j));
-                    }
-                    x = A::apply(s, x);
-                    if POST {
-                        x = s.add(x, s.load_first(post.add(j), n - j));
-                    }
-                    s.store_first(dst.add(j), x, n - j);
+                x = A::apply::<S, f32>(s, x);
+                if POST {
+                    x = s.add(x, s.load_slice(&post[v * S::LANES..]));
                 }
+                s.store_slice(dst, x);
             }
             if PRE {
                 x += 1;
@@ -232,8 +177,16 @@ impl Kernel for Finish<'_> {
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
+        let Finish { epilogue, base, region } = self;
         // SAFETY: made only by `Epilogue::finish`, with the same contract.
-        unsafe { self.epilogue.apply(s, self.base, self.region) };
+        unsafe {
+            match epilogue.act {
+                Act::None => epilogue.addends::<S, Identity>(s, base, region),
+                Act::Relu => epilogue.addends::<S, Relu>(s, base, region),
+                Act::Silu => epilogue.addends::<S, Silu>(s, base, region),
+                Act::Gelu => epilogue.addends::<S, Gelu>(s, base, region),
+            }
+        }
     }
 }
 

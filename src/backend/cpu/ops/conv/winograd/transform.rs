@@ -2,9 +2,10 @@
 
 use super::scheme::{MAX, MAX_OUT, Scheme};
 use super::{Column, Winograd};
+use crate::backend::cpu::activation::{Activation, Relu, Silu};
 use crate::backend::cpu::factor::Factor;
 use crate::backend::cpu::memory::Map;
-use crate::backend::cpu::ops::conv::epilogue::{Addend, Epilogue, Region};
+use crate::backend::cpu::ops::conv::epilogue::{Addition, Epilogue, Region};
 use crate::backend::cpu::pack::Panel;
 use crate::backend::cpu::prefetch;
 use crate::backend::cpu::simd::{Kernel, Simd};
@@ -191,10 +192,10 @@ impl<S0: Simd, W: Scheme, T: Factor> Output<'_, S0, W, T> {
         }
     }
 
-    /// All patches; where the epilogue is that of most layers, vectors are whole and the patch lies inside the output,
-    /// without a detour through memory.
+    /// All patches. Where `fused`, those inside the output get the activation `A` and then the addend, if `RESIDUAL`, in
+    /// registers. The others are written to memory, and the epilogue makes a second pass.
     #[inline(always)]
-    fn patches<S: Simd, const RESIDUAL: bool>(self, s: S, usual: bool) {
+    fn patches<S: Simd, A: Activation, const RESIDUAL: bool>(self, s: S, fused: bool) {
         let Epilogue { dst, post, .. } = &self.conv.epilogue;
         let (_, across) = self.conv.patches();
         let Panel { c0, c, vectors } = self.column.panel;
@@ -203,7 +204,7 @@ impl<S0: Simd, W: Scheme, T: Factor> Output<'_, S0, W, T> {
             let (py, px) = ((self.first + i) / across, (self.first + i) % across);
             let (height, breadth) = (W::OUT.min(dst.h - py * W::OUT), W::OUT.min(dst.w - px * W::OUT));
             let first = py * W::OUT * dst.w + px * W::OUT;
-            let inside = usual && (height, breadth) == (W::OUT, W::OUT);
+            let inside = fused && (height, breadth) == (W::OUT, W::OUT);
             if i + 1 < self.count {
                 self.hint::<RESIDUAL>(self.first + i + 1);
             }
@@ -222,7 +223,7 @@ impl<S0: Simd, W: Scheme, T: Factor> Output<'_, S0, W, T> {
                         };
                         self.patch(s, products, bias, |row, column, x| {
                             let pixel = row * dst.w + column;
-                            let mut x = T::silu(s, x);
+                            let mut x = A::apply::<S, T>(s, x);
                             if RESIDUAL {
                                 x = s.add(x, s.load(residual.add(pixel * pitch)));
                             }
@@ -249,7 +250,7 @@ impl<S0: Simd, W: Scheme, T: Factor> Output<'_, S0, W, T> {
                         tile: self.patch.add(row * W::OUT * width),
                         pitch: width,
                     };
-                    self.conv.epilogue.apply(s, self.base, region);
+                    self.conv.epilogue.finish(self.conv.simd, self.base, region);
                 }
             }
         }
@@ -260,12 +261,17 @@ impl<S0: Simd, W: Scheme, T: Factor> Kernel for Output<'_, S0, W, T> {
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        let Epilogue { pre, act, post, .. } = &self.conv.epilogue;
+        let epilogue = &self.conv.epilogue;
         let panel = self.column.panel;
-        let usual = matches!((pre, act), (Addend::None, Act::Silu)) && panel.c == panel.vectors * S::LANES;
-        match post {
-            Some(_) => self.patches::<S, true>(s, usual),
-            None => self.patches::<S, false>(s, usual),
+        let whole = panel.c == panel.vectors * S::LANES;
+        // The epilogues of nearly all 3x3 layers; each one more is another copy of the transform.
+        match (epilogue.act, epilogue.addition()) {
+            (Act::Silu, Some(Addition::AfterActivation)) => self.patches::<S, Silu, true>(s, whole),
+            (Act::Relu, Some(Addition::None)) => self.patches::<S, Relu, false>(s, whole),
+            other => {
+                let fused = whole && other == (Act::Silu, Some(Addition::None));
+                self.patches::<S, Silu, false>(s, fused);
+            }
         }
     }
 }
