@@ -1,10 +1,10 @@
 //! Kernels at the network's own shapes: every distinct step of RTMO-t, -s and -l, alone, its weights and maps warm in
-//! the caches.
+//! the caches. Then the rows of the tests' case table that take a hundredth of a millisecond or more (`cases/`).
 //!
 //! ```text
 //! cargo bench --bench kernels                         everything (some minutes)
 //! cargo bench --bench kernels -- 's/.*conv 3x3'       what matches a regular expression
-//! RTMO_ISA=scalar cargo bench --bench kernels -- l/   another instruction set
+//! RTMO_ISA=portable cargo bench --bench kernels -- l/ another instruction set
 //! ```
 //!
 //! Elements are floating-point operations of the plain algorithm, two a multiply-add: `Gelem/s` reads as GFLOP/s, and
@@ -15,7 +15,7 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use common::{Rng, distinct, isolate, write};
+use common::{Rng, cases, distinct, isolate, write};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rtmo_engine::backend::cpu::{CpuExecutor, CpuOptions};
 use rtmo_engine::backend::{RunOptions, SelectParams};
@@ -88,5 +88,36 @@ fn forced() -> RunOptions {
     RunOptions { select: SelectParams { force: Some(PEOPLE), ..SelectParams::default() }, heatmaps: false }
 }
 
-criterion_group!(benches, kernels);
+/// The case table, as the tests check it.
+fn case_table(criterion: &mut Criterion) {
+    /// Some hundredth of a millisecond of one core.
+    const LEAST_FLOPS: u64 = 1_000_000;
+    let CpuOptions { isa, threads, .. } = CpuOptions::detect().expect("RTMO_ISA names an instruction set");
+    let mut group = criterion.benchmark_group("cases");
+    group
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(600));
+    for (_, rows) in cases::table() {
+        for cases::Row { case, .. } in rows {
+            let flops = case.plan.flops(&case.plan.steps[case.step]);
+            if flops < LEAST_FLOPS {
+                continue;
+            }
+            group.throughput(Throughput::Elements(flops));
+            let mut prepared = None;
+            group.bench_function(case.name.replace('/', " stride "), |bencher| {
+                let cpu = prepared.get_or_insert_with(|| {
+                    let mut cpu = case.prepare(isa, threads);
+                    case.set_up(&mut cpu);
+                    cpu
+                });
+                bencher.iter(|| cpu.run_steps(case.step..case.step + 1, &case.options));
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, kernels, case_table);
 criterion_main!(benches);

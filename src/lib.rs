@@ -79,6 +79,10 @@
 //! Every fallible function returns [`Error`], whose text says what went wrong, where, what was expected and what was found.
 //! Files of any content give errors, never panics.
 
+// The case table of tests/ names this crate as every other test does.
+#[cfg(test)]
+extern crate self as rtmo_engine;
+
 #[cfg(any(feature = "codecs", feature = "cuda", feature = "download"))]
 #[doc(hidden)]
 pub mod atomic_file;

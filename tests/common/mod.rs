@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // each test binary and benchmark uses its part
 
+pub mod cases;
+
 use rtmo_engine::backend::cpu::{CpuExecutor, CpuOptions, Isa};
 use rtmo_engine::backend::reference::{Person, Reference};
 use rtmo_engine::backend::{Precision, RunOptions};
@@ -100,7 +102,8 @@ impl Case {
         Case { name: name.into(), plan, step, maps, rows: vec![], options, precision }
     }
 
-    fn op(&self) -> &Op {
+    /// The operation under test.
+    pub fn op(&self) -> &Op {
         &self.plan.steps[self.step].op
     }
 

@@ -1,5 +1,7 @@
 //! Every kernel against the f64 reference, on the host emulator and, where there is one, on a GPU.
 
+#[path = "../../../../tests/common/mod.rs"]
+mod common;
 pub(super) mod conv;
 mod machine;
 mod maps;
