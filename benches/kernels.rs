@@ -4,7 +4,7 @@
 //! ```text
 //! cargo bench --bench kernels                         everything (some minutes)
 //! cargo bench --bench kernels -- 's/.*conv 3x3'       what matches a regular expression
-//! RTMO_ISA=scalar cargo bench --bench kernels -- l/   another instruction set
+//! RTMO_ISA=portable cargo bench --bench kernels -- l/ another instruction set
 //! ```
 //!
 //! Elements are floating-point operations of the plain algorithm, two a multiply-add: `Gelem/s` reads as GFLOP/s, and

@@ -28,6 +28,7 @@ mod prefetch;
 pub mod prepare;
 mod probe;
 pub mod simd;
+pub mod tile_unit;
 mod work_queue;
 
 pub use isa::Isa;
@@ -114,22 +115,7 @@ impl CpuExecutor {
         if !options.isa.available() {
             return Err(Error::Device(format!("this CPU has no {}", options.isa.name())));
         }
-        match options.precision {
-            Precision::Fp32 => {}
-            Precision::Bf16 if options.isa.bf16() => {}
-            Precision::Bf16 => return Err(no_bf16(options.isa)),
-            Precision::Bf16x3 if options.isa.tile_unit().is_some() => {}
-            Precision::Bf16x3 => {
-                let why = match Isa::Amx.available() {
-                    true => format!("RTMO_ISA asks for {}", options.isa.name()),
-                    false => "this CPU, or its system, has none; fp32 runs on every CPU".into(),
-                };
-                return Err(Error::Device(format!("bf16x3 needs AMX, but {why}")));
-            }
-            Precision::Fp16 => {
-                return Err(Error::Device("the CPU computes in fp32, bf16 or bf16x3, not in fp16".into()));
-            }
-        }
+        options.isa.check_precision(options.precision)?;
         let threads = options.threads;
         let arena = plan.arena(16, GUARD, options.keep_maps);
         let Prepared { phases, arena_len, input } =
@@ -248,17 +234,6 @@ impl CpuExecutor {
     }
 }
 
-/// Why bf16 cannot be had with an instruction set.
-fn no_bf16(isa: Isa) -> Error {
-    Error::Device(match Isa::Avx512Bf16.available() {
-        true => format!("bf16 needs AVX512-BF16 or AMX, but RTMO_ISA asks for {}", isa.name()),
-        false => {
-            "this CPU has neither AVX512-BF16 nor AMX, and bf16 needs one of them; fp32 runs on every CPU"
-                .into()
-        }
-    })
-}
-
 impl Executor for CpuExecutor {
     fn run(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
         let mut all = Vec::with_capacity(frames.len());
@@ -324,12 +299,12 @@ impl Profiler for CpuExecutor {
         let ends: Vec<Mutex<Option<Instant>>> = self.phases.iter().map(|_| Mutex::new(None)).collect();
         let start = Instant::now();
         self.execute(0..self.phases.len(), frame, options, &|phase| {
-            *ends[phase].lock().expect("nobody panics with it") = Some(Instant::now());
+            *ends[phase].lock().expect("no thread panics while it holds the lock") = Some(Instant::now());
         });
         let mut times: Vec<StepTime> = Vec::new();
         let mut last = start;
         for (phase, end) in self.phases.iter().zip(&ends) {
-            let end = end.lock().expect("nobody panics with it").unwrap_or(last);
+            let end = end.lock().expect("no thread panics while it holds the lock").unwrap_or(last);
             let time = end - last;
             last = end;
             match times.last_mut() {

@@ -85,7 +85,7 @@ pub struct TileConv<S> {
     bias: Block,
     blocks: usize,
     ranges: usize,
-    /// Numbers that a factor is the sum of.
+    /// bf16 numbers that an element is the sum of.
     parts: usize,
 }
 

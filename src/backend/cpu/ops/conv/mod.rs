@@ -8,12 +8,11 @@ pub mod epilogue;
 pub mod winograd;
 
 use crate::backend::Precision;
-use crate::backend::cpu::amx::conv::TileConv;
-use crate::backend::cpu::amx::unit::Unit;
 use crate::backend::cpu::element::{Element, round_keeping_sum};
 use crate::backend::cpu::memory::{Block, Map};
 use crate::backend::cpu::prepare::Builder;
 use crate::backend::cpu::simd::Simd;
+use crate::backend::cpu::tile_unit::{TileUnit, Unit};
 use crate::plan::{Conv, DType, Plan, PreAdd};
 use algorithm::{Algorithm, Layer};
 use direct::{Direct, Shape};
@@ -94,15 +93,9 @@ impl<S: Simd> Builder<'_, S> {
     }
 
     fn tiles(&mut self, layer: Unpacked, unit: Unit) {
-        let (names, parts) = match self.precision {
-            Precision::Bf16x3 => (["1x1 amx bf16x3", "direct amx bf16x3", "grouped amx bf16x3"], 2),
-            _ => (["1x1 amx bf16", "direct amx bf16", "grouped amx bf16"], 1),
-        };
-        let name = layer.shape.pick(names);
-        let Unpacked { step, src, shape, weight, bias, epilogue } = layer;
-        let (simd, threads) = (self.simd, self.threads);
-        let make = move || TileConv::new((simd, unit, parts), src, shape, &weight, &bias, epilogue, threads);
-        self.push_later(step, name, make);
+        let step = layer.step;
+        let (name, make) = unit.convolution(self.simd, layer, self.precision, self.threads);
+        self.push_boxed(step, name, make);
     }
 
     /// `names` of 1x1, other, and grouped layers.
@@ -153,11 +146,17 @@ enum Kernel {
 }
 
 /// A convolution before its weights are packed.
-struct Unpacked {
-    step: usize,
-    src: Map,
-    shape: Shape,
-    weight: Vec<f32>,
-    bias: Vec<f32>,
-    epilogue: Epilogue,
+pub struct Unpacked {
+    /// Step of the plan.
+    pub step: usize,
+    /// Input.
+    pub src: Map,
+    /// Shape.
+    pub shape: Shape,
+    /// `[cout][kernel][kernel][cin / groups]`.
+    pub weight: Vec<f32>,
+    /// `[cout]`.
+    pub bias: Vec<f32>,
+    /// Epilogue, with the output.
+    pub epilogue: Epilogue,
 }
