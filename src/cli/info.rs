@@ -19,7 +19,8 @@ impl Info {
         row("CPU", cpu::name())?;
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         row("threads", threads.to_string())?;
-        let isas: Vec<&str> = Isa::all().map(Isa::name).filter(|name| !name.starts_with("scalar1")).collect();
+        let isas: Vec<&str> =
+            Isa::all().map(Isa::name).filter(|name| !name.starts_with("portable1")).collect();
         let isa = Isa::choose()?;
         row("ISA", format!("{} (here: {}; RTMO_ISA=NAME forces one)", isa.name(), isas.join(", ")))?;
         row(

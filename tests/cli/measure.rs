@@ -38,7 +38,7 @@ fn check_compares_step_by_step() {
 
     // bf16 against fp32, by the emulation that every machine has.
     let arguments = [&["check", "a.png", "-m", "rtmo-s", "--precision", "bf16"], &SMALL[..]].concat();
-    let output = program(folder.path(), &arguments).env("RTMO_ISA", "scalar16").output().unwrap();
+    let output = program(folder.path(), &arguments).env("RTMO_ISA", "portable16").output().unwrap();
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{out}{err}");
     assert!(

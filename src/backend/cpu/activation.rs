@@ -1,13 +1,13 @@
 //! Activations as types, so that each kernel is compiled for the ones that it applies.
 
-use super::factor::Factor;
+use super::element::Element;
 use super::math;
 use super::simd::Simd;
 
 /// An activation function.
 pub trait Activation {
     /// `f(x)` with the accuracy that layers of `T` need. A NaN stays one. Implementations must be `#[inline(always)]`.
-    fn apply<S: Simd, T: Factor>(s: S, x: S::V) -> S::V;
+    fn apply<S: Simd, T: Element>(s: S, x: S::V) -> S::V;
 }
 
 /// `x`.
@@ -24,14 +24,14 @@ pub struct Gelu;
 
 impl Activation for Identity {
     #[inline(always)]
-    fn apply<S: Simd, T: Factor>(_: S, x: S::V) -> S::V {
+    fn apply<S: Simd, T: Element>(_: S, x: S::V) -> S::V {
         x
     }
 }
 
 impl Activation for Relu {
     #[inline(always)]
-    fn apply<S: Simd, T: Factor>(s: S, x: S::V) -> S::V {
+    fn apply<S: Simd, T: Element>(s: S, x: S::V) -> S::V {
         // `max` returns its second operand where that is a NaN.
         s.max(s.splat(0.0), x)
     }
@@ -39,14 +39,14 @@ impl Activation for Relu {
 
 impl Activation for Silu {
     #[inline(always)]
-    fn apply<S: Simd, T: Factor>(s: S, x: S::V) -> S::V {
+    fn apply<S: Simd, T: Element>(s: S, x: S::V) -> S::V {
         T::silu(s, x)
     }
 }
 
 impl Activation for Gelu {
     #[inline(always)]
-    fn apply<S: Simd, T: Factor>(s: S, x: S::V) -> S::V {
+    fn apply<S: Simd, T: Element>(s: S, x: S::V) -> S::V {
         math::gelu(s, x)
     }
 }

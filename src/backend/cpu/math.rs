@@ -40,7 +40,7 @@ pub fn silu<S: Simd>(s: S, x: S::V) -> S::V {
     p = s.mul_add(p, r, s.splat(2.402_224_2e-1));
     p = s.mul_add(p, r, s.splat(0.693_147));
     p = s.mul_add(p, r, s.splat(1.0));
-    s.quotient(x, s.mul_add(p, power, s.splat(1.0)))
+    s.fast_div(x, s.mul_add(p, power, s.splat(1.0)))
 }
 
 /// Gaussian error function, absolute error under 7e-7: Abramowitz and Stegun 7.1.26 has 1.5e-7 in exact arithmetic.

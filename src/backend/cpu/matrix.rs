@@ -1,7 +1,7 @@
 //! A packed matrix: `out = x w^T + bias` for rows anywhere in memory.
 
 use super::memory::Block;
-use super::micro::{MAX_ROWS, Micros, Tile, max_rows};
+use super::microkernel::{MAX_ROWS, Microkernels, Tile, max_rows};
 use super::pack::{Panel, pack, panels, tiles};
 use super::simd::Simd;
 use std::ops::Range;
@@ -13,7 +13,7 @@ pub struct Matrix<S> {
     starts: Vec<usize>,
     weights: Block,
     bias: Option<Block>,
-    micros: Micros,
+    microkernels: Microkernels,
     simd: std::marker::PhantomData<S>,
 }
 
@@ -35,7 +35,7 @@ impl<S: Simd> Matrix<S> {
             starts,
             weights,
             bias,
-            micros: Micros::new(simd, widest),
+            microkernels: Microkernels::new(simd, widest),
             simd: Default::default(),
         }
     }
@@ -71,7 +71,7 @@ impl<S: Simd> Matrix<S> {
                 }
                 // SAFETY: packed for every panel; `out` by contract.
                 unsafe {
-                    self.micros.get(height, panel.vectors)(&Tile {
+                    self.microkernels.get(height, panel.vectors)(&Tile {
                         rows: rows.as_ptr(),
                         shift: 0,
                         segments: 1,

@@ -2,31 +2,34 @@
 //!
 //! ```text
 //! plan -> prepare (choose kernels, pack weights) -> phases of items -> run: one parallel region, a barrier a phase
-//!   pool, share                                             threads; which thread runs which items
+//!   pool, work_queue                                        threads; which thread computes which items
 //!   ops, pose                                               operations, a file or folder each
-//!     micro, amx, factor, matrix, pack, math, prefetch      what they are made of
-//!       simd                                                what a vector is, per instruction set
+//!     microkernel, activation, element, matrix, pack        products of matrices
+//!     tile_unit, amx                                        products on AMX's tile registers
+//!     math, prefetch                                        functions of vectors; hints to the caches
+//!       simd                                                vectors, a file for each instruction set
 //! ```
 
 pub mod activation;
 pub mod amx;
-pub mod factor;
+pub mod element;
 pub mod isa;
 pub mod math;
 pub mod matrix;
 pub mod memory;
-pub mod micro;
+pub mod microkernel;
 pub mod ops;
 pub mod pack;
 pub mod peak;
+pub mod phase;
 pub mod pool;
 pub mod pose;
 mod prefetch;
 pub mod prepare;
 mod probe;
-mod share;
 pub mod simd;
-pub mod work;
+pub mod tile_unit;
+mod work_queue;
 
 pub use isa::Isa;
 
@@ -37,14 +40,14 @@ use crate::plan::{KEYPOINTS, VISIBILITY};
 use crate::pose::select::sigmoid;
 use isa::with_isa;
 use memory::{Block, Map};
+use phase::{Context, Rows, Scratch, ScratchSize, State};
 use pool::{Pool, Worker};
 use prepare::{GUARD, Phase, Prepared, prepare};
-use share::Shares;
 use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
-use work::{Context, Rows, Scratch, ScratchSize, State};
+use work_queue::WorkQueue;
 
 /// How a plan is prepared for the CPU.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +89,7 @@ pub struct CpuExecutor {
     options: CpuOptions,
     pool: Pool,
     phases: Vec<Phase>,
-    shares: Vec<Shares>,
+    queues: Vec<WorkQueue>,
     arena: Block,
     maps: Vec<Option<Map>>,
     input: Option<(View, Map, usize)>,
@@ -112,22 +115,7 @@ impl CpuExecutor {
         if !options.isa.available() {
             return Err(Error::Device(format!("this CPU has no {}", options.isa.name())));
         }
-        match options.precision {
-            Precision::Fp32 => {}
-            Precision::Bf16 if options.isa.bf16() => {}
-            Precision::Bf16 => return Err(no_bf16(options.isa)),
-            Precision::Bf16x3 if options.isa.tile_unit().is_some() => {}
-            Precision::Bf16x3 => {
-                let why = match Isa::Amx.available() {
-                    true => format!("RTMO_ISA asks for {}", options.isa.name()),
-                    false => "this CPU, or its system, has none; fp32 runs on every CPU".into(),
-                };
-                return Err(Error::Device(format!("bf16x3 needs AMX, but {why}")));
-            }
-            Precision::Fp16 => {
-                return Err(Error::Device("the CPU computes in fp32, bf16 or bf16x3, not in fp16".into()));
-            }
-        }
+        options.isa.check_precision(options.precision)?;
         let threads = options.threads;
         let arena = plan.arena(16, GUARD, options.keep_maps);
         let Prepared { phases, arena_len, input } =
@@ -162,7 +150,7 @@ impl CpuExecutor {
         Ok(CpuExecutor {
             options,
             pool,
-            shares: phases.iter().map(|_| Shares::new(threads)).collect(),
+            queues: phases.iter().map(|_| WorkQueue::new(threads)).collect(),
             phases,
             arena,
             batch: 0,
@@ -184,19 +172,19 @@ impl CpuExecutor {
         after: &(dyn Fn(usize) + Sync),
     ) {
         let context = Context { base: self.arena.as_mut_ptr(), options, frame, state: &self.state };
-        let (shares, scratch) = (&self.shares[phases.clone()], &self.scratch);
-        shares.iter().for_each(Shares::reset);
+        let (queues, scratch) = (&self.queues[phases.clone()], &self.scratch);
+        queues.iter().for_each(WorkQueue::reset);
         let first = phases.start;
         let phases = &self.phases[phases];
         let context = &context;
         self.pool.run(&|worker: &Worker<'_>| {
             let mut scratch = scratch[worker.index].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            for (index, (phase, shares)) in phases.iter().zip(shares).enumerate() {
+            for (index, (phase, queue)) in phases.iter().zip(queues).enumerate() {
                 // SAFETY: the barrier completed all earlier phases.
                 let items = unsafe { phase.work.items(context) };
-                for item in shares.of(worker.index, items) {
-                    // SAFETY: the arena and scratch were made for these phases; the shares hand each item to one
-                    // thread; the barrier completes a phase before the next.
+                for item in queue.of(worker.index, items) {
+                    // SAFETY: the arena and scratch were made for these phases; the queue hands each item to one thread;
+                    // the barrier completes a phase before the next.
                     unsafe { phase.work.run(item, context, &mut scratch) };
                 }
                 worker.barrier();
@@ -244,17 +232,6 @@ impl CpuExecutor {
             heatmaps_y,
         }
     }
-}
-
-/// Why bf16 cannot be had with an instruction set.
-fn no_bf16(isa: Isa) -> Error {
-    Error::Device(match Isa::Avx512Bf16.available() {
-        true => format!("bf16 needs AVX512-BF16 or AMX, but RTMO_ISA asks for {}", isa.name()),
-        false => {
-            "this CPU has neither AVX512-BF16 nor AMX, and bf16 needs one of them; fp32 runs on every CPU"
-                .into()
-        }
-    })
 }
 
 impl Executor for CpuExecutor {
@@ -322,12 +299,12 @@ impl Profiler for CpuExecutor {
         let ends: Vec<Mutex<Option<Instant>>> = self.phases.iter().map(|_| Mutex::new(None)).collect();
         let start = Instant::now();
         self.execute(0..self.phases.len(), frame, options, &|phase| {
-            *ends[phase].lock().expect("nobody panics with it") = Some(Instant::now());
+            *ends[phase].lock().expect("no thread panics while it holds the lock") = Some(Instant::now());
         });
         let mut times: Vec<StepTime> = Vec::new();
         let mut last = start;
         for (phase, end) in self.phases.iter().zip(&ends) {
-            let end = end.lock().expect("nobody panics with it").unwrap_or(last);
+            let end = end.lock().expect("no thread panics while it holds the lock").unwrap_or(last);
             let time = end - last;
             last = end;
             match times.last_mut() {

@@ -1,10 +1,10 @@
-//! Weights in the order in which the micro-kernel reads them.
+//! Weights in the order in which the microkernel reads them.
 
-use super::factor::Factor;
+use super::element::Element;
 use super::memory::Block;
 use super::simd::Simd;
 
-/// Output channels that one micro-kernel column handles.
+/// Output channels that one microkernel column handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Panel {
     /// First output channel.
@@ -34,13 +34,13 @@ pub fn panels<S: Simd>(channels: usize) -> Vec<Panel> {
 
 /// Where the weight of value `k` of a sum and lane `j` lies in packed weights of `width` lanes.
 #[inline(always)]
-pub fn place<T: Factor>(k: usize, j: usize, width: usize) -> usize {
+pub fn place<T: Element>(k: usize, j: usize, width: usize) -> usize {
     (k / T::GROUP * width + j) * T::GROUP + k % T::GROUP
 }
 
 /// Packs `w(out, k)` for `panels` as `[panel][segment][depth / GROUP][vectors * LANES][GROUP]`, padding with zeros; `k`
 /// counts the `depth` values of all segments. Returns the block of `T` and each panel's first value.
-pub fn pack<S: Simd, T: Factor>(
+pub fn pack<S: Simd, T: Element>(
     panels: &[Panel],
     (segments, depth): (usize, usize),
     w: impl Fn(usize, usize) -> f32,

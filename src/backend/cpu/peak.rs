@@ -3,6 +3,7 @@
 use super::isa::{Isa, with_isa};
 use super::pool::Pool;
 use super::simd::{Kernel, Simd};
+use super::tile_unit::TileUnit;
 use std::hint::black_box;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -68,8 +69,8 @@ pub fn fma_peak(isa: Isa, threads: usize) -> f64 {
     peak(threads, || with_isa!(isa, simd => simd.vectorize(Chains)))
 }
 
-/// As [`fma_peak`], of dot products of bf16 pairs (four operations a pair), or of tiles where the instruction set has such.
-/// Slow where it emulates them.
+/// As [`fma_peak`], of dot products of bf16 pairs (four operations a pair), or of tile products with an instruction set that has
+/// tiles. Slow where plain Rust stands in for them.
 ///
 /// # Panics
 /// As [`fma_peak`].
@@ -92,9 +93,9 @@ fn peak(threads: usize, work: impl Fn() -> u64 + Sync) -> f64 {
                 flops += work();
             }
             let own = flops as f64 / start.elapsed().as_secs_f64();
-            *rate.lock().expect("nobody panics with it") += own;
+            *rate.lock().expect("no thread panics while it holds the lock") += own;
         });
-        rate.into_inner().expect("nobody panics with it")
+        rate.into_inner().expect("no thread panics while it holds the lock")
     };
     (0..5).map(|_| round(&mut pool)).fold(0.0, f64::max)
 }

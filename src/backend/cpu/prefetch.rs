@@ -1,10 +1,10 @@
-//! Hints about memory that will be needed: networks are larger than caches, and a kernel's rows, weights and results are
-//! more streams than the hardware follows on its own.
+//! Prefetches. Networks are larger than caches, and a kernel's rows, weights and results are more streams than the hardware
+//! prefetches on its own.
 
-/// Bytes of a cache line, or of part of one.
+/// Bytes of a cache line on x86-64 and most AArch64 CPUs; some have longer lines, which get two prefetches.
 pub const LINE: usize = 64;
 
-/// Announces that `bytes` from `p` on will be read. A hint touches nothing: any address will do.
+/// Prefetches `bytes` from `p` on for reading. Any address is allowed: a prefetch never faults.
 #[inline(always)]
 pub fn read<T>(p: *const T, bytes: usize) {
     for at in (0..bytes).step_by(LINE) {
@@ -12,7 +12,7 @@ pub fn read<T>(p: *const T, bytes: usize) {
     }
 }
 
-/// Announces that `bytes` from `p` on will be written. A hint touches nothing: any address will do.
+/// Prefetches `bytes` from `p` on for writing. Any address is allowed: a prefetch never faults.
 #[inline(always)]
 pub fn write<T>(p: *const T, bytes: usize) {
     for at in (0..bytes).step_by(LINE) {
@@ -24,14 +24,14 @@ pub fn write<T>(p: *const T, bytes: usize) {
 #[inline(always)]
 fn line<const WRITE: bool>(p: *const i8) {
     use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
-    // SAFETY: every x86-64 CPU has SSE, and takes the other for no operation where it lacks it; neither can fault.
+    // SAFETY: every x86-64 CPU has SSE's PREFETCHT0, and executes PREFETCHW as no operation if it lacks it; neither faults.
     unsafe { if WRITE { _mm_prefetch::<_MM_HINT_ET0>(p) } else { _mm_prefetch::<_MM_HINT_T0>(p) } }
 }
 
 #[cfg(target_arch = "aarch64")]
 #[inline(always)]
 fn line<const WRITE: bool>(p: *const i8) {
-    // SAFETY: part of every AArch64 CPU; cannot fault, changes neither memory nor flags.
+    // SAFETY: every AArch64 CPU has PRFM, which never faults and changes neither memory nor flags.
     unsafe {
         if WRITE {
             std::arch::asm!("prfm pstl1keep, [{p}]", p = in(reg) p, options(nostack, readonly, preserves_flags));

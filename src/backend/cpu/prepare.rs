@@ -1,11 +1,11 @@
 //! From a plan to phases of work: kernels chosen, weights packed, maps resolved.
 
 use super::CpuOptions;
-use super::amx::unit::Unit;
 use super::memory::Map;
 use super::ops::{attention, layer_norm, max_pool, pool_pyramid};
+use super::phase::Work;
 use super::simd::Simd;
-use super::work::Work;
+use super::tile_unit::Unit;
 use crate::backend::Precision;
 use crate::plan::{Arena, Op, Plan, TensorId, View};
 use std::sync::Mutex;
@@ -54,8 +54,11 @@ pub fn prepare<S: Simd>(simd: S, plan: &mut Plan, arena: &Arena, options: &CpuOp
     Prepared { phases: make(builder.jobs, threads), arena_len: builder.arena_len, input: builder.input }
 }
 
-/// A phase to be made: its step, its kernel's name, and what packs its weights.
-type Job = (usize, &'static str, Box<dyn FnOnce() -> Box<dyn Work> + Send>);
+/// Makes a phase's work, which may take time: it packs weights.
+pub type Make = Box<dyn FnOnce() -> Box<dyn Work> + Send>;
+
+/// A phase to be made: its step, its kernel's name, and its work.
+type Job = (usize, &'static str, Make);
 
 /// Makes the phases, each on one of `threads` threads.
 fn make(jobs: Vec<Job>, threads: usize) -> Vec<Phase> {
@@ -63,13 +66,13 @@ fn make(jobs: Vec<Job>, threads: usize) -> Vec<Phase> {
     let work = || {
         let mut made = Vec::new();
         loop {
-            let next = queue.lock().expect("nobody panics with it").next();
+            let next = queue.lock().expect("no thread panics while it holds the lock").next();
             let Some((place, (step, kernel, job))) = next else { return made };
             made.push((place, Phase { step, kernel, work: job() }));
         }
     };
     let mut made = thread::scope(|scope| {
-        // Fewer threads do as well, where the system gives no more.
+        // Where the system starts no more threads, those that run do all the work.
         let start = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
         let others: Vec<_> = (1..threads).map_while(start).collect();
         let mut made = work();
@@ -98,7 +101,7 @@ pub(super) struct Builder<'a, S> {
     arena: &'a Arena,
     pub(super) threads: usize,
     pub(super) precision: Precision,
-    /// For convolutions below fp32.
+    /// Computes convolutions below fp32, if there is one.
     pub(super) unit: Option<Unit>,
     arena_len: usize,
     pub(super) input: Option<(View, Map, usize)>,
@@ -118,14 +121,18 @@ impl<S: Simd> Builder<'_, S> {
         self.push_later(step, kernel, || work);
     }
 
-    /// As `push`, of what takes time to make.
+    /// As `push`, for work that takes time to make.
     pub(super) fn push_later<W: Work + 'static>(
         &mut self,
         step: usize,
         kernel: &'static str,
         make: impl FnOnce() -> W + Send + 'static,
     ) {
-        self.jobs.push((step, kernel, Box::new(|| Box::new(make()))));
+        self.push_boxed(step, kernel, Box::new(|| Box::new(make())));
+    }
+
+    pub(super) fn push_boxed(&mut self, step: usize, kernel: &'static str, make: Make) {
+        self.jobs.push((step, kernel, make));
     }
 
     pub(super) fn reserve(&mut self, len: usize) -> usize {
@@ -151,7 +158,7 @@ impl<S: Simd> Builder<'_, S> {
         }
     }
 
-    /// A view of a map, resolved; the network input is a map of its own, with a border.
+    /// A view of a map, resolved. The network input is a separate map with a border.
     pub(super) fn map(&self, plan: &Plan, view: View) -> Map {
         match self.input {
             Some((input, map, border)) if view.buffer == input.buffer => {

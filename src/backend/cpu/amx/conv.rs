@@ -25,8 +25,8 @@ use super::unit::{BLOCK, DEPTH, Product, ROWS, Segment, TILE, Unit, place};
 use crate::backend::cpu::memory::{Block, Map};
 use crate::backend::cpu::ops::conv::direct::Shape;
 use crate::backend::cpu::ops::conv::epilogue::{Epilogue, Region};
+use crate::backend::cpu::phase::{Context, Scratch, ScratchSize, Work};
 use crate::backend::cpu::simd::{Kernel, Simd};
-use crate::backend::cpu::work::{Context, Scratch, ScratchSize, Work};
 use half::bf16;
 use std::ops::Range;
 
@@ -85,7 +85,7 @@ pub struct TileConv<S> {
     bias: Block,
     blocks: usize,
     ranges: usize,
-    /// Numbers that a factor is the sum of.
+    /// bf16 numbers that an element is the sum of.
     parts: usize,
 }
 

@@ -5,11 +5,11 @@
 
 use crate::backend::cpu::math;
 use crate::backend::cpu::memory::Map;
-use crate::backend::cpu::micro::{MAX_ROWS, Micros, Tile, max_rows};
+use crate::backend::cpu::microkernel::{MAX_ROWS, Microkernels, Tile, max_rows};
 use crate::backend::cpu::pack::{Panel, panels, tiles};
+use crate::backend::cpu::phase::{Context, Scratch, ScratchSize, Work};
 use crate::backend::cpu::prepare::Builder;
 use crate::backend::cpu::simd::{Kernel, Simd};
-use crate::backend::cpu::work::{Context, Scratch, ScratchSize, Work};
 use crate::plan::{Plan, View};
 
 /// Queries an item.
@@ -102,7 +102,7 @@ pub struct Attend<S> {
     layout: Layout,
     keys: Vec<Panel>,
     channels: Vec<Panel>,
-    micros: Micros,
+    microkernels: Microkernels,
 }
 
 impl<S: Simd> Attend<S> {
@@ -111,7 +111,7 @@ impl<S: Simd> Attend<S> {
         let keys = panels::<S>(layout.qkv.pixels());
         let channels = panels::<S>(layout.head_dim());
         let widest = keys.iter().chain(&channels).map(|p| p.vectors).max().unwrap_or(0);
-        Attend { simd, layout, keys, channels, micros: Micros::new(simd, widest) }
+        Attend { simd, layout, keys, channels, microkernels: Microkernels::new(simd, widest) }
     }
 
     fn blocks(&self) -> usize {
@@ -194,7 +194,7 @@ impl<S: Simd> Work for Attend<S> {
                     // SAFETY: rows hold `depth` values; the packed region holds every panel; `out` is scratch for QUERIES
                     // rows of `pitch` values, which no panel exceeds.
                     unsafe {
-                        self.micros.get(height, panel.vectors)(&Tile {
+                        self.microkernels.get(height, panel.vectors)(&Tile {
                             rows: rows.as_ptr(),
                             shift: 0,
                             segments: 1,

@@ -1,9 +1,9 @@
 //! Layer norm over the channels of each pixel.
 
 use crate::backend::cpu::memory::{Block, Map};
+use crate::backend::cpu::phase::{Context, Scratch, Work};
 use crate::backend::cpu::prepare::Builder;
 use crate::backend::cpu::simd::{Kernel, Simd};
-use crate::backend::cpu::work::{Context, Scratch, Work};
 use crate::plan::{Plan, TensorId, View};
 
 /// Pixels an item of [`LayerNorm`].

@@ -1,9 +1,9 @@
 //! Max pooling with a stride.
 
 use crate::backend::cpu::memory::Map;
+use crate::backend::cpu::phase::{Context, Scratch, Work};
 use crate::backend::cpu::prepare::Builder;
 use crate::backend::cpu::simd::{Kernel, Simd};
-use crate::backend::cpu::work::{Context, Scratch, Work};
 use crate::plan::{Plan, View};
 
 /// Maximum over `window x window` pixels around every `stride`-th; NaN if one of them is. An item is a row of the output.

@@ -1,9 +1,9 @@
 //! The pyramid of max pools: three of the same window, one after the other.
 
 use crate::backend::cpu::memory::Map;
+use crate::backend::cpu::phase::{Context, Scratch, ScratchSize, Work};
 use crate::backend::cpu::prepare::Builder;
 use crate::backend::cpu::simd::{Kernel, Simd};
-use crate::backend::cpu::work::{Context, Scratch, ScratchSize, Work};
 use crate::plan::{Plan, View};
 
 /// Three max pools of the same window, one after the other. NaN in a window gives NaN.

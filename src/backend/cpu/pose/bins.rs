@@ -16,10 +16,10 @@
 
 use crate::backend::cpu::math;
 use crate::backend::cpu::matrix::Matrix;
-use crate::backend::cpu::micro::{MAX_ROWS, Micros, Tile, max_rows};
+use crate::backend::cpu::microkernel::{MAX_ROWS, Microkernels, Tile, max_rows};
 use crate::backend::cpu::pack::{Panel, panels, tiles};
+use crate::backend::cpu::phase::{Context, Scratch, ScratchSize, Work};
 use crate::backend::cpu::simd::{Kernel, Simd};
-use crate::backend::cpu::work::{Context, Scratch, ScratchSize, Work};
 use crate::plan;
 
 /// One axis, prepared.
@@ -58,7 +58,7 @@ pub struct BinDecode<S> {
     padding: f64,
     frequencies: Vec<f64>,
     axes: [Axis<S>; 2],
-    micros: Micros,
+    microkernels: Microkernels,
 }
 
 impl<S: Simd> BinDecode<S> {
@@ -67,7 +67,7 @@ impl<S: Simd> BinDecode<S> {
         let half = op.pe_dim / 2;
         let frequency = |j| f64::from(op.temperature).powf(-(j as f64) / half as f64);
         let widest = axes.iter().flat_map(|a| &a.panels).map(|p| p.vectors).max().unwrap_or(0);
-        let micros = Micros::new(simd, widest);
+        let microkernels = Microkernels::new(simd, widest);
         BinDecode {
             simd,
             src: (op.src.buffer.0, op.src.c0),
@@ -77,7 +77,7 @@ impl<S: Simd> BinDecode<S> {
             padding: op.padding.into(),
             frequencies: (0..half).map(frequency).collect(),
             axes,
-            micros,
+            microkernels,
         }
     }
 }
@@ -292,7 +292,7 @@ impl<S: Simd> Work for BinDecode<S> {
                     // SAFETY: rows hold `half` values, the weights a panel of them; every token has `pitch` logits, which
                     // no panel exceeds.
                     unsafe {
-                        self.micros.get(height, panel.vectors)(&Tile {
+                        self.microkernels.get(height, panel.vectors)(&Tile {
                             rows: rows.as_ptr(),
                             shift: 0,
                             segments: 1,

@@ -3,8 +3,8 @@
 use crate::backend::cpu::math;
 use crate::backend::cpu::matrix::Matrix;
 use crate::backend::cpu::memory::Block;
+use crate::backend::cpu::phase::{Context, Scratch, ScratchSize, Work};
 use crate::backend::cpu::simd::{Kernel, Simd};
-use crate::backend::cpu::work::{Context, Scratch, ScratchSize, Work};
 
 /// A packed unit; an item a survivor.
 pub struct Gau<S> {

@@ -1,7 +1,7 @@
 //! The photo, letterboxed into the network input.
 
 use crate::backend::cpu::memory::Map;
-use crate::backend::cpu::work::{Context, Scratch, ScratchSize, Work};
+use crate::backend::cpu::phase::{Context, Scratch, ScratchSize, Work};
 
 /// Rows of the network input an item of [`Input`].
 const INPUT_ROWS: usize = 8;

@@ -1,7 +1,7 @@
 //! Selection of people from the head's maps.
 
 use crate::backend::cpu::memory::Map;
-use crate::backend::cpu::work::{Context, Scratch, Work};
+use crate::backend::cpu::phase::{Context, Scratch, Work};
 use crate::plan::MAX_LEVELS;
 use crate::pose::select::{LevelMaps, select};
 

@@ -2,8 +2,8 @@
 
 use crate::backend::cpu::matrix::Matrix;
 use crate::backend::cpu::memory::Map;
+use crate::backend::cpu::phase::{Context, Scratch, Work};
 use crate::backend::cpu::simd::Simd;
-use crate::backend::cpu::work::{Context, Scratch, Work};
 
 /// Linear maps of the survivors' cells, an item a panel of a level.
 pub struct SurvivorLinear<S> {

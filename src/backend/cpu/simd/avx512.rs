@@ -80,7 +80,7 @@ macro_rules! avx512_arithmetic {
             unsafe { _mm512_div_ps(a, b) }
         }
         #[inline(always)]
-        fn quotient(self, a: __m512, b: __m512) -> __m512 {
+        fn fast_div(self, a: __m512, b: __m512) -> __m512 {
             // One step of Newton's iteration doubles the estimate's 14 bits, in less time than a division takes.
             // SAFETY: token.
             unsafe {
@@ -89,7 +89,7 @@ macro_rules! avx512_arithmetic {
             }
         }
         #[inline(always)]
-        fn rough_silu(self, x: __m512) -> __m512 {
+        fn silu_approx(self, x: __m512) -> __m512 {
             // As `silu`, with a cubic for 2^r (7.5e-5) and an estimate for the division (6e-5). Nothing needs bounds: scaling
             // by powers of two ends in 0 or infinity, whose reciprocals are estimated rightly.
             let t = self.mul(x, self.splat(-std::f32::consts::LOG2_E));

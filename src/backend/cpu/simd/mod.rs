@@ -116,13 +116,13 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a / b` to a relative 2e-7, for normal `b` up to 2^126, the fastest way.
     #[inline(always)]
-    fn quotient(self, a: Self::V, b: Self::V) -> Self::V {
+    fn fast_div(self, a: Self::V, b: Self::V) -> Self::V {
         self.div(a, b)
     }
     /// [`silu`](super::math::silu) to a relative 2e-4, the fastest way: for results that meet bf16, which rounds them to 4e-3.
     /// An infinity may become NaN.
     #[inline(always)]
-    fn rough_silu(self, x: Self::V) -> Self::V {
+    fn silu_approx(self, x: Self::V) -> Self::V {
         super::math::silu(self, x)
     }
     /// Larger of each lane. NaN where `b` is NaN. Where only `a` is NaN the result differs: `b` on x86-64 and in plain Rust,

@@ -1,17 +1,17 @@
-//! Convolution without intermediate storage: every tap is a segment of the micro-kernel's sum (implicit GEMM).
+//! Convolution without intermediate storage: every tap is a segment of the microkernel's sum (implicit GEMM).
 //!
 //! Serves 1x1 layers, strided and grouped 3x3 layers, and the 6x6 stem. The work is cut into blocks of output pixels
 //! and ranges of output channels. A block's row pointers are computed once and used for all its panels. Where the factors
 //! are bf16, the block's input is converted first, once for all its taps and panels.
 
 use super::epilogue::{Addition, Epilogue, Region};
-use crate::backend::cpu::factor::{Convert, Factor};
+use crate::backend::cpu::element::{Convert, Element};
 use crate::backend::cpu::memory::{Block, Map};
-use crate::backend::cpu::micro::{MAX_ROWS, Micros, Tile, max_rows};
+use crate::backend::cpu::microkernel::{MAX_ROWS, Microkernels, Tile, max_rows};
 use crate::backend::cpu::pack::{Panel, pack, panels, tiles};
+use crate::backend::cpu::phase::{Context, Scratch, ScratchSize, Work};
 use crate::backend::cpu::prefetch;
 use crate::backend::cpu::simd::Simd;
-use crate::backend::cpu::work::{Context, Scratch, ScratchSize, Work};
 use std::ops::Range;
 
 /// Shape of a convolution.
@@ -51,7 +51,7 @@ const TOGETHER: usize = 16 << 10;
 
 /// How the work is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cut {
+pub struct Partition {
     /// Output pixels a block.
     pub pixels: usize,
     /// Ranges of panels that separate items compute.
@@ -96,10 +96,10 @@ pub struct Direct<S, T> {
     bias: Block,
     zeros: Block,
     epilogue: Epilogue,
-    cut: Cut,
-    micro: Micros<T>,
-    /// Micro-kernels that finish whole vectors of the output themselves.
-    finishing: Option<Micros<T>>,
+    partition: Partition,
+    microkernels: Microkernels<T>,
+    /// Microkernels that finish whole vectors of the output themselves.
+    finishing: Option<Microkernels<T>>,
     /// Values from a converted pixel to the next.
     converted_pixel: usize,
     /// Values of the largest block's converted input.
@@ -124,7 +124,7 @@ struct Source<T> {
     pixel: usize,
 }
 
-impl<S: Simd, T: Factor> Direct<S, T> {
+impl<S: Simd, T: Element> Direct<S, T> {
     /// Packs `weight`, `[cout][kernel][kernel][cin / groups]`, and `bias`, `[cout]`.
     pub fn new(
         simd: S,
@@ -133,7 +133,7 @@ impl<S: Simd, T: Factor> Direct<S, T> {
         weight: &[f32],
         bias: &[f32],
         epilogue: Epilogue,
-        cut: Cut,
+        partition: Partition,
     ) -> Direct<S, T> {
         let Shape { kernel, groups, .. } = shape;
         let (cin, cout) = (src.c / groups, bias.len() / groups);
@@ -176,7 +176,7 @@ impl<S: Simd, T: Factor> Direct<S, T> {
         let pixel = if whole_rows { cin } else { src.c + depth % T::GROUP };
         let finishing = match epilogue.addition() {
             Some(Addition::None | Addition::BeforeActivation) => {
-                Micros::activating(simd, widest, epilogue.act)
+                Microkernels::activating(simd, widest, epilogue.act)
             }
             _ => None,
         };
@@ -199,8 +199,8 @@ impl<S: Simd, T: Factor> Direct<S, T> {
             bias: Block::from_slice(&biases),
             zeros: Block::zeroed_of::<T>(src.c.max(depth) + S::LANES),
             epilogue,
-            cut,
-            micro: Micros::new(simd, widest),
+            partition,
+            microkernels: Microkernels::new(simd, widest),
             finishing,
             converted_pixel: pixel,
             converted_len: 0,
@@ -218,7 +218,7 @@ impl<S: Simd, T: Factor> Direct<S, T> {
     }
 
     fn blocks(&self) -> usize {
-        self.epilogue.dst.pixels().div_ceil(self.cut.pixels)
+        self.epilogue.dst.pixels().div_ceil(self.partition.pixels)
     }
 
     /// Output pixels of a block.
@@ -318,12 +318,12 @@ impl<S: Simd, T: Factor> Direct<S, T> {
     }
 }
 
-impl<S: Simd, T: Factor> Direct<S, T> {
+impl<S: Simd, T: Element> Direct<S, T> {
     /// Sums of the largest tile.
     const TILE: usize = MAX_ROWS * 8 * S::LANES;
 
     /// `height` output pixels from `pixel` on of a column, whose row pointers are `rows`. `sums` is for those that the
-    /// micro-kernel does not finish itself.
+    /// microkernel does not finish itself.
     ///
     /// # Safety
     /// As [`Work::run`]; `rows` and `sums` must be a tile's.
@@ -364,7 +364,7 @@ impl<S: Simd, T: Factor> Direct<S, T> {
                     finishing.get(height, vectors)(&tile);
                 }
                 _ => {
-                    self.micro.get(height, vectors)(&tile);
+                    self.microkernels.get(height, vectors)(&tile);
                     let region = Region { first: pixel, rows: height, c: c0, n: c, tile: sums, pitch: width };
                     self.epilogue.finish(self.simd, base, region);
                 }
@@ -373,14 +373,14 @@ impl<S: Simd, T: Factor> Direct<S, T> {
     }
 }
 
-impl<S: Simd, T: Factor> Work for Direct<S, T> {
+impl<S: Simd, T: Element> Work for Direct<S, T> {
     unsafe fn items(&self, _: &Context<'_>) -> usize {
-        self.blocks() * self.cut.ranges
+        self.blocks() * self.partition.ranges
     }
 
     fn scratch(&self) -> ScratchSize {
         let converted = (self.converted_len * size_of::<T>()).div_ceil(size_of::<f32>());
-        ScratchSize { values: Self::TILE + converted, rows: self.cut.pixels * self.segments.len() }
+        ScratchSize { values: Self::TILE + converted, rows: self.partition.pixels * self.segments.len() }
     }
 
     unsafe fn run(&self, item: usize, context: &Context<'_>, scratch: &mut Scratch) {
@@ -388,7 +388,8 @@ impl<S: Simd, T: Factor> Work for Direct<S, T> {
         let (block, range) = (item % self.blocks(), item / self.blocks());
         let Range { start: p0, end: p1 } = self.block(block);
         let columns = self.columns.len();
-        let (c0, c1) = (columns * range / self.cut.ranges, columns * (range + 1) / self.cut.ranges);
+        let (c0, c1) =
+            (columns * range / self.partition.ranges, columns * (range + 1) / self.partition.ranges);
         let tile = scratch.values.as_mut_ptr();
         // SAFETY: contract of `run`; the scratch holds a tile, then what is converted.
         let source = unsafe { self.source(context.base, p0, p1, tile.add(Self::TILE).cast()) };

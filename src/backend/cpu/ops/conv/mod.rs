@@ -2,20 +2,19 @@
 //!
 //! `choice` picks the algorithm, `direct` and `winograd` compute it, `epilogue` finishes its sums.
 
-pub mod choice;
+pub mod algorithm;
 pub mod direct;
 pub mod epilogue;
 pub mod winograd;
 
 use crate::backend::Precision;
-use crate::backend::cpu::amx::conv::TileConv;
-use crate::backend::cpu::amx::unit::Unit;
-use crate::backend::cpu::factor::{Factor, round_keeping_sum};
+use crate::backend::cpu::element::{Element, round_keeping_sum};
 use crate::backend::cpu::memory::{Block, Map};
 use crate::backend::cpu::prepare::Builder;
 use crate::backend::cpu::simd::Simd;
+use crate::backend::cpu::tile_unit::{TileUnit, Unit};
 use crate::plan::{Conv, DType, Plan, PreAdd};
-use choice::{Algorithm, Layer};
+use algorithm::{Algorithm, Layer};
 use direct::{Direct, Shape};
 use epilogue::{Addend, Epilogue};
 use half::bf16;
@@ -86,31 +85,26 @@ impl<S: Simd> Builder<'_, S> {
         }
     }
 
-    fn winograd<W: Scheme, T: Factor>(&mut self, layer: Unpacked, name: &'static str) {
+    fn winograd<W: Scheme, T: Element>(&mut self, layer: Unpacked, name: &'static str) {
         let Unpacked { step, src, weight, bias, epilogue, .. } = layer;
-        let (simd, cut) = (self.simd, self.winograd_cut::<W, T>(&src, &epilogue.dst));
-        let make = move || Winograd::<S, W, T>::new(simd, src, &weight, &bias, epilogue, cut);
+        let (simd, partition) = (self.simd, self.winograd_partition::<W, T>(&src, &epilogue.dst));
+        let make = move || Winograd::<S, W, T>::new(simd, src, &weight, &bias, epilogue, partition);
         self.push_later(step, name, make);
     }
 
     fn tiles(&mut self, layer: Unpacked, unit: Unit) {
-        let (names, parts) = match self.precision {
-            Precision::Bf16x3 => (["1x1 amx bf16x3", "direct amx bf16x3", "grouped amx bf16x3"], 2),
-            _ => (["1x1 amx bf16", "direct amx bf16", "grouped amx bf16"], 1),
-        };
-        let name = layer.shape.pick(names);
-        let Unpacked { step, src, shape, weight, bias, epilogue } = layer;
-        let (simd, threads) = (self.simd, self.threads);
-        let make = move || TileConv::new((simd, unit, parts), src, shape, &weight, &bias, epilogue, threads);
-        self.push_later(step, name, make);
+        let step = layer.step;
+        let (name, make) = unit.convolution(self.simd, layer, self.precision, self.threads);
+        self.push_boxed(step, name, make);
     }
 
     /// `names` of 1x1, other, and grouped layers.
-    fn direct<T: Factor>(&mut self, layer: Unpacked, names: [&'static str; 3]) {
+    fn direct<T: Element>(&mut self, layer: Unpacked, names: [&'static str; 3]) {
         let name = layer.shape.pick(names);
         let Unpacked { step, src, shape, weight, bias, epilogue } = layer;
-        let (simd, cut) = (self.simd, self.direct_cut(&epilogue.dst, weight.len() * size_of::<T>()));
-        let make = move || Direct::<S, T>::new(simd, src, shape, &weight, &bias, epilogue, cut);
+        let (simd, partition) =
+            (self.simd, self.direct_partition(&epilogue.dst, weight.len() * size_of::<T>()));
+        let make = move || Direct::<S, T>::new(simd, src, shape, &weight, &bias, epilogue, partition);
         self.push_later(step, name, make);
     }
 
@@ -118,7 +112,7 @@ impl<S: Simd> Builder<'_, S> {
     /// CPUs in question, 1 MiB on those with bf16) to the weights that stream through it, an even share of blocks for
     /// each thread. Where the weights outweigh that, larger blocks read them less often. Maps of few patches are cut by
     /// output channels, so that each thread reads only its part of the weights.
-    fn winograd_cut<W: Scheme, T: Factor>(&self, src: &Map, dst: &Map) -> winograd::Cut {
+    fn winograd_partition<W: Scheme, T: Element>(&self, src: &Map, dst: &Map) -> winograd::Partition {
         let patches = dst.h.div_ceil(W::OUT) * dst.w.div_ceil(W::OUT);
         let patch_bytes = W::POINTS * W::POINTS * src.c * size_of::<T>();
         let weight_bytes = W::DISTINCT * W::DISTINCT * src.c * dst.c * size_of::<T>();
@@ -126,18 +120,18 @@ impl<S: Simd> Builder<'_, S> {
         let cached = cache / patch_bytes;
         let block = if cached < 6 || weight_bytes > heavy { W::BLOCK.max(25) } else { cached.min(W::BLOCK) };
         if patches <= 25 {
-            return winograd::Cut { patches: block, ranges: self.threads.min(dst.c / 32).max(1) };
+            return winograd::Partition { patches: block, ranges: self.threads.min(dst.c / 32).max(1) };
         }
         let blocks = patches.div_ceil(block).next_multiple_of(self.threads);
-        winograd::Cut { patches: patches.div_ceil(blocks), ranges: 1 }
+        winograd::Partition { patches: patches.div_ceil(blocks), ranges: 1 }
     }
 
-    fn direct_cut(&self, dst: &Map, weight_bytes: usize) -> direct::Cut {
+    fn direct_partition(&self, dst: &Map, weight_bytes: usize) -> direct::Partition {
         let pixels = dst.pixels();
         // Weights beyond a mebibyte: each thread takes its own output channels.
         let ranges = if weight_bytes > 1 << 20 { (2 * self.threads).min(dst.c / 32).max(1) } else { 1 };
         let blocks = pixels.div_ceil(96).next_multiple_of(self.threads);
-        direct::Cut { pixels: pixels.div_ceil(blocks), ranges }
+        direct::Partition { pixels: pixels.div_ceil(blocks), ranges }
     }
 }
 
@@ -152,11 +146,17 @@ enum Kernel {
 }
 
 /// A convolution before its weights are packed.
-struct Unpacked {
-    step: usize,
-    src: Map,
-    shape: Shape,
-    weight: Vec<f32>,
-    bias: Vec<f32>,
-    epilogue: Epilogue,
+pub struct Unpacked {
+    /// Step of the plan.
+    pub step: usize,
+    /// Input.
+    pub src: Map,
+    /// Shape.
+    pub shape: Shape,
+    /// `[cout][kernel][kernel][cin / groups]`.
+    pub weight: Vec<f32>,
+    /// `[cout]`.
+    pub bias: Vec<f32>,
+    /// Epilogue, with the output.
+    pub epilogue: Epilogue,
 }

@@ -18,12 +18,12 @@ pub mod scheme;
 mod transform;
 
 use super::epilogue::Epilogue;
-use crate::backend::cpu::factor::Factor;
+use crate::backend::cpu::element::Element;
 use crate::backend::cpu::memory::{Block, Map};
-use crate::backend::cpu::micro::{MAX_ROWS, Micros, Tile, max_rows};
+use crate::backend::cpu::microkernel::{MAX_ROWS, Microkernels, Tile, max_rows};
 use crate::backend::cpu::pack::{Panel, panels, place, tiles};
+use crate::backend::cpu::phase::{Context, Scratch, ScratchSize, Work};
 use crate::backend::cpu::simd::Simd;
-use crate::backend::cpu::work::{Context, Scratch, ScratchSize, Work};
 use scheme::{MAX, Scheme};
 use std::array::from_fn;
 use std::marker::PhantomData;
@@ -47,7 +47,7 @@ fn transform_filter(matrix: &[[f64; 3]], g: &[f64; 9], out: &mut [f64]) {
 
 /// How the work is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cut {
+pub struct Partition {
     /// Output patches a block.
     pub patches: usize,
     /// Ranges of panels that separate items compute.
@@ -63,8 +63,8 @@ pub struct Winograd<S, W, T> {
     bias: Block,
     zeros: Block,
     epilogue: Epilogue,
-    cut: Cut,
-    micro: Micros<T>,
+    partition: Partition,
+    microkernels: Microkernels<T>,
     /// Positions of the transformed patch and their weights, those of the same weights next to each other.
     products: Vec<(usize, usize)>,
     scheme: PhantomData<W>,
@@ -77,11 +77,18 @@ struct Column {
     bias: usize,
 }
 
-impl<S: Simd, W: Scheme, T: Factor> Winograd<S, W, T> {
+impl<S: Simd, W: Scheme, T: Element> Winograd<S, W, T> {
     const POSITIONS: usize = W::POINTS * W::POINTS;
 
     /// Transforms and packs `weight`, `[cout][3][3][cin]`, and `bias`, `[cout]`.
-    pub fn new(simd: S, src: Map, weight: &[f32], bias: &[f32], epilogue: Epilogue, cut: Cut) -> Self {
+    pub fn new(
+        simd: S,
+        src: Map,
+        weight: &[f32],
+        bias: &[f32],
+        epilogue: Epilogue,
+        partition: Partition,
+    ) -> Self {
         let (cin, cout) = (src.c, bias.len());
         assert_eq!(weight.len(), cout * 9 * cin, "weights of a 3x3 convolution");
         let matrix = W::filter();
@@ -123,8 +130,8 @@ impl<S: Simd, W: Scheme, T: Factor> Winograd<S, W, T> {
             bias: packed_bias,
             zeros: Block::zeroed(cin + S::LANES),
             epilogue,
-            cut,
-            micro: Micros::new(simd, widest),
+            partition,
+            microkernels: Microkernels::new(simd, widest),
             products,
             scheme: PhantomData,
         }
@@ -137,7 +144,7 @@ impl<S: Simd, W: Scheme, T: Factor> Winograd<S, W, T> {
 
     fn blocks(&self) -> usize {
         let (rows, columns) = self.patches();
-        (rows * columns).div_ceil(self.cut.patches)
+        (rows * columns).div_ceil(self.partition.patches)
     }
 
     /// Patches of the largest block.
@@ -156,7 +163,7 @@ impl<S: Simd, W: Scheme, T: Factor> Winograd<S, W, T> {
     }
 }
 
-impl<S: Simd, W: Scheme, T: Factor> Winograd<S, W, T> {
+impl<S: Simd, W: Scheme, T: Element> Winograd<S, W, T> {
     /// Values between the matrices of two positions: transformed inputs, and products.
     const GAPS: (usize, usize) = (GAP / size_of::<T>(), GAP / size_of::<f32>());
 
@@ -171,9 +178,9 @@ impl<S: Simd, W: Scheme, T: Factor> Winograd<S, W, T> {
     }
 }
 
-impl<S: Simd, W: Scheme, T: Factor> Work for Winograd<S, W, T> {
+impl<S: Simd, W: Scheme, T: Element> Work for Winograd<S, W, T> {
     unsafe fn items(&self, _: &Context<'_>) -> usize {
-        self.blocks() * self.cut.ranges
+        self.blocks() * self.partition.ranges
     }
 
     fn scratch(&self) -> ScratchSize {
@@ -183,7 +190,7 @@ impl<S: Simd, W: Scheme, T: Factor> Work for Winograd<S, W, T> {
     }
 
     unsafe fn run(&self, item: usize, context: &Context<'_>, scratch: &mut Scratch) {
-        let (block, range) = (item / self.cut.ranges, item % self.cut.ranges);
+        let (block, range) = (item / self.partition.ranges, item % self.partition.ranges);
         let (rows, columns) = self.patches();
         let (patches, blocks) = (rows * columns, self.blocks());
         let (first, end) = (patches * block / blocks, patches * (block + 1) / blocks);
@@ -202,7 +209,9 @@ impl<S: Simd, W: Scheme, T: Factor> Work for Winograd<S, W, T> {
             out: input,
         });
         let n = self.columns.len();
-        for column in &self.columns[n * range / self.cut.ranges..n * (range + 1) / self.cut.ranges] {
+        for column in
+            &self.columns[n * range / self.partition.ranges..n * (range + 1) / self.partition.ranges]
+        {
             let vectors = column.panel.vectors;
             let width = vectors * S::LANES;
             let step = count * width + Self::GAPS.1;
@@ -225,7 +234,7 @@ impl<S: Simd, W: Scheme, T: Factor> Work for Winograd<S, W, T> {
                     unsafe {
                         let rows: [*const T; MAX_ROWS] =
                             from_fn(|r| input.add((first + r.min(height - 1)) * pitch).cast_const());
-                        self.micro.get(height, vectors)(&Tile {
+                        self.microkernels.get(height, vectors)(&Tile {
                             rows: rows.as_ptr(),
                             shift: 0,
                             segments: 1,

@@ -3,7 +3,7 @@
 use super::scheme::{MAX, MAX_OUT, Scheme};
 use super::{Column, Winograd};
 use crate::backend::cpu::activation::{Activation, Relu, Silu};
-use crate::backend::cpu::factor::Factor;
+use crate::backend::cpu::element::Element;
 use crate::backend::cpu::memory::Map;
 use crate::backend::cpu::ops::conv::epilogue::{Addition, Epilogue, Region};
 use crate::backend::cpu::pack::Panel;
@@ -26,7 +26,7 @@ pub(super) struct Input<'a, S, W, T> {
 /// Pixel `(row, column)` of a patch at `row * MAX + column`.
 type Pixels = [*const f32; MAX * MAX];
 
-impl<S0: Simd, W: Scheme, T: Factor> Input<'_, S0, W, T> {
+impl<S0: Simd, W: Scheme, T: Element> Input<'_, S0, W, T> {
     /// Announces the next vector of a patch, or the first of the next patch: `offset` values from the first of its pixels.
     /// They are more streams than the hardware follows. It gains where a vector is a line (else every other hint is in
     /// vain), and with stride 1 (else patches overlap less, and there are twice as many pixels).
@@ -78,7 +78,7 @@ impl<S0: Simd, W: Scheme, T: Factor> Input<'_, S0, W, T> {
     }
 }
 
-impl<S0: Simd, W: Scheme, T: Factor> Kernel for Input<'_, S0, W, T> {
+impl<S0: Simd, W: Scheme, T: Element> Kernel for Input<'_, S0, W, T> {
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
@@ -134,7 +134,7 @@ pub(super) struct Output<'a, S, W, T> {
     pub(super) patch: *mut f32,
 }
 
-impl<S0: Simd, W: Scheme, T: Factor> Output<'_, S0, W, T> {
+impl<S0: Simd, W: Scheme, T: Element> Output<'_, S0, W, T> {
     /// `A^T m A` and bias of one patch and vector, given to `sink` with the row and column inside the patch.
     ///
     /// # Safety
@@ -257,7 +257,7 @@ impl<S0: Simd, W: Scheme, T: Factor> Output<'_, S0, W, T> {
     }
 }
 
-impl<S0: Simd, W: Scheme, T: Factor> Kernel for Output<'_, S0, W, T> {
+impl<S0: Simd, W: Scheme, T: Element> Kernel for Output<'_, S0, W, T> {
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {

@@ -17,7 +17,7 @@
 
 use super::direct::Shape;
 use super::winograd::scheme::{F23, F23Stride2, F43, F43Stride2, Scheme};
-use crate::backend::cpu::factor::Factor;
+use crate::backend::cpu::element::Element;
 use crate::backend::cpu::memory::Map;
 use half::bf16;
 
@@ -91,7 +91,7 @@ impl Layer<'_> {
     }
 
     /// Time of an algorithm with factors `T`, in vector multiply-adds of f32.
-    fn cost<T: Factor>(&self, algorithm: Algorithm) -> f64 {
+    fn cost<T: Element>(&self, algorithm: Algorithm) -> f64 {
         match algorithm {
             Algorithm::Direct => self.direct::<T>(),
             Algorithm::F43 => self.winograd::<F43, T>(),
@@ -101,7 +101,7 @@ impl Layer<'_> {
         }
     }
 
-    fn direct<T: Factor>(&self) -> f64 {
+    fn direct<T: Element>(&self) -> f64 {
         let Shape { kernel, groups, .. } = self.shape;
         let (cin, cout) = (self.src.c / groups, self.dst.c / groups);
         let taps = kernel * kernel;
@@ -115,7 +115,7 @@ impl Layer<'_> {
             + (taps * cin * self.dst.c * size_of::<T>()) as f64 * BYTE
     }
 
-    fn winograd<W: Scheme, T: Factor>(&self) -> f64 {
+    fn winograd<W: Scheme, T: Element>(&self) -> f64 {
         let (cin, cout) = (self.src.c, self.dst.c);
         let patches = self.dst.h.div_ceil(W::OUT) * self.dst.w.div_ceil(W::OUT);
         let positions = W::POINTS * W::POINTS;
@@ -134,13 +134,13 @@ impl Layer<'_> {
     }
 }
 
-/// One instruction of the micro-kernel.
-fn multiply<T: Factor>() -> f64 {
+/// One instruction of the microkernel.
+fn multiply<T: Element>() -> f64 {
     if T::GROUP == 2 { PAIRS } else { 1.0 }
 }
 
 /// Conversion and store of a vector: CPUs store one a cycle, and add two.
-fn store<T: Factor>() -> f64 {
+fn store<T: Element>() -> f64 {
     if T::IN_PLACE { 2.0 } else { 3.0 }
 }
 

@@ -1,4 +1,4 @@
-//! What a prepared step is made of: phases of independent items that the threads share.
+//! Phases: a prepared step is one or more of them, each of independent items that the threads compute in any order.
 
 use super::memory::Block;
 use crate::backend::{Frame, RunOptions};
@@ -10,7 +10,7 @@ use std::cell::UnsafeCell;
 pub struct Scratch {
     /// Values.
     pub values: Block,
-    /// Row pointers of the micro-kernel's tiles.
+    /// Row pointers of the microkernel's tiles.
     pub rows: Vec<*const f32>,
 }
 
@@ -100,7 +100,7 @@ pub struct Context<'a> {
     pub state: &'a UnsafeCell<State>,
 }
 
-// SAFETY: the arena is written under `Work`'s contract, `state` as said above.
+// SAFETY: the arena is written under `Work`'s contract; `state` is changed by selection only, a single item of its own phase.
 unsafe impl Sync for Context<'_> {}
 
 impl Context<'_> {
@@ -115,12 +115,12 @@ impl Context<'_> {
     }
 }
 
-/// A phase of a step. All items may run at the same time; a barrier follows.
+/// The work of a phase. All items may run at the same time; a barrier follows.
 pub trait Work: Send + Sync {
     /// Number of items.
     ///
     /// # Safety
-    /// All earlier phases must be complete: the survivors may be looked at.
+    /// All earlier phases must be complete, since the survivors may be read.
     unsafe fn items(&self, context: &Context<'_>) -> usize;
 
     /// Scratch that an item needs.

@@ -1,18 +1,18 @@
-//! The matrix micro-kernel under every convolution and linear layer.
+//! The matrix microkernel of every convolution and linear layer.
 //!
 //! It computes a tile of `MR` rows (pixels) by `NV` vectors (output channels):
 //!
 //! ```text
-//! out[r][j] = init[j] + sum over segments t, channels k of  a[t][r][k] * b[t][k][j]  (+ addends[r][j])
+//! out[r][j] = act(init[j] + sum over segments t, channels k of  a[t][r][k] * b[t][k][j]  (+ addends[r][j]))
 //! ```
 //!
-//! Rows are pointers: a segment is one tap of a convolution (or a run of contiguous ones), and a row's pointer is
-//! the pixel it reads there, or a page of zeros outside the map. So nothing is ever copied into columns. Per `k` the
-//! kernel loads `NV` vectors of packed weights, broadcasts one value a row, and does `MR * NV` multiply-adds, all in
-//! registers; so is the activation of most layers. Where the factors are bf16, `k` advances in pairs.
+//! Rows are pointers. A segment is one tap of a convolution, or a run of contiguous taps. A row's pointer is the pixel that
+//! it reads there, or a page of zeros outside the map; no input is copied into a matrix first. For each `k` the kernel loads
+//! `NV` vectors of packed weights, broadcasts one value a row, and does `MR * NV` multiply-adds in registers (a rank-1 update).
+//! It also applies the activation in registers. With bf16, `k` advances in pairs.
 
 use super::activation::{Activation, Identity, Relu, Silu};
-use super::factor::Factor;
+use super::element::Element;
 use super::prefetch;
 use super::simd::{Kernel, Simd};
 use crate::plan::Act;
@@ -21,11 +21,10 @@ use std::marker::PhantomData;
 /// Largest number of rows of a tile.
 pub const MAX_ROWS: usize = 6;
 
-/// Groups of `k` an iteration: fewer branches to mispredict at the end of a short sum.
+/// Groups of `k` an iteration. Fewer iterations have fewer branches to mispredict at the end of a short sum.
 const UNROLL: usize = 4;
 
-/// Groups of `k` from the weights in use to those that are asked for: some hundred cycles, the latency of a shared cache that
-/// others use, too.
+/// Prefetch distance, in groups of `k`. 32 groups take about 100 cycles, the latency of a busy shared L3.
 const AHEAD: usize = 32;
 
 /// Operands of one tile.
@@ -37,13 +36,14 @@ pub struct Tile<T = f32> {
     pub shift: usize,
     /// Number of segments.
     pub segments: usize,
-    /// Values a segment. The last [`Factor::GROUP`] may reach behind them: what is there meets weights of zero.
+    /// Values a segment. If they are no multiple of [`Element::GROUP`], the last group reads values behind them, whose weights
+    /// are 0.
     pub depth: usize,
     /// Packed weights: `[segments][depth / GROUP][NV * LANES][GROUP]`, see [`super::pack`].
     pub weights: *const T,
     /// `[NV * LANES]` initial values (the bias), or null for zeros.
     pub init: *const f32,
-    /// `[rows]` pointers to what is added at the end, `NV * LANES` values each, or null for nothing.
+    /// `[rows]` pointers to `NV * LANES` values each, added to the sums before the activation; or null.
     pub addends: *const *const f32,
     /// `[rows][pitch]` result.
     pub out: *mut f32,
@@ -51,15 +51,16 @@ pub struct Tile<T = f32> {
     pub pitch: usize,
 }
 
-/// A micro-kernel of fixed height and width.
+/// A microkernel of fixed height and width.
 ///
 /// # Safety
 /// All pointers of the [`Tile`] must be valid for the extents stated there, and the CPU must have the instruction set
 /// that the function was made for (see [`select`]).
-pub type Micro<T = f32> = unsafe fn(&Tile<T>);
+pub type Microkernel<T = f32> = unsafe fn(&Tile<T>);
 
-/// Repeats a block for all rows and vectors of a tile, with constant indices. The compiler does not unroll a loop over an
-/// activation of its own; then it keeps the sums in memory, and not only there but throughout the kernel.
+/// Repeats a block for all rows and vectors of a tile, with constant indices. The compiler does not unroll a loop with an
+/// activation in it. Indexed by a variable, the sums would have to be in memory, and it would keep them there in the whole
+/// kernel.
 macro_rules! unrolled {
     ($r:ident $j:ident $body:block) => {
         unrolled!(@rows $r $j $body 0 1 2 3 4 5);
@@ -78,19 +79,24 @@ macro_rules! unrolled {
 
 struct Multiply<'a, T, A, const MR: usize, const NV: usize>(&'a Tile<T>, PhantomData<A>);
 
-impl<T: Factor, A: Activation, const MR: usize, const NV: usize> Kernel for Multiply<'_, T, A, MR, NV> {
+impl<T: Element, A: Activation, const MR: usize, const NV: usize> Kernel for Multiply<'_, T, A, MR, NV> {
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {
-        const { assert!(MR <= MAX_ROWS && MAX_ROWS == 6 && NV <= 4, "what `unrolled` repeats is the whole tile") };
+        const {
+            assert!(
+                MR <= MAX_ROWS && MAX_ROWS == 6 && NV <= 4,
+                "`unrolled` repeats its block for the whole tile"
+            )
+        };
         let t = self.0;
-        // SAFETY: the extents of every operand are promised by the caller of the `Micro`.
+        // SAFETY: the extents of every operand are promised by the caller of the `Microkernel`.
         unsafe {
-            let mut acc = [[s.splat(0.0); NV]; MR];
+            let mut acc = [[T::accumulator(s, s.splat(0.0)); NV]; MR];
             if !t.init.is_null() {
-                for (j, lane) in (0..NV).map(|j| (j, s.load(t.init.add(j * S::LANES)))) {
+                for (j, init) in (0..NV).map(|j| (j, s.load(t.init.add(j * S::LANES)))) {
                     for row in &mut acc {
-                        row[j] = lane;
+                        row[j] = T::accumulator(s, init);
                     }
                 }
             }
@@ -107,17 +113,18 @@ impl<T: Factor, A: Activation, const MR: usize, const NV: usize> Kernel for Mult
                     for u in 0..UNROLL {
                         let ahead = b.wrapping_add((AHEAD + u) * vectors);
                         prefetch::read(ahead, vectors * size_of::<T>());
-                        T::rank(s, &mut acc, &a, (k + u) * T::GROUP, b.add(u * vectors));
+                        T::rank1_update(s, &mut acc, &a, (k + u) * T::GROUP, b.add(u * vectors));
                     }
                     b = b.add(UNROLL * vectors);
                     k += UNROLL;
                 }
                 while k < groups {
-                    T::rank(s, &mut acc, &a, k * T::GROUP, b);
+                    T::rank1_update(s, &mut acc, &a, k * T::GROUP, b);
                     b = b.add(vectors);
                     k += 1;
                 }
             }
+            let mut acc = acc.map(|row| row.map(|sums| T::sums(s, sums)));
             if !t.addends.is_null() {
                 for (r, row) in acc.iter_mut().enumerate() {
                     let addends = *t.addends.add(r);
@@ -135,33 +142,35 @@ impl<T: Factor, A: Activation, const MR: usize, const NV: usize> Kernel for Mult
     }
 }
 
-/// Compiled entry of one tile shape; only handed out by [`select`], which had the token.
-unsafe fn entry<S: Simd, T: Factor, A: Activation, const MR: usize, const NV: usize>(tile: &Tile<T>) {
+/// Compiled entry of one tile shape; [`select`] hands it out, which takes a token.
+///
+/// # Safety
+/// As [`Microkernel`].
+unsafe fn entry<S: Simd, T: Element, A: Activation, const MR: usize, const NV: usize>(tile: &Tile<T>) {
     if NV <= widest::<S>() && MR <= max_rows::<S>(NV) {
-        // SAFETY: `select` was shown a token, so the CPU has the instructions.
+        // SAFETY: `select` took a token, so the CPU has the instructions.
         unsafe { S::assume() }.vectorize(Multiply::<T, A, MR, NV>(tile, PhantomData))
     }
 }
 
-/// Rows of the tallest tile of `vectors`: the sums, the weights of one `k` and one broadcast value stay in registers,
-/// and one register is left to the compiler (without it, 4 by 3 of 16 ran at half the speed of 6 by 2).
+/// Rows of the tallest tile of `vectors`. The sums, the weights of one `k` and one broadcast value stay in registers, and one
+/// register is left to the compiler: without it, 4 by 3 of 16 ran at half the speed of 6 by 2.
 pub const fn max_rows<S: Simd>(vectors: usize) -> usize {
     let rows = (S::REGISTERS - 2 - vectors) / vectors;
     if rows < MAX_ROWS { rows } else { MAX_ROWS }
 }
 
-/// Vectors of the widest tile, and so of the widest [panel](super::pack::panels).
+/// Vectors of the widest tile and of the widest [panel](super::pack::panels).
 pub const fn widest<S: Simd>() -> usize {
     // Panels of two leave an odd vector over, which makes one of three.
     if S::PANEL == 2 { 3 } else { S::PANEL }
 }
 
-/// The micro-kernel of `rows` by `vectors` for the instruction set whose token is shown; it applies the activation `A` to its
-/// sums.
+/// The microkernel of `rows` by `vectors` with activation `A`. The token shows that the CPU has the instruction set.
 ///
 /// # Panics
 /// If there is none of that shape.
-pub fn select<S: Simd, T: Factor, A: Activation>(_: S, rows: usize, vectors: usize) -> Micro<T> {
+pub fn select<S: Simd, T: Element, A: Activation>(_: S, rows: usize, vectors: usize) -> Microkernel<T> {
     assert!(
         vectors <= widest::<S>() && rows <= max_rows::<S>(vectors),
         "a tile of {rows} by {vectors} does not fit the registers"
@@ -170,7 +179,7 @@ pub fn select<S: Simd, T: Factor, A: Activation>(_: S, rows: usize, vectors: usi
         ($($mr:literal: $($nv:literal)*;)*) => {
             match (rows, vectors) {
                 $($(($mr, $nv) => entry::<S, T, A, $mr, $nv>,)*)*
-                _ => panic!("no micro-kernel of {rows} rows by {vectors} vectors"),
+                _ => panic!("no microkernel of {rows} rows by {vectors} vectors"),
             }
         };
     }
@@ -184,32 +193,32 @@ pub fn select<S: Simd, T: Factor, A: Activation>(_: S, rows: usize, vectors: usi
     }
 }
 
-/// All micro-kernels up to a width, by `[vectors][rows]`.
-pub struct Micros<T = f32>(Vec<[Option<Micro<T>>; MAX_ROWS + 1]>);
+/// All microkernels up to a width, by `[vectors][rows]`.
+pub struct Microkernels<T = f32>(Vec<[Option<Microkernel<T>>; MAX_ROWS + 1]>);
 
-impl<T: Factor> Micros<T> {
-    /// Micro-kernels of 1 to `widest` vectors, whose results are sums.
-    pub fn new<S: Simd>(simd: S, widest: usize) -> Micros<T> {
-        Micros::make::<S, Identity>(simd, widest)
+impl<T: Element> Microkernels<T> {
+    /// Microkernels of 1 to `widest` vectors, whose results are sums.
+    pub fn new<S: Simd>(simd: S, widest: usize) -> Microkernels<T> {
+        Microkernels::make::<S, Identity>(simd, widest)
     }
 
-    /// Those that apply an activation to the sums; `None` for GELU, which few layers have and which is long: they apply it in
-    /// a second pass.
-    pub fn activating<S: Simd>(simd: S, widest: usize, act: Act) -> Option<Micros<T>> {
+    /// Microkernels that apply an activation to the sums. `None` for GELU: it is long code for one layer of a network, which
+    /// applies it in a second pass.
+    pub fn activating<S: Simd>(simd: S, widest: usize, act: Act) -> Option<Microkernels<T>> {
         match act {
-            Act::None => Some(Micros::make::<S, Identity>(simd, widest)),
-            Act::Relu => Some(Micros::make::<S, Relu>(simd, widest)),
-            Act::Silu => Some(Micros::make::<S, Silu>(simd, widest)),
+            Act::None => Some(Microkernels::make::<S, Identity>(simd, widest)),
+            Act::Relu => Some(Microkernels::make::<S, Relu>(simd, widest)),
+            Act::Silu => Some(Microkernels::make::<S, Silu>(simd, widest)),
             Act::Gelu => None,
         }
     }
 
-    fn make<S: Simd, A: Activation>(simd: S, widest: usize) -> Micros<T> {
+    fn make<S: Simd, A: Activation>(simd: S, widest: usize) -> Microkernels<T> {
         let shapes = |v: usize| {
             let rows = if v == 0 { 0 } else { max_rows::<S>(v) };
             std::array::from_fn(|r| (r > 0 && r <= rows).then(|| select::<S, T, A>(simd, r, v)))
         };
-        Micros((0..=widest).map(shapes).collect())
+        Microkernels((0..=widest).map(shapes).collect())
     }
 
     /// The one for a tile of `rows` by `vectors`.
@@ -217,7 +226,7 @@ impl<T: Factor> Micros<T> {
     /// # Panics
     /// If there is none.
     #[inline(always)]
-    pub fn get(&self, rows: usize, vectors: usize) -> Micro<T> {
+    pub fn get(&self, rows: usize, vectors: usize) -> Microkernel<T> {
         self.0[vectors][rows].expect("a tile shape that the instruction set supports")
     }
 }

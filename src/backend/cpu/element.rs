@@ -1,16 +1,19 @@
-//! What the matrix kernels multiply: f32, or bf16 in pairs.
+//! Element types of the matrix kernels: f32, or bf16 in pairs. Both add in f32.
 
 use super::math;
 use super::simd::{Kernel, Simd};
 use bytemuck::Pod;
 use half::bf16;
 
-/// Numbers that the micro-kernel multiplies. It always adds in f32.
-pub trait Factor: Pod + Send + Sync {
+/// A type of operands of the microkernel, with the type of its sums.
+pub trait Element: Pod + Send + Sync {
+    /// A vector of sums.
+    type Accumulator<S: Simd>: Copy;
+
     /// Neighbouring values of `k` that one instruction multiplies; packed weights keep them together.
     const GROUP: usize;
 
-    /// Whether maps hold such numbers, so that kernels may read them in place; else they are converted first.
+    /// Whether maps hold this type, so that kernels may read them in place. If not, they are converted first.
     const IN_PLACE: bool;
 
     /// The nearest number, ties to even.
@@ -22,23 +25,31 @@ pub trait Factor: Pod + Send + Sync {
     /// `p .. p + n` must be writable.
     unsafe fn store<S: Simd>(s: S, p: *mut Self, v: S::V, n: usize);
 
-    /// SiLU as accurate as layers of such factors can tell.
+    /// SiLU with the accuracy that the type can represent (bf16: a relative error of 2e-4; rounding to bf16 makes 4e-3).
     fn silu<S: Simd>(s: S, x: S::V) -> S::V;
 
-    /// `acc[r][j] += a[r][k] * b[j]`, for the `GROUP` values from `k` on; `b[j]` is `GROUP` weights for each lane.
+    /// Sums that start with these values.
+    fn accumulator<S: Simd>(s: S, start: S::V) -> Self::Accumulator<S>;
+
+    /// Rank-1 update, of `GROUP` values of `k` at once: `acc[r][j] += a[r][k] * b[j]`, where `b[j]` holds `GROUP` weights for each
+    /// lane.
     ///
     /// # Safety
-    /// `GROUP` values from `a[r] + k` on, and `NV` vectors of such groups from `b` on must be readable.
-    unsafe fn rank<S: Simd, const MR: usize, const NV: usize>(
+    /// `GROUP` values from `a[r] + k` on, and `NV` vectors of `GROUP` weights a lane from `b` on must be readable.
+    unsafe fn rank1_update<S: Simd, const MR: usize, const NV: usize>(
         s: S,
-        acc: &mut [[S::V; NV]; MR],
+        acc: &mut [[Self::Accumulator<S>; NV]; MR],
         a: &[*const Self; MR],
         k: usize,
         b: *const Self,
     );
+
+    /// The sums in f32.
+    fn sums<S: Simd>(s: S, acc: Self::Accumulator<S>) -> S::V;
 }
 
-impl Factor for f32 {
+impl Element for f32 {
+    type Accumulator<S: Simd> = S::V;
     const GROUP: usize = 1;
     const IN_PLACE: bool = true;
 
@@ -58,7 +69,12 @@ impl Factor for f32 {
     }
 
     #[inline(always)]
-    unsafe fn rank<S: Simd, const MR: usize, const NV: usize>(
+    fn accumulator<S: Simd>(_: S, start: S::V) -> S::V {
+        start
+    }
+
+    #[inline(always)]
+    unsafe fn rank1_update<S: Simd, const MR: usize, const NV: usize>(
         s: S,
         acc: &mut [[S::V; NV]; MR],
         a: &[*const f32; MR],
@@ -76,9 +92,15 @@ impl Factor for f32 {
             }
         }
     }
+
+    #[inline(always)]
+    fn sums<S: Simd>(_: S, acc: S::V) -> S::V {
+        acc
+    }
 }
 
-impl Factor for bf16 {
+impl Element for bf16 {
+    type Accumulator<S: Simd> = S::V;
     const GROUP: usize = 2;
     const IN_PLACE: bool = false;
 
@@ -94,11 +116,16 @@ impl Factor for bf16 {
 
     #[inline(always)]
     fn silu<S: Simd>(s: S, x: S::V) -> S::V {
-        s.rough_silu(x)
+        s.silu_approx(x)
     }
 
     #[inline(always)]
-    unsafe fn rank<S: Simd, const MR: usize, const NV: usize>(
+    fn accumulator<S: Simd>(_: S, start: S::V) -> S::V {
+        start
+    }
+
+    #[inline(always)]
+    unsafe fn rank1_update<S: Simd, const MR: usize, const NV: usize>(
         s: S,
         acc: &mut [[S::V; NV]; MR],
         a: &[*const bf16; MR],
@@ -116,13 +143,19 @@ impl Factor for bf16 {
             }
         }
     }
+
+    #[inline(always)]
+    fn sums<S: Simd>(_: S, acc: S::V) -> S::V {
+        acc
+    }
 }
 
-/// Moves a filter's weights to bf16 numbers such that, as far as one flip suffices each, their sum stays: a constant input
-/// gives what it gave. Of the weights that could be rounded the other way it takes those that lie nearest the middle.
+/// Rounds a filter's weights to bf16 so that their sum changes as little as possible: then a constant input gives the same
+/// result as before. It starts with the nearest bf16 of each weight. Then it rounds single weights the other way while that
+/// brings the sum closer, first those that lie nearest the middle of two bf16 numbers.
 ///
-/// The network input is such a signal, nearly: neighbouring pixels are alike and far from zero, so that plain rounding
-/// errors of the weights, which do not cancel, cost three times the accuracy.
+/// For the network input, whose neighbouring pixels are alike and far from zero. There plain rounding errors of the weights do
+/// not cancel, and the layer's error would be three times as large.
 pub fn round_keeping_sum(weights: &mut [&mut f32]) {
     let exact: Vec<f64> = weights.iter().map(|w| f64::from(**w)).collect();
     let rounded: Vec<bf16> = weights.iter().map(|w| bf16::from_f32(**w)).collect();
@@ -148,7 +181,7 @@ pub fn round_keeping_sum(weights: &mut [&mut f32]) {
     }
 }
 
-/// Part of a map as factors: pixels from `src` on, to `out`, `pitch` values apart.
+/// Converts part of a map to elements: pixels from `src` on, to `out`, `pitch` values apart.
 pub struct Convert<T> {
     /// First pixel.
     pub(super) src: *const f32,
@@ -160,15 +193,15 @@ pub struct Convert<T> {
     pub(super) rows: usize,
     /// Pixels a row.
     pub(super) columns: usize,
-    /// Values of a pixel that count.
+    /// Channels of a pixel.
     pub(super) c: usize,
-    /// Room for all pixels, and a group more.
+    /// Room for all pixels, and one group behind them.
     pub(super) out: *mut T,
     /// Values from a pixel of `out` to the next.
     pub(super) pitch: usize,
 }
 
-impl<T: Factor> Kernel for Convert<T> {
+impl<T: Element> Kernel for Convert<T> {
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, s: S) {

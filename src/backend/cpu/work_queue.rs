@@ -1,17 +1,18 @@
-//! Who does which items of a phase.
+//! A work-stealing queue: which thread computes which items of a phase.
 //!
-//! Each thread has a share of consecutive items, so that it finds what it wrote a step before in its own caches, and
-//! takes them in order. Who is done with its own takes from the end of another's.
+//! Each thread owns a range of consecutive items and takes them in order. The same thread then has neighbouring pixels in
+//! every phase, and finds the results of the phase before in its own caches. A thread without items left steals from the end
+//! of another's range.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What was taken of one thread's share, on a cache line of its own: items from the front in the low half, from the back
-/// in the high half.
+/// Items taken of one thread's range: from its front in the low half, from its back in the high half. Each has a cache line of
+/// its own.
 #[repr(align(64))]
 #[derive(Default)]
 struct Taken(AtomicU64);
 
-/// From which end of a share an item is taken.
+/// The end of a range that an item is taken from.
 #[derive(Clone, Copy)]
 enum End {
     Front,
@@ -25,7 +26,7 @@ impl Taken {
 
     /// The next of `len` items, or none if all are taken.
     fn take(&self, len: usize, end: End) -> Option<usize> {
-        // A look first, so that shares that are used up are only read.
+        // A load first: adding to empty ranges would move their cache lines between cores.
         let (front, back) = Taken::split(self.0.load(Ordering::Relaxed));
         if front + back >= len {
             return None;
@@ -34,7 +35,7 @@ impl Taken {
             End::Front => 1,
             End::Back => 1 << 32,
         };
-        // The first `len` to add get one each; who comes later finds the sum too large.
+        // The first `len` additions get an item each. Later ones find a sum of `len` or more.
         let (front, back) = Taken::split(self.0.fetch_add(one, Ordering::Relaxed));
         (front + back < len).then(|| match end {
             End::Front => front,
@@ -44,12 +45,12 @@ impl Taken {
 }
 
 /// The items of one phase.
-pub struct Shares(Vec<Taken>);
+pub struct WorkQueue(Vec<Taken>);
 
-impl Shares {
-    /// One share a thread; none taken.
-    pub fn new(threads: usize) -> Shares {
-        Shares((0..threads).map(|_| Taken::default()).collect())
+impl WorkQueue {
+    /// A range for each thread; no item is taken.
+    pub fn new(threads: usize) -> WorkQueue {
+        WorkQueue((0..threads).map(|_| Taken::default()).collect())
     }
 
     /// Forgets what was taken.
@@ -59,7 +60,7 @@ impl Shares {
         }
     }
 
-    /// The items of `0 .. items` that `thread` gets. Together, all threads get each item once.
+    /// The items of `0 .. items` that `thread` computes. All threads together get each item once.
     pub fn of(&self, thread: usize, items: usize) -> impl Iterator<Item = usize> {
         let threads = self.0.len();
         let start = move |owner: usize| items * owner / threads;
@@ -87,13 +88,13 @@ mod tests {
     fn each_item_once() {
         for threads in [1, 2, 3, 7] {
             for items in [0, 1, 2, 5, 6, 7, 8, 1000] {
-                let shares = Shares::new(threads);
+                let queue = WorkQueue::new(threads);
                 for round in 0..3 {
-                    shares.reset();
-                    let shares = &shares;
+                    queue.reset();
+                    let queue = &queue;
                     let mut taken: Vec<usize> = thread::scope(|scope| {
                         let all: Vec<_> = (0..threads)
-                            .map(|t| scope.spawn(move || shares.of(t, items).collect::<Vec<_>>()))
+                            .map(|t| scope.spawn(move || queue.of(t, items).collect::<Vec<_>>()))
                             .collect();
                         all.into_iter().flat_map(|t| t.join().expect("no thread panics")).collect()
                     });
@@ -106,8 +107,8 @@ mod tests {
 
     #[test]
     fn own_items_first_and_in_order() {
-        let shares = Shares::new(2);
-        assert_eq!(shares.of(1, 7).collect::<Vec<_>>(), [3, 4, 5, 6, 2, 1, 0]);
-        assert_eq!(shares.of(0, 7).next(), None);
+        let queue = WorkQueue::new(2);
+        assert_eq!(queue.of(1, 7).collect::<Vec<_>>(), [3, 4, 5, 6, 2, 1, 0]);
+        assert_eq!(queue.of(0, 7).next(), None);
     }
 }
