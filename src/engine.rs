@@ -8,7 +8,7 @@ use crate::heap;
 use crate::plan::Plan;
 use crate::pose::model;
 use crate::pose::people::rtmlib_nms;
-use crate::pose::{self, Letterbox, Person};
+use crate::pose::{self, Letterbox, People};
 use crate::vision::{Image, Photo};
 use crate::weights::{Architecture, Checkpoint};
 use std::collections::VecDeque;
@@ -176,7 +176,7 @@ pub struct Timings {
 }
 
 /// Photos, and the people on each of them.
-pub type Detections = (Vec<Photo>, Vec<Vec<Person>>);
+pub type Detections = (Vec<Photo>, Vec<People>);
 
 /// A network, prepared for a device: photos in, people out.
 ///
@@ -252,7 +252,7 @@ impl Engine {
     /// # Errors
     /// A photo without pixels, or whose bytes do not fill its size; failures of the device; photos that were submitted and
     /// not collected.
-    pub fn infer<'a, T>(&mut self, photos: &'a [T]) -> Result<Vec<Vec<Person>>>
+    pub fn infer<'a, T>(&mut self, photos: &'a [T]) -> Result<Vec<People>>
     where
         Image<'a>: From<&'a T>,
     {
@@ -322,7 +322,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::infer`].
     #[doc(hidden)]
-    pub fn infer_again<'a, T>(&mut self, photos: &'a [T]) -> Result<Vec<Vec<Person>>>
+    pub fn infer_again<'a, T>(&mut self, photos: &'a [T]) -> Result<Vec<People>>
     where
         Image<'a>: From<&'a T>,
     {
@@ -333,7 +333,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::infer`].
-    pub fn infer_timed<'a, T>(&mut self, photos: &'a [T]) -> Result<(Vec<Vec<Person>>, Timings)>
+    pub fn infer_timed<'a, T>(&mut self, photos: &'a [T]) -> Result<(Vec<People>, Timings)>
     where
         Image<'a>: From<&'a T>,
     {
@@ -366,7 +366,7 @@ impl Engine {
         &mut self,
         photos: &[Image<'_>],
         run: impl FnOnce(&mut dyn Executor, &[Frame<'_>], &RunOptions) -> Result<Vec<Survivors>>,
-    ) -> Result<Vec<Vec<Person>>> {
+    ) -> Result<Vec<People>> {
         match self.submitted.len() {
             0 => self.people_of(photos, run),
             n => Err(Error::Usage(format!("{n} batches are submitted: collect them first"))),
@@ -377,7 +377,7 @@ impl Engine {
         &mut self,
         photos: &[Image<'_>],
         run: impl FnOnce(&mut dyn Executor, &[Frame<'_>], &RunOptions) -> Result<Vec<Survivors>>,
-    ) -> Result<Vec<Vec<Person>>> {
+    ) -> Result<Vec<People>> {
         let survivors = self.with_frames(photos, run)?;
         photos
             .iter()
@@ -425,7 +425,7 @@ impl Engine {
     }
 
     /// Survivors as people in the photo's pixels.
-    fn people(&self, survivors: &Survivors, letterbox: &Letterbox) -> Vec<Person> {
+    fn people(&self, survivors: &Survivors, letterbox: &Letterbox) -> People {
         let mut people = pose::people(survivors, letterbox);
         if self.options.compat == Compat::Rtmlib && self.run.select.force.is_none() {
             rtmlib_nms(&mut people, self.options.nms_thr.unwrap_or(self.options.compat.nms_thr()));

@@ -112,6 +112,6 @@ pub use error::{Error, Result};
 pub use error::{printable, printable_lines, shown};
 #[cfg(feature = "codecs")]
 pub use output::draw::{DrawOptions, draw_people};
-pub use pose::{Bone, Heatmaps, Keypoint, Person, Rgb, Side, Skeleton};
+pub use pose::{Bone, Heatmaps, Keypoint, People, Person, Rgb, Side, Skeleton};
 pub use variant::Variant;
 pub use vision::{ChannelOrder, Image, Photo};

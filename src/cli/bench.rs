@@ -135,7 +135,7 @@ impl Bench {
             terminal.complain("warning", "this is an unoptimised build; use cargo build --release");
         }
 
-        terminal.progress((self.warmup + self.iters) as usize, "runs");
+        terminal.progress(Some((self.warmup + self.iters) as usize), "runs");
         let gpu = engine.options().placement.device != Device::Cpu;
         let mut people = 0;
         for _ in 0..self.warmup {

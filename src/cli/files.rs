@@ -45,6 +45,11 @@ impl Files {
         self.read.get(&key).or_else(|| self.written.get(&key)).map(String::as_str)
     }
 
+    /// Whether an option writes there.
+    pub fn is_written(&self, path: &Path) -> bool {
+        self.written.contains_key(&identity(path))
+    }
+
     /// All of them, by names that no link hides, with what they are.
     pub fn all(&self) -> impl Iterator<Item = (&Path, &str)> {
         self.read.iter().chain(&self.written).map(|(path, what)| (path.as_path(), what.as_str()))

@@ -38,17 +38,21 @@ impl Terminal {
         Terminal { data_on_stdout, quiet, bar: ProgressBar::hidden() }
     }
 
-    /// Shows a bar of `len` things, called `noun`, at the bottom, if standard error is a terminal.
-    pub fn progress(&mut self, len: usize, noun: &'static str) {
-        let style = "{bar:30} {pos}/{len}  {per_sec}  {eta} left";
+    /// Shows a bar of `len` things, called `noun`, at the bottom, if standard error is a terminal; without `len` their number.
+    pub fn progress(&mut self, len: Option<usize>, noun: &'static str) {
+        let style = match len {
+            Some(_) => "{bar:30} {pos}/{len}  {per_sec}  {eta} left",
+            None => "{spinner} {pos}  {per_sec}",
+        };
         let style = ProgressStyle::with_template(style).expect("a valid template").progress_chars("━╸─");
-        self.bar = ProgressBar::with_draw_target(Some(len as u64), ProgressDrawTarget::stderr_with_hz(10))
-            .with_style(style.with_key(
-                "per_sec",
-                move |state: &indicatif::ProgressState, w: &mut dyn std::fmt::Write| {
-                    write!(w, "{:.1} {noun}/s", state.per_sec()).ok();
-                },
-            ));
+        self.bar =
+            ProgressBar::with_draw_target(len.map(|len| len as u64), ProgressDrawTarget::stderr_with_hz(10))
+                .with_style(style.with_key(
+                    "per_sec",
+                    move |state: &indicatif::ProgressState, w: &mut dyn std::fmt::Write| {
+                        write!(w, "{:.1} {noun}/s", state.per_sec()).ok();
+                    },
+                ));
     }
 
     /// Shows how much of a file has come, at the bottom, if standard error is a terminal.
@@ -93,6 +97,13 @@ impl Terminal {
     /// A line of data, for standard output.
     pub fn data(&self, line: impl Display) -> Result<()> {
         self.bar.suspend(|| print_data(line))
+    }
+
+    /// Something worth knowing, for standard error; a quiet command leaves it out.
+    pub fn note(&self, message: impl Display) {
+        if !self.quiet {
+            self.complain("note", message);
+        }
     }
 
     /// A warning or an error, for standard error.

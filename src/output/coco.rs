@@ -3,8 +3,9 @@
 //! Format: <https://cocodataset.org/#format-results>, and "Data format" there for annotations.
 
 use super::json::check_finite;
+use super::python_json::PythonJson;
 use super::rounded;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::pose::Person;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -24,8 +25,16 @@ struct Detection {
 /// Image ids of photos: what detections and annotations of one image have in common.
 #[derive(Clone, Debug, Default)]
 pub struct ImageIds {
-    /// Annotations and the ids of their files; none: numbers at the end of names.
-    listed: Option<(PathBuf, HashMap<String, u64>)>,
+    /// Annotations and the ids of their files; none: numbers in names.
+    listed: Option<(PathBuf, HashMap<String, Id>)>,
+}
+
+/// What annotations say of a file's id.
+#[derive(Clone, Debug, PartialEq)]
+enum Id {
+    Number(u64),
+    /// Why it has none.
+    Wrong(String),
 }
 
 #[derive(Deserialize)]
@@ -35,33 +44,54 @@ struct Annotations {
 
 #[derive(Deserialize)]
 struct Image {
-    id: u64,
+    id: serde_json::Value,
     file_name: String,
 }
 
+impl Id {
+    /// A whole number from 0 on, also written as 5.0.
+    fn of(value: &serde_json::Value) -> Id {
+        // Beyond 2^53 the numbers of f64 have gaps.
+        let whole = |id: &f64| id.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(id);
+        match value.as_u64().or_else(|| value.as_f64().filter(whole).map(|id| id as u64)) {
+            Some(id) => Id::Number(id),
+            None => Id::Wrong(format!("the id {value}, expected a whole number from 0 on")),
+        }
+    }
+}
+
 impl ImageIds {
-    /// The number at the end of a file's name, as COCO names its images: `000000000785.jpg`,
-    /// `COCO_val2014_000000000785.jpg`.
+    /// Numbers in names, as COCO names its images: `000000000785.jpg`, `COCO_val2014_000000000785.jpg`. Other names have none:
+    /// the digits at their end may mean anything.
     pub fn from_names() -> ImageIds {
         ImageIds::default()
     }
 
     /// As a file of COCO annotations says: `{"images": [{"id": 785, "file_name": "kitchen.jpg"}, ...]}`; what else it
-    /// holds does not matter.
+    /// holds does not matter. NaN and Infinity are read, as Python's `json` writes them. A file with two ids, or with one that
+    /// is no whole number, has none.
     ///
     /// # Errors
-    /// If it cannot be read, has no such list, or gives one file two ids.
+    /// If it cannot be read, or has no such list.
     pub fn from_annotations(path: impl AsRef<Path>) -> Result<ImageIds> {
         let path = path.as_ref();
-        let wrong = |what: String| Error::Usage(format!("{}: {what}", path.display()));
         let file = File::open(path).map_err(Error::io("cannot read", path))?;
-        let Annotations { images } = serde_json::from_reader(BufReader::new(file)).map_err(|error| {
-            wrong(format!("not COCO annotations with images, their ids and names: {error}"))
+        let json = BufReader::new(PythonJson::new(BufReader::new(file)));
+        let Annotations { images } = serde_json::from_reader(json).map_err(|error| {
+            let what = format!("not COCO annotations with images, their ids and names: {error}");
+            Error::Usage(format!("{}: {what}", shown(path)))
         })?;
-        let mut ids = HashMap::new();
+        let mut ids: HashMap<String, Id> = HashMap::new();
         for Image { id, file_name } in images {
-            if let Some(other) = ids.insert(file_name.clone(), id).filter(|&other| other != id) {
-                return Err(wrong(format!("image '{file_name}' has two ids, {other} and {id}")));
+            let id = Id::of(&id);
+            match ids.get(&file_name) {
+                Some(Id::Number(other)) if id != Id::Number(*other) => {
+                    let Id::Number(id) = id else { continue };
+                    ids.insert(file_name, Id::Wrong(format!("two ids, {other} and {id}")));
+                }
+                Some(Id::Wrong(_)) if !matches!(id, Id::Number(_)) => {}
+                Some(Id::Wrong(what)) if what.starts_with("two") => {}
+                _ => _ = ids.insert(file_name, id),
             }
         }
         Ok(ImageIds { listed: Some((path.to_path_buf(), ids)) })
@@ -73,24 +103,36 @@ impl ImageIds {
     /// [`Error::Image`] if it has none.
     pub fn of(&self, image: &Path) -> Result<u64> {
         let Some((annotations, ids)) = &self.listed else {
-            let none = "has no COCO image id: its name does not end in a number, and no annotations name it";
+            let none = "has no COCO image id: its name is no number, nor COCO_..._ and a number, and no annotations name it";
             return number(image).ok_or_else(|| Error::image(image, none));
         };
         // The longest name first: a/1.jpg and b/1.jpg are different images.
         let whole = std::path::absolute(image).unwrap_or_else(|_| image.to_path_buf());
         let parts: Vec<_> = whole.iter().map(|part| part.to_string_lossy()).collect();
         let id = (0..parts.len()).find_map(|first| ids.get(&parts[first..].join("/")));
-        id.copied().ok_or_else(|| {
-            let what = format!("has no COCO image id: {} lists no image of this name", annotations.display());
-            Error::image(image, what)
-        })
+        let annotations = shown(annotations);
+        match id {
+            Some(Id::Number(id)) => Ok(*id),
+            Some(Id::Wrong(what)) => {
+                Err(Error::image(image, format!("has no COCO image id: {annotations} gives it {what}")))
+            }
+            None => {
+                let what = format!("has no COCO image id: {annotations} lists no image of this name");
+                Err(Error::image(image, what))
+            }
+        }
     }
 }
 
+/// The number that a stem is, or that follows `COCO_` and a split in it.
 fn number(image: &Path) -> Option<u64> {
     let stem = image.file_stem()?.to_str()?;
-    let digits = stem.len() - stem.bytes().rev().take_while(u8::is_ascii_digit).count();
-    stem[digits..].parse().ok()
+    let digits = match stem.strip_prefix("COCO_") {
+        Some(rest) => rest.split_once('_')?.1,
+        None => stem,
+    };
+    let all = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    if all { digits.parse().ok() } else { None }
 }
 
 /// Writes an array of detections, one a line, image by image.
@@ -98,23 +140,30 @@ fn number(image: &Path) -> Option<u64> {
 pub struct CocoWriter<W: Write> {
     out: W,
     ids: ImageIds,
+    /// Images that have been added, by id.
+    added: HashMap<u64, PathBuf>,
     empty: bool,
 }
 
 impl<W: Write> CocoWriter<W> {
     /// Begins an array; `ids` tells images apart.
     pub fn new(out: W, ids: ImageIds) -> CocoWriter<W> {
-        CocoWriter { out, ids, empty: true }
+        CocoWriter { out, ids, added: HashMap::new(), empty: true }
     }
 
     /// Adds the people of one image: category 1, keypoints as `x, y, score` in a row, box as `x, y, width, height`;
     /// photo pixels to three decimals, keypoint scores to six; the person's score, which ranks, is exact.
     ///
     /// # Errors
-    /// [`Error::Image`] if the image has no id or a number is not finite; [`Error::Io`] if it cannot be written.
+    /// [`Error::Image`] if the image has no id, or another image's, or a number is not finite; [`Error::Io`] if it cannot be
+    /// written.
     pub fn add(&mut self, image: &Path, people: &[Person]) -> Result<()> {
         let id = self.ids.of(image)?;
         check_finite(image, people)?;
+        if let Some(other) = self.added.get(&id) {
+            return Err(Error::image(image, format!("has the same COCO image id as {}, {id}", shown(other))));
+        }
+        self.added.insert(id, image.to_path_buf());
         let mut text = Vec::new();
         for person in people {
             let [x1, y1, x2, y2] = person.bbox.map(|v| v as f64);
@@ -144,5 +193,56 @@ impl<W: Write> CocoWriter<W> {
         self.out.write_all(if self.empty { b"[]\n" } else { b"\n]\n" })?;
         self.out.flush()?;
         Ok(self.out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_are_numbers_have_ids() {
+        for (name, id) in [
+            ("000000000785.jpg", Some(785)),
+            ("x/7.png", Some(7)),
+            ("COCO_val2014_000000000785.jpg", Some(785)),
+            ("photo_7.jpg", None),
+            ("000000000785_jpg.rf.0a1b9.jpg", None),
+            ("COCO_7.jpg", None),
+            ("COCO_val_x7.jpg", None),
+            ("99999999999999999999.jpg", None),
+            (".jpg", None),
+            ("-7.jpg", None),
+        ] {
+            assert_eq!(number(Path::new(name)), id, "{name}");
+        }
+    }
+
+    #[test]
+    fn annotations_as_python_writes_them() {
+        let json = r#"{"info": [NaN, -Infinity, Infinity, "NaN \" Infinity", -1, null, "\\"], "images": [
+            {"id": 5.0, "file_name": "five.jpg", "w": NaN}, {"id": 81, "file_name": "NaN.jpg"},
+            {"id": 5.5, "file_name": "half.jpg"}, {"id": NaN, "file_name": "none.jpg"}, {"id": -1, "file_name": "minus.jpg"},
+            {"id": 1, "file_name": "two.jpg"}, {"id": 2, "file_name": "two.jpg"}, {"id": 3, "file_name": "same.jpg"},
+            {"id": 3, "file_name": "same.jpg"}]}"#;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), json).unwrap();
+        let ids = ImageIds::from_annotations(file.path()).unwrap();
+        let of = |name: &str| ids.of(Path::new(name));
+        assert_eq!((of("five.jpg").unwrap(), of("NaN.jpg").unwrap(), of("same.jpg").unwrap()), (5, 81, 3));
+        for (name, part) in [
+            ("half.jpg", "the id 5.5, expected a whole number"),
+            ("none.jpg", "the id null"),
+            ("minus.jpg", "the id -1"),
+            ("two.jpg", "two ids, 1 and 2"),
+            ("other.jpg", "lists no image of this name"),
+        ] {
+            let error = of(name).unwrap_err().to_string();
+            assert!(error.starts_with(name) && error.contains(part), "{error}");
+        }
+        for wrong in ["", "{", "[NaN]", r#"{"images": 3}"#, "Nan", "-Infinit", "NaNNaN"] {
+            std::fs::write(file.path(), wrong).unwrap();
+            assert!(ImageIds::from_annotations(file.path()).is_err(), "{wrong}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::rounded;
 use crate::error::{Error, Result};
-use crate::pose::Person;
+use crate::pose::{People, Person, Skeleton};
 use serde::Serialize;
 use std::io::Write;
 use std::path::Path;
@@ -10,9 +10,20 @@ use std::path::Path;
 #[derive(Serialize)]
 struct Line<'a> {
     image: &'a str,
+    /// The name's bytes where `image` cannot hold them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_hex: Option<String>,
     width: usize,
     height: usize,
+    #[serde(skip_serializing_if = "is_zero")]
+    not_finite: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keypoint_names: Option<Vec<&'a str>>,
     people: Vec<Entry>,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 #[derive(Serialize)]
@@ -24,7 +35,10 @@ struct Entry {
 
 /// Writes `{"image": path, "width": W, "height": H, "people": [{"score": s, "bbox": [x1, y1, x2, y2], "keypoints":
 /// [[x, y, score], ...]}]}` and a line's end. `size` is the upright photo's width and height; coordinates are its
-/// pixels, to three decimals; scores are exact.
+/// pixels, to three decimals; scores are exact. With a `skeleton`, `keypoint_names` are its names.
+///
+/// A path that is no UTF-8 text has its bytes as hexadecimal digits in `image_hex`, so that no two paths give the same line;
+/// people left out because their numbers are not finite are counted in `not_finite`.
 ///
 /// # Errors
 /// [`Error::Io`] if it cannot be written; [`Error::Image`] if a number is not finite, which JSON cannot say.
@@ -32,10 +46,11 @@ pub fn write_json_line(
     out: &mut dyn Write,
     image: &Path,
     (width, height): (usize, usize),
-    people: &[Person],
+    people: &People,
+    skeleton: Option<&Skeleton>,
 ) -> Result<()> {
     check_finite(image, people)?;
-    let people = people
+    let entries = people
         .iter()
         .map(|p| Entry {
             score: p.score,
@@ -43,7 +58,19 @@ pub fn write_json_line(
             keypoints: p.keypoints.iter().map(|k| (rounded(k.x), rounded(k.y), k.score)).collect(),
         })
         .collect();
-    let line = Line { image: &image.to_string_lossy(), width, height, people };
+    let image_hex = image
+        .to_str()
+        .is_none()
+        .then(|| image.as_os_str().as_encoded_bytes().iter().map(|byte| format!("{byte:02x}")).collect());
+    let line = Line {
+        image: &image.to_string_lossy(),
+        image_hex,
+        width,
+        height,
+        not_finite: people.not_finite(),
+        keypoint_names: skeleton.map(|skeleton| skeleton.keypoints().collect()),
+        people: entries,
+    };
     let mut text = serde_json::to_vec(&line).expect("numbers and strings");
     text.push(b'\n');
     out.write_all(&text).map_err(Error::io("cannot write results of", image))

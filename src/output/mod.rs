@@ -4,6 +4,7 @@ mod coco;
 #[cfg(feature = "codecs")]
 pub mod draw;
 mod json;
+mod python_json;
 
 pub use coco::{CocoWriter, ImageIds};
 pub use json::write_json_line;

@@ -131,6 +131,7 @@ impl Dump {
             visibility: self.tensors.tensor("visibility", &[n, k])?,
             heatmaps_x: self.all("heatmap_x")?,
             heatmaps_y: self.all("heatmap_y")?,
+            not_finite: 0,
         })
     }
 }

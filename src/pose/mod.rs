@@ -12,7 +12,7 @@ pub mod select;
 pub mod skeleton;
 
 pub use letterbox::Letterbox;
-pub use people::{Heatmaps, Keypoint, Person, people};
+pub use people::{Heatmaps, Keypoint, People, Person, people};
 pub use run::{Frame, RunOptions, SelectParams, Survivors};
 pub use select::{Candidate, LevelMaps, SelectScratch, select};
 pub use skeleton::{Bone, Rgb, Side, Skeleton};

@@ -3,6 +3,7 @@
 use super::letterbox::Geometry;
 use super::model::BOX_PADDING;
 use super::{Letterbox, Survivors};
+use std::ops::{Deref, DerefMut};
 
 /// One joint of a person, in photo pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,13 +60,82 @@ pub struct Heatmaps {
     pub y_range: [f32; 2],
 }
 
+/// The people of one photo, by falling score: a `Vec<Person>` that also says what is missing from it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct People {
+    people: Vec<Person>,
+    not_finite: usize,
+}
+
+impl People {
+    /// How many people are left out because the network's numbers for them were NaN or infinite. Above 0, the weights are
+    /// broken, or too large for the precision: then an empty list does not mean that nobody is there.
+    ///
+    /// A GPU drops grids with a NaN score without counting them.
+    pub fn not_finite(&self) -> usize {
+        self.not_finite
+    }
+}
+
+impl Deref for People {
+    type Target = Vec<Person>;
+
+    fn deref(&self) -> &Vec<Person> {
+        &self.people
+    }
+}
+
+impl DerefMut for People {
+    fn deref_mut(&mut self) -> &mut Vec<Person> {
+        &mut self.people
+    }
+}
+
+impl From<Vec<Person>> for People {
+    fn from(people: Vec<Person>) -> People {
+        People { people, not_finite: 0 }
+    }
+}
+
+impl From<People> for Vec<Person> {
+    fn from(people: People) -> Vec<Person> {
+        people.people
+    }
+}
+
+impl IntoIterator for People {
+    type Item = Person;
+    type IntoIter = std::vec::IntoIter<Person>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.people.into_iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a People {
+    type Item = &'a Person;
+    type IntoIter = std::slice::Iter<'a, Person>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.people.iter()
+    }
+}
+
+impl Person {
+    /// Whether all numbers are finite.
+    fn is_finite(&self) -> bool {
+        let joints = self.keypoints.iter().flat_map(|k| [k.x, k.y, k.score]);
+        self.bbox.into_iter().chain([self.score]).chain(joints).all(f32::is_finite)
+    }
+}
+
 /// People in photo pixels, by falling score, from what a backend returns in network-input pixels.
 ///
-/// As mmpose does, boxes are clamped to the network input and keypoints are not; with rtmlib's geometry neither is.
+/// Those with a number that is not finite are left out and counted. As mmpose does, boxes are clamped to the network input and keypoints are not; with rtmlib's geometry neither is.
 ///
 /// # Panics
 /// If the lengths in `survivors` contradict each other.
-pub fn people(survivors: &Survivors, letterbox: &Letterbox) -> Vec<Person> {
+pub fn people(survivors: &Survivors, letterbox: &Letterbox) -> People {
     let n = survivors.scores.len();
     assert_eq!(survivors.boxes.len(), n, "boxes of survivors");
     assert_eq!(survivors.keypoints.len(), survivors.visibility.len(), "keypoints and their scores");
@@ -91,8 +161,10 @@ pub fn people(survivors: &Survivors, letterbox: &Letterbox) -> Vec<Person> {
             Person { score: survivors.scores[i], bbox: [x1, y1, x2, y2], keypoints, heatmaps }
         })
         .collect();
+    people.retain(Person::is_finite);
     people.sort_by(|a, b| b.score.total_cmp(&a.score));
-    people
+    let not_finite = survivors.not_finite + n - people.len();
+    People { people, not_finite }
 }
 
 /// The heatmaps of survivor `i`, if there are any.

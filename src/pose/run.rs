@@ -80,6 +80,8 @@ pub struct Survivors {
     pub heatmaps_x: Vec<f32>,
     /// If asked for, `K * y bins` probabilities per person.
     pub heatmaps_y: Vec<f32>,
+    /// Grids that selection left out for a NaN score, or a box that is not finite. Only the CPU counts them.
+    pub not_finite: usize,
 }
 
 /// What a run is asked to do besides the network itself.

@@ -54,7 +54,7 @@ pub struct SelectScratch {
 ///
 /// A grid survives if its score is strictly above `score_thr` and no better survivor overlaps it by an IoU strictly
 /// above `nms_thr`. With `params.force` the best grids survive whatever their scores and overlaps. Grids with a NaN
-/// score or a box that is not finite never survive. Allocates only if `scratch` or `out` must grow.
+/// score or a box that is not finite never survive; their number is returned. Allocates only if `scratch` or `out` must grow.
 ///
 /// # Panics
 /// If a slice is shorter than its level's extents say.
@@ -63,8 +63,9 @@ pub fn select(
     params: &SelectParams,
     scratch: &mut SelectScratch,
     out: &mut Vec<Candidate>,
-) {
+) -> usize {
     out.clear();
+    let mut not_finite = 0;
     let grids = &mut scratch.grids;
     grids.clear();
     let score_thr = if params.force.is_some() { f32::NEG_INFINITY } else { params.score_thr };
@@ -72,6 +73,7 @@ pub fn select(
     for (l, level) in levels.iter().enumerate() {
         for index in 0..level.h * level.w {
             let logit = level.cls[index * level.cls_pitch];
+            not_finite += usize::from(logit.is_nan());
             // NaN fails both comparisons.
             if logit >= logit_thr {
                 let score = sigmoid(logit);
@@ -96,11 +98,15 @@ pub fn select(
             break;
         }
         let level = l as usize;
-        let Some(candidate) = decode(&levels[level], level, index as usize, score) else { continue };
+        let Some(candidate) = decode(&levels[level], level, index as usize, score) else {
+            not_finite += 1;
+            continue;
+        };
         if !(nms && out.iter().any(|better| iou(&better.bbox, &candidate.bbox) > params.nms_thr)) {
             out.push(candidate);
         }
     }
+    not_finite
 }
 
 /// A logit below all those whose f32 sigmoid exceeds `score`: dismisses nearly all grids without an exponential.

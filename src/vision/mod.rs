@@ -6,8 +6,6 @@ pub mod decode;
 pub mod encode;
 mod image;
 mod photo;
-#[cfg(feature = "cli")]
-pub mod sources;
 
 pub use image::{ChannelOrder, Image, MAX_SIDE};
 pub use photo::Photo;

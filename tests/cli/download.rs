@@ -1,6 +1,6 @@
 //! Fetching weights.
 
-use super::{SMALL, expect, names, program, text, workplace};
+use super::{SMALL, expect, names, program, said, text, workplace};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -112,12 +112,12 @@ fn infer_fetches_what_is_not_here_or_takes_the_demonstration_model() {
     let (address, serving) = server(1, NONE);
     let output = infer(at, &address, &[]);
     serving.join().unwrap();
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    let (out, err) = said(&text(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{out}{err}");
     let file = "rtmo-s_8xb32-600e_body7-640x640-dac2bf74_20231211.pth";
-    let said =
+    let fetching =
         format!("fetching rtmo-s (39.8 MB) from {address}/{file} into {}", at.join("home/.cache").display());
-    assert!(out.starts_with(&said), "{out}");
+    assert!(out.starts_with(&fetching), "{out}");
     assert!(err.starts_with("warning: rtmo-s is not fetched: ") && err.contains("404"), "{err}");
     assert_eq!(err.lines().count(), 1, "{err}");
     assert!(out.contains("rtmo-t-demo in the program") && out.contains("demonstration model"), "{out}");
@@ -130,8 +130,9 @@ fn infer_fetches_what_is_not_here_or_takes_the_demonstration_model() {
     assert_eq!(unasked.status.code(), Some(0));
     assert!(text(&unasked.stderr).contains("--allow-http"), "{}", text(&unasked.stderr));
     let offline = infer(at, &address, &["--offline", "--no-draw"]);
-    assert_eq!((offline.status.code(), text(&offline.stderr).as_str()), (Some(0), ""));
-    assert!(!text(&offline.stdout).contains("fetching"), "{}", text(&offline.stdout));
+    let (out, err) = said(&text(&offline.stderr));
+    assert_eq!((offline.status.code(), err.as_str()), (Some(0), ""));
+    assert!(!out.contains("fetching"), "{out}");
 }
 
 #[test]
@@ -141,7 +142,7 @@ fn a_model_that_is_named_is_fetched_or_an_error() {
     let (address, serving) = server(1, NONE);
     let output = infer(at, &address, &["-m", "rtmo-l", "--json", "p.jsonl"]);
     serving.join().unwrap();
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    let (out, err) = said(&text(&output.stderr));
     assert_eq!(output.status.code(), Some(1), "{out}{err}");
     assert!(out.starts_with("fetching rtmo-l (179.3 MB) from "), "{out}");
     assert!(err.starts_with(&format!("error: {address}/rtmo-l_16xb16-600e")) && err.contains("404"), "{err}");

@@ -139,7 +139,7 @@ fn every_photo_has_its_own_picture_and_pages() {
     encode::save(&picture(70, 70), at.join("b.person1.png")).unwrap();
     let arguments = ["infer", "b.jpg", "x/B.JPG", "b.person1.png", "-m", "rtmo-t", "--max-people", "1"];
     let more = ["--heatmaps", "--score-thr", "0"];
-    let (out, _) = expect(0, at, &[&arguments[..], &more, &SMALL].concat());
+    let (_, out) = expect(0, at, &[&arguments[..], &more, &SMALL].concat());
     let pictures = [
         "B-2.jpg",
         "B-2.person1.png",

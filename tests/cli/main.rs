@@ -53,6 +53,15 @@ fn expect(status: i32, folder: &Path, arguments: &[&str]) -> (String, String) {
     (out, err)
 }
 
+/// What infer says of its work, and what it complains of, both on standard error.
+fn said(err: &str) -> (String, String) {
+    let complaint =
+        |line: &&str| ["warning: ", "error: ", "note: "].iter().any(|label| line.starts_with(label));
+    let (complaints, said): (Vec<&str>, Vec<&str>) = err.lines().partition(complaint);
+    let text = |lines: Vec<&str>| lines.into_iter().map(|line| format!("{line}\n")).collect();
+    (text(said), text(complaints))
+}
+
 /// A picture with edges, so that the network has something to see.
 fn picture(width: usize, height: usize) -> Photo {
     let mut photo = Photo::filled(width, height, [0; 3]);

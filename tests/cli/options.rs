@@ -63,7 +63,7 @@ fn more_threads_than_cpus_are_warned_of() {
         let arguments = ["infer", "a.png", "-m", "rtmo-t", "--no-draw", "--threads", threads];
         expect(0, folder.path(), &[&arguments[..], &SMALL].concat()).1
     };
-    assert_eq!(infer("1"), "");
+    assert!(!infer("1").contains("warning"));
     let err = infer("1000");
-    assert!(err.starts_with("warning: 1000 threads on ") && err.contains("wait for each other"), "{err}");
+    assert!(err.contains("warning: 1000 threads on ") && err.contains("wait for each other"), "{err}");
 }

@@ -1,6 +1,6 @@
 //! Which weights a command takes.
 
-use super::{SMALL, checkpoint, expect, names, program, save, save_with, text, workplace};
+use super::{SMALL, checkpoint, expect, names, program, said, save, save_with, text, workplace};
 use rtmo_engine::pose::model::{self, Variant};
 use rtmo_engine::weights::{Checkpoint, SaveType, save_safetensors};
 use std::fs;
@@ -10,12 +10,13 @@ use std::path::Path;
 fn without_weights_the_demonstration_model_in_the_program_is_taken() {
     let folder = workplace();
     fs::remove_dir_all(folder.path().join("weights")).unwrap();
-    let (out, err) = expect(0, folder.path(), &[&["infer", "a.png"], &SMALL[..]].concat());
+    let (_, err) = expect(0, folder.path(), &[&["infer", "a.png"], &SMALL[..]].concat());
+    let (out, err) = said(&err);
     assert!(out.contains("rtmo-t-demo in the program") && out.contains("https://"), "{out}");
     assert!(err.is_empty(), "{err}");
     assert!(out.contains("a.png: "), "{out}");
     assert_eq!(names(&folder.path().join("rtmo-out")), ["a.png"]);
-    let (named, _) =
+    let (_, named) =
         expect(0, folder.path(), &[&["infer", "a.png", "-m", "rtmo-t-demo"], &SMALL[..]].concat());
     assert!(named.contains("rtmo-t-demo in the program"), "{named}");
 
@@ -58,8 +59,12 @@ fn what_is_to_be_said_of_a_file_is_said_once() {
     tensors.push(("teacher.\u{e9}.weight".into(), vec![3], vec![0.0; 3]));
     let list = tensors.iter().map(|(name, shape, values)| (&name[..], &shape[..], &values[..]));
     save_safetensors(at.join("w\n.safetensors"), list, &Default::default(), SaveType::F32).unwrap();
-    let (plain, _) = infer(0, at, &["-m", "rtmo-t", "-q", "--json", "-"]);
-    let (out, err) = infer(0, at, &["-w", "w\n.safetensors", "-q", "--json", "-"]);
+    let json = |weights: [&str; 2]| {
+        let arguments = ["infer", "a.png", "--no-draw", "-q", "--json", "-"];
+        expect(0, at, &[&arguments[..], &weights, &SMALL].concat())
+    };
+    let (plain, _) = json(["-m", "rtmo-t"]);
+    let (out, err) = json(["-w", "w\n.safetensors"]);
     assert_eq!(out, plain);
     assert_eq!(
         err,
@@ -101,10 +106,10 @@ fn with_demo() -> tempfile::TempDir {
     folder
 }
 
-/// Both outputs of infer on a.png without pictures.
+/// What infer says and complains of, on a.png without pictures.
 #[track_caller]
 fn infer(status: i32, folder: &Path, more: &[&str]) -> (String, String) {
-    expect(status, folder, &[&["infer", "a.png", "--no-draw"], more, &SMALL].concat())
+    said(&expect(status, folder, &[&["infer", "a.png", "--no-draw"], more, &SMALL].concat()).1)
 }
 
 #[test]
@@ -170,7 +175,8 @@ fn the_variable_names_a_file_or_a_folder() {
     let with = |variable: &str, arguments: &[&str]| {
         let output =
             program(at, &[arguments, &SMALL[..]].concat()).env("RTMO_WEIGHTS", variable).output().unwrap();
-        (output.status.code(), text(&output.stdout), text(&output.stderr))
+        let (out, err) = said(&text(&output.stderr));
+        (output.status.code(), out, err)
     };
     let plain = ["infer", "a.png", "--no-draw"];
     // A folder without the default model, but with another.

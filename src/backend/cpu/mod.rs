@@ -136,6 +136,7 @@ impl CpuExecutor {
         let state = State {
             selection: Default::default(),
             survivors: Vec::new(),
+            not_finite: 0,
             rows: rows.collect(),
             heatmaps: Rows::new(heatmaps.map_or(0, |h| h[0] + h[1])),
         };
@@ -230,6 +231,7 @@ impl CpuExecutor {
             visibility: values(self.plan.output(VISIBILITY)).into_iter().map(sigmoid).collect(),
             heatmaps_x,
             heatmaps_y,
+            not_finite: state.not_finite,
         }
     }
 }

@@ -76,6 +76,8 @@ pub struct State {
     pub selection: SelectScratch,
     /// The survivors, best first.
     pub survivors: Vec<Candidate>,
+    /// Grids that selection left out because their numbers are not finite.
+    pub not_finite: usize,
     /// By buffer of the plan; empty for maps.
     pub rows: Vec<Rows>,
     /// Per survivor `K * (x bins + y bins)` probabilities, if asked for.

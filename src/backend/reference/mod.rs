@@ -162,6 +162,7 @@ impl Reference {
             visibility: single(&visibility),
             heatmaps_x: if self.options.heatmaps { single(x) } else { vec![] },
             heatmaps_y: if self.options.heatmaps { single(y) } else { vec![] },
+            not_finite: 0,
         }
     }
 

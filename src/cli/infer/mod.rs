@@ -1,9 +1,11 @@
 //! `rtmo-engine infer`
 
 mod budget;
+mod list;
 mod pictures;
 mod reading;
 mod results;
+mod sources;
 
 use super::fetch::Fetch;
 use super::files::Files;
@@ -12,18 +14,15 @@ use super::terminal::Terminal;
 use super::{Ended, Outcome};
 use budget::{Budget, Share};
 use clap::Args;
-use pictures::{Done, Pictures};
+use pictures::{Done, Drawing, Pictures};
 use reading::{Photos, Read, decode_ahead};
 use results::{Results, image_ids};
-use rtmo_engine::DrawOptions;
-use rtmo_engine::Skeleton;
 use rtmo_engine::atomic_file::remove_unfinished;
 use rtmo_engine::backend::device;
-use rtmo_engine::shown;
 use rtmo_engine::vision::decode::{Decoded, Limits, MAX_PIXELS};
-use rtmo_engine::vision::sources;
 use rtmo_engine::weights::Checkpoint;
-use rtmo_engine::{Compat, Engine, EngineOptions, Error, Result};
+use rtmo_engine::{Compat, DrawOptions, Engine, EngineOptions, Error, Result, Skeleton, shown};
+use sources::{Item, Sources};
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -42,6 +41,8 @@ use std::time::Instant;
 JSON is one object a line and photo, people by falling score, in the photo's own pixels:
   {\"image\": path, \"width\": W, \"height\": H, \"people\": [
     {\"score\": s, \"bbox\": [x1, y1, x2, y2], \"keypoints\": [[x, y, score], ...]}]}
+With --skeleton, \"keypoint_names\" are the names. A path that is no UTF-8 text also has its bytes, in \"image_hex\". \
+\"not_finite\" counts people whose numbers are not finite: then the weights are broken.
 
 Without --model and --weights the first published checkpoint that is here is taken: rtmo-s, else the others in the order \
 of 'rtmo-engine models'. If none is here, rtmo-s is fetched once from the authors' server, as one that is named with \
@@ -55,12 +56,20 @@ Examples:
   rtmo-engine infer family.jpg
   rtmo-engine infer photos/ 'more/**/*.png' --no-draw --json people.jsonl
   rtmo-engine infer crowd.jpg --model rtmo-l --size 1280x960 --boxes --heatmaps
-  find . -name '*.jpg' | rtmo-engine infer - --json - --no-draw | jq '.people | length'")]
+  find . -name '*.jpg' | rtmo-engine infer - --json - --no-draw | jq '.people | length'
+  find . -name '*.jpg' -print0 | rtmo-engine infer - --null
+  curl -s https://example.org/a.jpg | rtmo-engine infer -")]
 pub struct Infer {
-    /// Photos: files, folders (not their subfolders), patterns like '*.jpg' or 'folder/**/*'; '-' reads a list from
-    /// standard input, a path a line
+    /// Photos: files, folders, patterns like '*.jpg' or 'folder/**'; '-' reads a list from standard input, a path a line, and
+    /// does each photo as its line arrives; or the photo that standard input holds
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
+    /// Take photos of subfolders, too
+    #[arg(short, long)]
+    recursive: bool,
+    /// Names in the list end in zero bytes, as 'find -print0' writes them
+    #[arg(short = '0', long)]
+    null: bool,
     #[command(flatten)]
     network: Network,
     #[command(flatten)]
@@ -102,12 +111,17 @@ pub struct Infer {
     /// Write JSON lines: FILE is replaced when the run is complete; '-' gives them to standard output as they come
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     json: Option<PathBuf>,
-    /// Write a COCO results array ('-' for standard output); an image's id is the number at the end of its name, as in 000000000785.jpg
+    /// Write a COCO results array ('-' for standard output); an image's id is the number that its name is, as in
+    /// 000000000785.jpg and COCO_val2014_000000000785.jpg
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     coco: Option<PathBuf>,
     /// Take the ids for --coco from COCO annotations: the 'id' and 'file_name' of their 'images'
     #[arg(long, value_name = "FILE", help_heading = "Output", requires = "coco")]
     coco_images: Option<PathBuf>,
+    /// Take the skeleton from a JSON file: names of keypoints, bones and colours for drawing, and names in JSON lines. Read are
+    /// {"keypoints": ["wrist", ...], "bones": [["wrist", "elbow"], ...]} and an entry of COCO's 'categories'
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    skeleton: Option<PathBuf>,
     /// Print warnings and errors only
     #[arg(short, long, help_heading = "Output")]
     quiet: bool,
@@ -134,71 +148,111 @@ fn catch_interrupts() -> Result<()> {
 
 impl Infer {
     pub fn run(self) -> Ended {
-        let mut terminal = Terminal::new(self.outputs().any(|(_, path)| path == Path::new("-")), self.quiet);
-        let (photos, failed) = self.photos(&terminal)?;
+        // Lines for people go to standard error: standard output is for data.
+        let mut terminal = Terminal::new(true, self.quiet);
+        let Expanded { known, items, waits, failed } = self.photos(&terminal)?;
         // What can fail for all photos fails before the first, and leaves nothing behind.
+        let skeleton = self.skeleton.as_deref().map(Skeleton::open).transpose()?;
         let weights = self.fetch.checkpoint(&self.network, &mut terminal)?;
-        let files = self.files(&photos, weights.path())?;
-        let pictures = if self.no_draw { None } else { Some(self.pictures(&photos, &files)?) };
-        let ids = self.coco.as_ref().map(|_| image_ids(self.coco_images.as_deref(), &photos)).transpose()?;
+        let mut files = self.files(&known, weights.path())?;
+        let draw = !self.no_draw;
+        let plan = || Pictures::plan(&self.out, &known, self.heatmaps, &files);
+        let mut pictures = draw.then(plan).transpose()?;
+        let ids = self.coco.as_ref().map(|_| image_ids(self.coco_images.as_deref(), &known)).transpose()?;
         catch_interrupts()?;
 
         let start = Instant::now();
+        let workers = self.workers();
+        let limits = Limits { max_pixels: self.max_pixels as usize };
+        let photos = decode_ahead(items, waits, workers, limits, self.budget());
+        // While the first photo is decoded.
+        let mut engine = self.engine(weights, &terminal)?;
+        if let Some(skeleton) = skeleton.as_ref().filter(|skeleton| skeleton.len() != engine.keypoints()) {
+            let (path, n) = (self.skeleton.as_deref().unwrap_or(Path::new("")), skeleton.len());
+            let expected = engine.keypoints();
+            let what = format!("{}: {n} keypoints, expected {expected}, as the model has", shown(path));
+            return Err(Error::Usage(what));
+        }
+        pictures.as_ref().map_or(Ok(()), Pictures::make_folder)?;
+        // Perhaps in that folder.
+        let coco = self.coco.as_deref().zip(ids);
+        let mut results = Results::create(self.json.as_deref(), skeleton.clone(), coco)?;
+        match known.len() {
+            // A list may go on for ever.
+            0 => terminal.progress(None, "photos"),
+            1 => {}
+            n => terminal.progress(Some(n), "photos"),
+        }
+        let drawing = Drawing {
+            options: DrawOptions::default().with_keypoint_thr(self.kpt_thr).with_boxes(self.boxes),
+            heatmaps: self.heatmaps,
+            skeleton: skeleton.as_ref().or_else(|| Skeleton::of(engine.keypoints())),
+        };
         let mut tally = Tally { failed, ..Default::default() };
-        let worked = thread::scope(|scope| -> Result<Results> {
-            let workers = self.workers();
-            let limits = Limits { max_pixels: self.max_pixels as usize };
-            let incoming = decode_ahead(scope, &photos, workers, limits, self.budget());
-            // While the first photo is decoded.
-            let mut engine = self.engine(weights, &terminal)?;
-            pictures.as_ref().map_or(Ok(()), Pictures::make_folder)?;
-            // Perhaps in that folder.
-            let mut results = Results::create(self.json.as_deref(), self.coco.as_deref().zip(ids))?;
-            if photos.len() > 1 {
-                terminal.progress(photos.len(), "photos");
-            }
-            let skeleton = Skeleton::of(engine.keypoints());
-            let (terminal, pictures) = (&terminal, pictures.as_ref());
-            let mut drawing = Vec::new();
+        let worked = thread::scope(|scope| -> Result<usize> {
+            let terminal = &terminal;
+            let mut threads = Vec::new();
             let to_draw = (0..workers).map(|_| {
                 let (to_draw, outgoing) = sync_channel(1);
-                drawing.push(scope.spawn(move || draw_all(outgoing, pictures, skeleton, terminal)));
+                threads.push(scope.spawn(move || draw_all(outgoing, drawing, terminal)));
                 to_draw
             });
             let to_draw = to_draw.collect();
-            let mut work =
-                Work { paths: &photos, pictures, results: &mut results, tally: &mut tally, terminal };
-            let worked = work.run(&mut engine, self.batch.into(), incoming, to_draw);
-            for thread in drawing {
+            let (results, tally) = (&mut results, &mut tally);
+            let mut work = Work { pictures: pictures.as_mut(), files: &mut files, results, tally, terminal };
+            let worked = work.run(&mut engine, self.batch.into(), photos, to_draw);
+            for thread in threads {
                 let drawn = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                tally.failed += drawn?;
+                work.tally.failed += drawn?;
             }
-            worked.map(|()| results)
+            worked
         });
         terminal.finish();
-        let results = worked?;
+        let listed = worked?;
         if stopped() {
-            terminal.complain("interrupted", self.interruption(&tally, photos.len()));
+            terminal.complain("interrupted", self.interruption(&tally, listed.max(known.len())));
             return Ok(Outcome::Interrupted);
         }
+        if listed == 0 {
+            return Err(Error::Usage("the list names no photo".into()));
+        }
         results.finish()?;
-        self.conclude(&tally, (photos.len(), failed), start, &terminal)
+        self.conclude(&tally, listed + failed, start, &terminal)
     }
 
-    /// The photos that the arguments mean, and how many arguments mean none, which is told.
-    fn photos(&self, terminal: &Terminal) -> Result<(Vec<PathBuf>, usize)> {
-        let sources = sources::expand(&self.paths, &mut std::io::stdin().lock());
-        if !self.quiet {
-            sources.notes.iter().for_each(|note| terminal.complain("note", note));
+    /// The photos that the arguments mean. Arguments that mean none are told, unless a list is among them: that is read while
+    /// the photos are done.
+    fn photos(&self, terminal: &Terminal) -> Result<Expanded> {
+        let waits = Arc::new(AtomicBool::new(false));
+        let stdin = || -> Box<dyn std::io::Read + Send> { Box::new(std::io::stdin()) };
+        let (recursive, null) = (self.recursive, self.null);
+        let options = sources::Options { recursive, null, stdin, waits: waits.clone() };
+        let sources = Sources::new(&self.paths, options);
+        if self.paths.iter().any(|path| path == Path::new("-")) {
+            return Ok(Expanded { known: Vec::new(), items: Box::new(sources), waits, failed: 0 });
         }
-        let mut errors = sources.errors.into_iter();
-        let last = if sources.files.is_empty() { errors.next_back() } else { None };
+        if self.null {
+            return Err(Error::Usage("--null is for the list that '-' reads, and no PATH is '-'".into()));
+        }
+        let (mut known, mut errors) = (Vec::new(), Vec::new());
+        for item in sources {
+            match item {
+                Item::File(path) => known.push(path),
+                Item::Error(error) => errors.push(error),
+                Item::Note(note) => terminal.note(note),
+                Item::Photo(_) => unreachable!("no argument is standard input"),
+            }
+        }
+        let mut errors = errors.into_iter();
+        let last = if known.is_empty() { errors.next_back() } else { None };
         let failed = errors.len();
         errors.for_each(|error| terminal.complain("error", error));
         match last {
             Some(last) => Err(last),
-            None if sources.files.is_empty() => Err(Error::Usage("the list names no photo".into())),
-            None => Ok((sources.files, failed)),
+            None => {
+                let items = Box::new(known.clone().into_iter().map(Item::File));
+                Ok(Expanded { known, items, waits, failed })
+            }
         }
     }
 
@@ -218,11 +272,6 @@ impl Infer {
         Ok(files)
     }
 
-    fn pictures(&self, photos: &[PathBuf], files: &Files) -> Result<Pictures> {
-        let draw = DrawOptions::default().with_keypoint_thr(self.kpt_thr).with_boxes(self.boxes);
-        Pictures::plan(&self.out, photos, draw, self.heatmaps, files)
-    }
-
     /// What is done when the user has stopped the work, and what not.
     fn interruption(&self, tally: &Tally, photos: usize) -> String {
         let mut message = format!("{} of {photos} photos done", tally.photos);
@@ -235,16 +284,10 @@ impl Infer {
         message
     }
 
-    /// Last lines, and the exit status.
-    fn conclude(
-        &self,
-        tally: &Tally,
-        (photos, arguments_failed): (usize, usize),
-        start: Instant,
-        terminal: &Terminal,
-    ) -> Ended {
+    /// Last lines, and the exit status. `listed` counts photos, and arguments that mean none.
+    fn conclude(&self, tally: &Tally, listed: usize, start: Instant, terminal: &Terminal) -> Ended {
         let Tally { photos: done, people, failed } = *tally;
-        if photos > 1 {
+        if listed > 1 {
             let (seconds, noun) = (start.elapsed().as_secs_f64(), if done == 1 { "photo" } else { "photos" });
             terminal.say(format!("{done} {noun}, {people} people, {seconds:.1} s"))?;
         }
@@ -252,7 +295,7 @@ impl Infer {
             terminal.say(format!("pictures are in {}", shown(&self.out.join(""))))?;
         }
         if failed > 0 {
-            terminal.complain("error", format!("{failed} of {} failed", photos + arguments_failed));
+            terminal.complain("error", format!("{failed} of {listed} failed"));
             return Ok(Outcome::Incomplete);
         }
         Ok(Outcome::Done)
@@ -294,55 +337,74 @@ impl Infer {
     }
 }
 
+/// What the arguments of a run mean.
+struct Expanded {
+    /// The photos, where they are known before the run begins.
+    known: Vec<PathBuf>,
+    /// All that is to be done.
+    items: Box<dyn Iterator<Item = Item> + Send>,
+    /// True while a list has nothing to be read and has not ended.
+    waits: Arc<AtomicBool>,
+    /// Arguments that mean no photo, and have been told.
+    failed: usize,
+}
+
 /// What photos become.
 struct Work<'a> {
-    paths: &'a [PathBuf],
-    pictures: Option<&'a Pictures>,
+    pictures: Option<&'a mut Pictures>,
+    files: &'a mut Files,
     results: &'a mut Results,
     tally: &'a mut Tally,
     terminal: &'a Terminal,
 }
 
 impl Work<'_> {
-    /// From decoded photos to numbers, and to what is drawn.
+    /// From decoded photos to numbers, and to what is drawn. Returns how many photos were listed.
     fn run(
         &mut self,
         engine: &mut Engine,
         batch: usize,
         mut incoming: Photos,
         to_draw: Vec<SyncSender<Done>>,
-    ) -> Result<()> {
+    ) -> Result<usize> {
         let mut begun: VecDeque<Begun> = VecDeque::new();
+        let (mut listed, mut drawn) = (0, 0);
         loop {
-            // As many batches ahead as the engine takes, but nobody waits for a photo while people are to be had.
+            // As many batches ahead as the engine takes, but nothing waits for a photo while people are to be had.
             while begun.len() < engine.queue_depth() && !stopped() && (begun.is_empty() || incoming.ready()) {
-                let Some(photos) = incoming.next_batch(batch) else { break };
+                let photos = incoming.next_batch(batch);
+                for note in incoming.notes() {
+                    self.terminal.note(note);
+                }
+                let Some(photos) = photos else { break };
+                listed += photos.len();
                 begun.push_back(Begun::new(engine, photos)?);
             }
-            let Some(Begun { shares, complaints, start }) = begun.pop_front() else { return Ok(()) };
-            complaints.into_iter().for_each(|(index, complaint)| self.complain(index, complaint));
-            if shares.is_empty() {
+            let Some(Begun { given, complaints, start }) = begun.pop_front() else { return Ok(listed) };
+            for (path, complaint) in complaints {
+                self.complain(&path, complaint);
+            }
+            if given.is_empty() {
                 continue;
             }
-            let Some((photos, found)) = engine.collect()? else { return Ok(()) };
+            let Some((photos, found)) = engine.collect()? else { return Ok(listed) };
             let ms = start.elapsed().as_secs_f64() * 1e3 / photos.len() as f64;
-            for (((index, share), photo), people) in shares.into_iter().zip(photos).zip(found) {
-                let done = Done { index, photo, people, share };
-                self.note(&done, ms)?;
-                if to_draw[index % to_draw.len()].send(done).is_err() {
+            for (((path, share), photo), people) in given.into_iter().zip(photos).zip(found) {
+                let mut done = Done { photo, people, picture: None, share };
+                self.finish(&path, &mut done, ms)?;
+                drawn += 1;
+                if to_draw[drawn % to_draw.len()].send(done).is_err() {
                     // The other end has failed, and tells why itself.
-                    return Ok(());
+                    return Ok(listed);
                 }
             }
         }
     }
 
     /// Tells of a photo with a flaw, or of one that cannot be read.
-    fn complain(&mut self, index: usize, complaint: Result<String>) {
+    fn complain(&mut self, path: &Path, complaint: Result<String>) {
         match complaint {
-            Ok(warning) => {
-                self.terminal.complain("warning", format!("{}: {warning}", shown(&self.paths[index])));
-            }
+            Ok(warning) => self.terminal.complain("warning", format!("{}: {warning}", shown(path))),
             Err(error) => {
                 self.terminal.complain("error", error);
                 self.terminal.advance();
@@ -351,16 +413,45 @@ impl Work<'_> {
         }
     }
 
-    /// Writes and tells who is on a photo.
-    fn note(&mut self, Done { index, photo, people, .. }: &Done, ms: f64) -> Result<()> {
-        let path = &self.paths[*index];
+    /// Writes and tells who is on a photo, and gives its picture a place.
+    fn finish(&mut self, path: &Path, done: &mut Done, ms: f64) -> Result<()> {
+        if self.files.is_written(path) {
+            let what =
+                format!("{}: the list names it as a photo, and it is what this run writes", shown(path));
+            return Err(Error::Usage(what));
+        }
+        self.files.reads(path, "a photo of this run");
+        let place = self.pictures.as_mut().map(|pictures| pictures.place(path, self.files)).transpose();
+        let renamed = match place {
+            Ok(place) => place.and_then(|place| {
+                done.picture = Some(place.path);
+                place.renamed
+            }),
+            Err(error) => {
+                self.terminal.complain("error", error);
+                self.tally.failed += 1;
+                None
+            }
+        };
+        let Done { photo, people, .. } = &*done;
+        if people.not_finite() > 0 {
+            let n = people.not_finite();
+            self.terminal.complain(
+                "warning",
+                format!(
+                    "{}: the network's numbers for {n} {} are not finite: the weights are broken, or too large for this precision",
+                    shown(path),
+                    if n == 1 { "place" } else { "places" }
+                ),
+            );
+        }
         let added = self.results.add(path, (photo.width, photo.height), people);
         self.tally.failed += forgive(self.terminal, added)?;
         self.tally.photos += 1;
         self.tally.people += people.len();
         let (n, noun) = (people.len(), if people.len() == 1 { "person" } else { "people" });
         let mut line = format!("{}: {n} {noun}, {ms:.1} ms", shown(path));
-        if let Some(picture) = self.pictures.and_then(|pictures| pictures.renamed(*index)) {
+        if let Some(picture) = renamed {
             line += &format!(" -> {}", shown(&picture));
         }
         self.terminal.say(line)?;
@@ -371,33 +462,33 @@ impl Work<'_> {
 
 /// A batch that the engine works on.
 struct Begun {
-    /// Places in the list of the photos that could be read, and what they take of the budget.
-    shares: Vec<(usize, Share)>,
+    /// The photos that could be read, and what they take of the budget.
+    given: Vec<(PathBuf, Share)>,
     /// What is to be told of photos when it is their turn: warnings, and why one could not be read.
-    complaints: Vec<(usize, Result<String>)>,
+    complaints: Vec<(PathBuf, Result<String>)>,
     start: Instant,
 }
 
 impl Begun {
     fn new(engine: &mut Engine, batch: Vec<Read>) -> Result<Begun> {
-        let (mut shares, mut photos, mut complaints) = (Vec::new(), Vec::new(), Vec::new());
-        for Read { index, decoded, share } in batch {
+        let (mut given, mut photos, mut complaints) = (Vec::new(), Vec::new(), Vec::new());
+        for Read { path, decoded, share, .. } in batch {
             match decoded {
                 Ok(Decoded { photo, warnings }) => {
                     if !warnings.is_empty() {
-                        complaints.push((index, Ok(warnings.join("; "))));
+                        complaints.push((path.clone(), Ok(warnings.join("; "))));
                     }
-                    shares.push((index, share));
+                    given.push((path, share));
                     photos.push(photo);
                 }
-                Err(error) => complaints.push((index, Err(error))),
+                Err(error) => complaints.push((path, Err(error))),
             }
         }
         let start = Instant::now();
         if !photos.is_empty() {
             engine.submit(photos)?;
         }
-        Ok(Begun { shares, complaints, start })
+        Ok(Begun { given, complaints, start })
     }
 }
 
@@ -410,16 +501,10 @@ struct Tally {
 }
 
 /// Draws what comes; returns how many pictures failed.
-fn draw_all(
-    from: Receiver<Done>,
-    pictures: Option<&Pictures>,
-    skeleton: Option<&Skeleton>,
-    terminal: &Terminal,
-) -> Result<usize> {
+fn draw_all(from: Receiver<Done>, drawing: Drawing<'_>, terminal: &Terminal) -> Result<usize> {
     let mut failed = 0;
     for done in from {
-        let drawn = pictures.map_or(Ok(()), |pictures| pictures.draw(done, skeleton));
-        failed += forgive(terminal, drawn)?;
+        failed += forgive(terminal, drawing.draw(done))?;
     }
     Ok(failed)
 }

@@ -2,20 +2,19 @@
 
 use super::budget::Share;
 use crate::cli::files::{Files, identity};
-use rtmo_engine::Skeleton;
 use rtmo_engine::atomic_file::AtomicFile;
 use rtmo_engine::output::draw::{DrawOptions, draw_heatmaps, draw_people};
 use rtmo_engine::vision::encode;
-use rtmo_engine::{Error, Person, Photo, Result};
-use std::collections::HashSet;
+use rtmo_engine::{Error, People, Photo, Result, Skeleton, shown};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// A photo whose people are known.
 pub struct Done {
-    /// Its place in the list.
-    pub index: usize,
     pub photo: Photo,
-    pub people: Vec<Person>,
+    pub people: People,
+    /// Where its picture goes, if it is drawn.
+    pub picture: Option<PathBuf>,
     /// What the photo takes of the budget, until it is drawn.
     pub share: Share,
 }
@@ -26,9 +25,11 @@ pub struct Pictures {
     out: PathBuf,
     /// As nothing can rename it.
     folder: PathBuf,
-    names: Vec<Name>,
-    options: DrawOptions,
-    heatmaps: bool,
+    taken: Taken,
+    /// Names of the photos that were known before the run began.
+    planned: HashMap<PathBuf, Name>,
+    /// Pictures of this run.
+    own: HashSet<PathBuf>,
 }
 
 /// A picture's file name.
@@ -38,43 +39,69 @@ struct Name {
     renamed: bool,
 }
 
+/// A picture's place.
+pub struct Place {
+    pub path: PathBuf,
+    /// As the user calls it, if that is not by the photo's own name.
+    pub renamed: Option<PathBuf>,
+}
+
 impl Pictures {
     /// Gives every photo a picture of its own, which is none of the run's other `files`. Makes nothing yet.
     ///
     /// # Errors
     /// If a picture, or a page of heatmaps, would replace one of those; if a picture would replace anything but an earlier one.
-    pub fn plan(
-        out: &Path,
-        photos: &[PathBuf],
-        options: DrawOptions,
-        heatmaps: bool,
-        files: &Files,
-    ) -> Result<Pictures> {
-        let folder = identity(out);
-        let mut taken = Taken { heatmaps, ..Taken::default() };
-        let names: Vec<Name> = photos.iter().map(|photo| taken.name_for(photo)).collect();
-        for (photo, Name { name, .. }) in photos.iter().zip(&names) {
-            let what = files.what(&folder.join(name)).map(String::from);
-            let lost = || encode::may_replace(folder.join(name)).is_err();
-            if let Some(what) = what.or_else(|| lost().then(|| "a file that is no earlier picture".into())) {
-                let (photo, picture) = (photo.display(), out.join(name));
-                return Err(Error::Usage(format!(
-                    "{photo}: its picture, {}, would replace {what}; give another --out",
-                    picture.display()
-                )));
-            }
+    pub fn plan(out: &Path, photos: &[PathBuf], heatmaps: bool, files: &Files) -> Result<Pictures> {
+        let taken = Taken { heatmaps, ..Taken::default() };
+        let (folder, out) = (identity(out), out.into());
+        let mut pictures = Pictures { out, folder, taken, planned: HashMap::new(), own: HashSet::new() };
+        for photo in photos {
+            let name = pictures.name(photo, files)?;
+            pictures.planned.insert(photo.clone(), name);
         }
         let page = |path: &Path| {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            path.parent() == Some(&folder) && taken.is_page(name)
+            path.parent() == Some(&pictures.folder) && pictures.taken.is_page(name)
         };
         if let Some((path, what)) = files.all().find(|(path, _)| page(path)) {
             return Err(Error::Usage(format!(
                 "{}: a page of --heatmaps could replace it, and it is {what}; give another --out",
-                path.display()
+                shown(path)
             )));
         }
-        Ok(Pictures { out: out.into(), folder, names, options, heatmaps })
+        Ok(pictures)
+    }
+
+    /// A name for a photo's picture, under which nothing is lost.
+    fn name(&mut self, photo: &Path, files: &Files) -> Result<Name> {
+        let name = self.taken.name_for(photo);
+        let what = files.what(&self.folder.join(&name.name)).map(String::from);
+        let lost = || encode::may_replace(self.folder.join(&name.name)).is_err();
+        match what.or_else(|| lost().then(|| "a file that is no earlier picture".into())) {
+            None => Ok(name),
+            Some(what) => Err(Error::Usage(format!(
+                "{}: its picture, {}, would replace {what}; give another --out",
+                shown(photo),
+                shown(&self.out.join(&name.name))
+            ))),
+        }
+    }
+
+    /// The place of a photo's picture; to be asked once for each photo.
+    ///
+    /// # Errors
+    /// As [`Pictures::plan`], for a photo that it did not know; if the photo is itself a picture of this run.
+    pub fn place(&mut self, photo: &Path, files: &Files) -> Result<Place> {
+        if self.own.contains(&identity(photo)) {
+            return Err(Error::image(photo, "is a picture that this run has drawn"));
+        }
+        let Name { name, renamed } = match self.planned.remove(photo) {
+            Some(name) => name,
+            None => self.name(photo, files)?,
+        };
+        let path = self.folder.join(&name);
+        self.own.insert(path.clone());
+        Ok(Place { path, renamed: renamed.then(|| self.out.join(name)) })
     }
 
     /// Makes the folder.
@@ -84,27 +111,36 @@ impl Pictures {
     pub fn make_folder(&self) -> Result<()> {
         std::fs::create_dir_all(&self.out).map_err(Error::io("cannot make the folder", &self.out))?;
         // Whether it can be written is known only by writing.
-        AtomicFile::create(self.out.join(".rtmo-engine")).map(drop)
+        match AtomicFile::create(self.out.join(".rtmo-engine")) {
+            Err(Error::Io { source, .. }) => {
+                Err(Error::io("cannot write into the folder", &self.out)(source))
+            }
+            made => made.map(drop),
+        }
     }
+}
 
-    /// Where a photo's picture goes, if that is not by the photo's own name.
-    pub fn renamed(&self, index: usize) -> Option<PathBuf> {
-        let Name { name, renamed } = &self.names[index];
-        renamed.then(|| self.out.join(name))
-    }
+/// Draws photos, and pages of heatmaps beside them.
+#[derive(Clone, Copy)]
+pub struct Drawing<'a> {
+    pub options: DrawOptions,
+    pub heatmaps: bool,
+    pub skeleton: Option<&'a Skeleton>,
+}
 
-    pub fn draw(&self, done: Done, skeleton: Option<&Skeleton>) -> Result<()> {
-        let Done { index, mut photo, people, share: _share } = done;
-        let path = self.folder.join(&self.names[index].name);
+impl Drawing<'_> {
+    pub fn draw(&self, done: Done) -> Result<()> {
+        let Done { mut photo, people, picture, share: _share } = done;
+        let Some(path) = picture else { return Ok(()) };
         if self.heatmaps {
             for (i, person) in people.iter().enumerate() {
-                if let Some(page) = draw_heatmaps(&photo, person, skeleton) {
+                if let Some(page) = draw_heatmaps(&photo, person, self.skeleton) {
                     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
                     encode::save_result(&page, path.with_file_name(format!("{stem}.person{}.png", i + 1)))?;
                 }
             }
         }
-        draw_people(&mut photo, &people, skeleton, &self.options);
+        draw_people(&mut photo, &people, self.skeleton, &self.options);
         encode::save_result(&photo, path)
     }
 }
@@ -116,6 +152,8 @@ struct Taken {
     heatmaps: bool,
     names: HashSet<String>,
     stems: HashSet<String>,
+    /// Where counting goes on for a stem and suffix that have been given out before.
+    next: HashMap<(String, &'static str), usize>,
     /// Stems whose pages the names could be.
     pages_of: HashSet<String>,
 }
@@ -125,9 +163,12 @@ impl Taken {
         let stem = photo.file_stem().unwrap_or_default().to_string_lossy();
         let png = photo.extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("png"));
         let suffix = if png { "png" } else { "jpg" };
-        let stems = (1..).map(|n| if n == 1 { stem.to_string() } else { format!("{stem}-{n}") });
-        let free = stems.into_iter().find(|stem| self.take(&stem.to_lowercase(), suffix)).expect("endless");
-        Name { renamed: free != stem, name: format!("{free}.{suffix}") }
+        let key = (stem.to_lowercase(), suffix);
+        let first = self.next.get(&key).copied().unwrap_or(1);
+        let stem_of = |n: usize| if n == 1 { stem.to_string() } else { format!("{stem}-{n}") };
+        let n = (first..).find(|&n| self.take(&stem_of(n).to_lowercase(), suffix)).expect("endless");
+        self.next.insert(key, n + 1);
+        Name { renamed: n != 1, name: format!("{}.{suffix}", stem_of(n)) }
     }
 
     /// Takes a picture's name and those of its pages, if all are free.
@@ -177,6 +218,16 @@ mod tests {
         assert_eq!(names(&["p.person12.png", "P.jpg"], true), ["p.person12.png", "P-2.jpg"]);
         assert_eq!(names(&["p.person1.jpg", "p.jpg"], true), ["p.person1.jpg", "p.jpg"]);
         assert_eq!(names(&["a.jpg", "a.png"], true), ["a.jpg", "a-2.png"]);
+    }
+
+    #[test]
+    fn many_photos_of_one_name_take_one_try_each() {
+        let mut taken = Taken::default();
+        // Counted from 1 each time, these took a minute.
+        for n in 1..=30_000 {
+            let name = taken.name_for(Path::new("x/frame.jpg")).name;
+            assert_eq!(name, if n == 1 { "frame.jpg".into() } else { format!("frame-{n}.jpg") });
+        }
     }
 
     #[test]

@@ -1,21 +1,29 @@
 //! Photos, read by threads of their own before they are wanted.
+//!
+//! The threads are never waited for: one may hang in a pipe that has no writer, and ends with the process.
 
 use super::budget::{Budget, Share};
+use super::sources::{Item, STDIN};
 use super::stopped;
-use rtmo_engine::Result;
 use rtmo_engine::vision::decode::{Decoded, Encoded, Limits};
+use rtmo_engine::{Error, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
+use std::time::Duration;
 
 /// Files up to this length are read before it is their photo's turn: they are small beside the budget.
 const SMALL_FILE: u64 = 4 << 20;
 
+/// How often a thread that waits looks whether the run has been stopped, or what it waits for is not coming yet.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// A photo, or why there is none.
 pub struct Read {
-    /// Its place in the list.
-    pub index: usize,
+    /// As the user named it; empty where `decoded` tells of an argument that means no photo.
+    pub path: PathBuf,
     pub decoded: Result<Decoded>,
     /// What it takes of the budget.
     pub share: Share,
@@ -23,84 +31,177 @@ pub struct Read {
 
 enum Message {
     Read(Read),
+    /// Something to be told before the next photo.
+    Note(String),
     /// The next photo waits for memory that earlier ones hold.
     Full,
 }
 
+/// What is to be read, as it becomes known.
+struct Job {
+    index: usize,
+    what: What,
+}
+
+enum What {
+    File(PathBuf),
+    Photo(Vec<u8>),
+    Error(Error),
+    Note(String),
+}
+
+/// How far the list of photos is known.
+#[derive(Default)]
+struct Feed {
+    /// Items handed to the threads that read.
+    fed: AtomicUsize,
+    /// True while a list has nothing to be read and has not ended.
+    waits: Arc<AtomicBool>,
+}
+
 /// Starts threads that read the photos, each every so many, and hold at most two until they are taken; fewer where the
-/// budget does not allow for them.
-pub fn decode_ahead<'scope>(
-    scope: &'scope thread::Scope<'scope, '_>,
-    files: &'scope [PathBuf],
+/// budget does not allow for them. `waits` is true while `items` waits for more of a list.
+pub fn decode_ahead(
+    items: impl Iterator<Item = Item> + Send + 'static,
+    waits: Arc<AtomicBool>,
     workers: usize,
     limits: Limits,
     budget: Arc<Budget>,
 ) -> Photos {
-    let worker = |first: usize| {
-        let (to, from) = sync_channel(1);
+    let feed = Arc::new(Feed { waits, ..Feed::default() });
+    let (mut jobs, mut from) = (Vec::new(), Vec::new());
+    for _ in 0..workers {
+        let (give, take) = sync_channel::<Job>(64);
+        let (to, read) = sync_channel(1);
         let budget = budget.clone();
-        scope.spawn(move || {
-            for (index, path) in files.iter().enumerate().skip(first).step_by(workers) {
-                if stopped() {
-                    return;
-                }
-                let small = path.metadata().is_ok_and(|file| file.is_file() && file.len() <= SMALL_FILE);
-                let early = small.then(|| Encoded::open(path, limits));
-                let need = || {
-                    let encoded = early.unwrap_or_else(|| Encoded::open(path, limits));
-                    let bytes = encoded.as_ref().map_or(0, Encoded::memory);
-                    (encoded, bytes)
-                };
-                // Where the other end is gone, the budget is closed.
-                let full = || _ = to.send(Message::Full);
-                let Some((encoded, mut share)) = budget.share(index, need, full) else { return };
-                let decoded = encoded.and_then(Encoded::decode);
-                share.shrink_to(decoded.as_ref().map_or(0, |decoded| decoded.photo.bgr.len()));
-                if to.send(Message::Read(Read { index, decoded, share })).is_err() {
-                    return;
-                }
+        thread::spawn(move || read_all(&take, &to, limits, &budget));
+        jobs.push(give);
+        from.push(read);
+    }
+    let fed = feed.clone();
+    thread::spawn(move || {
+        for (index, item) in items.enumerate() {
+            let what = match item {
+                Item::File(path) => What::File(path),
+                Item::Photo(bytes) => What::Photo(bytes),
+                Item::Error(error) => What::Error(error),
+                Item::Note(note) => What::Note(note),
+            };
+            fed.fed.fetch_add(1, Ordering::SeqCst);
+            if stopped() || jobs[index % workers].send(Job { index, what }).is_err() {
+                return;
             }
-        });
-        from
-    };
-    Photos { from: (0..workers).map(worker).collect(), budget: budget.clone(), next: 0, seen: None }
+        }
+    });
+    Photos { from, budget, feed, taken: 0, seen: None, notes: Vec::new() }
+}
+
+/// Reads one thread's share of the photos.
+fn read_all(jobs: &Receiver<Job>, to: &SyncSender<Message>, limits: Limits, budget: &Arc<Budget>) {
+    for Job { index, what } in jobs {
+        if stopped() {
+            return;
+        }
+        let (path, early) = match what {
+            What::File(path) => {
+                let small = path.metadata().is_ok_and(|file| file.is_file() && file.len() <= SMALL_FILE);
+                let early = small.then(|| Encoded::open(&path, limits));
+                (path, early)
+            }
+            What::Photo(bytes) => (STDIN.into(), Some(Encoded::new(bytes, STDIN, limits))),
+            What::Error(error) => (PathBuf::new(), Some(Err(error))),
+            What::Note(note) => {
+                // It takes its turn as a photo does.
+                let full = || _ = to.send(Message::Full);
+                if budget.share(index, || ((), 0), full).is_none() || to.send(Message::Note(note)).is_err() {
+                    return;
+                }
+                continue;
+            }
+        };
+        let need = || {
+            let encoded = early.unwrap_or_else(|| Encoded::open(&path, limits));
+            let bytes = encoded.as_ref().map_or(0, Encoded::memory);
+            (encoded, bytes)
+        };
+        // Where the other end is gone, the budget is closed.
+        let full = || _ = to.send(Message::Full);
+        let Some((encoded, mut share)) = budget.share(index, need, full) else { return };
+        let decoded = encoded.and_then(Encoded::decode);
+        share.shrink_to(decoded.as_ref().map_or(0, |decoded| decoded.photo.bgr.len()));
+        if to.send(Message::Read(Read { path, decoded, share })).is_err() {
+            return;
+        }
+    }
 }
 
 /// What several threads read, one after the other in turn: as ordered as if one had read all.
 pub struct Photos {
     from: Vec<Receiver<Message>>,
     budget: Arc<Budget>,
-    next: usize,
+    feed: Arc<Feed>,
+    /// Items that came, and by which the next thread in turn is known.
+    taken: usize,
     /// What has been taken to see whether it is there.
     seen: Option<Read>,
+    notes: Vec<String>,
 }
 
 impl Photos {
     /// Whether there is a next one, and it is there.
     pub fn ready(&mut self) -> bool {
-        if self.seen.is_none()
-            && let Ok(Message::Read(read)) = self.from[self.next].try_recv()
-        {
-            self.seen = Some(read);
+        while self.seen.is_none() {
+            match self.from[self.taken % self.from.len()].try_recv() {
+                Ok(Message::Read(read)) => self.seen = Some(read),
+                Ok(Message::Note(note)) => self.note(note),
+                Ok(Message::Full) | Err(_) => break,
+            }
         }
         self.seen.is_some()
     }
 
-    /// The next `most` photos; fewer at the end, and where memory allows for no more at a time.
+    /// The next `most` photos; fewer at the end, where memory allows for no more at a time, and where a list that is still
+    /// being written has no more yet. `None` at the end, and when the run has been stopped.
     pub fn next_batch(&mut self, most: usize) -> Option<Vec<Read>> {
         let mut batch = Vec::new();
         while batch.len() < most {
-            match self.seen.take().map(Message::Read).or_else(|| self.from[self.next].recv().ok()) {
-                Some(Message::Read(read)) => {
-                    batch.push(read);
-                    self.next = (self.next + 1) % self.from.len();
-                }
+            if let Some(read) = self.seen.take() {
+                self.taken += 1;
+                batch.push(read);
+                continue;
+            }
+            match self.from[self.taken % self.from.len()].recv_timeout(LOOK) {
+                Ok(Message::Read(read)) => self.seen = Some(read),
+                Ok(Message::Note(note)) => self.note(note),
                 // It waits for what this batch holds. Where the batch is empty it waits for drawing.
-                Some(Message::Full) if batch.is_empty() => {}
-                Some(Message::Full) | None => break,
+                Ok(Message::Full) if batch.is_empty() => {}
+                Ok(Message::Full) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) if stopped() => break,
+                Err(RecvTimeoutError::Timeout) if !batch.is_empty() && self.none_yet() => break,
+                Err(RecvTimeoutError::Timeout) => {}
             }
         }
         (!batch.is_empty()).then_some(batch)
+    }
+
+    /// What is to be told ahead of the last batch.
+    pub fn notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Photos that are known by now, and arguments that mean none.
+    pub fn known(&self) -> usize {
+        self.feed.fed.load(Ordering::SeqCst)
+    }
+
+    fn note(&mut self, note: String) {
+        self.taken += 1;
+        self.notes.push(note);
+    }
+
+    /// Whether all that a list has said so far is here.
+    fn none_yet(&self) -> bool {
+        self.feed.waits.load(Ordering::SeqCst) && self.known() == self.taken
     }
 }
 
@@ -128,22 +229,25 @@ mod tests {
             }
         }
         for workers in [1, 2, 3, 16] {
-            thread::scope(|scope| {
-                let read = |most| decode_ahead(scope, &files, workers, Limits::default(), Budget::new(most));
+            {
+                let read = |most| {
+                    let items = files.clone().into_iter().map(Item::File);
+                    decode_ahead(items, Arc::default(), workers, Limits::default(), Budget::new(most))
+                };
                 let mut turns = read(1 << 20);
                 let mut seen = 0;
                 loop {
                     // To ask whether the next is there loses none.
                     turns.ready();
                     let Some(batch) = turns.next_batch(4) else { break };
-                    for Read { index, decoded, .. } in batch {
-                        assert_eq!(index, seen, "{workers} workers");
-                        assert_eq!(decoded.map(|d| d.photo.width).ok(), (index != 3).then_some(index + 1));
+                    for Read { path, decoded, .. } in batch {
+                        assert_eq!(path, files[seen], "{workers} workers");
+                        assert_eq!(decoded.map(|d| d.photo.width).ok(), (seen != 3).then_some(seen + 1));
                         seen += 1;
                     }
                 }
                 assert_eq!(seen, files.len());
-                // Photos that are not taken keep no thread waiting: the scope ends.
+                // Photos that are not taken keep no thread waiting.
                 drop(read(1 << 20).next_batch(1));
 
                 // A budget that none of the photos fits gives batches of one.
@@ -155,7 +259,37 @@ mod tests {
                     sizes.push(batch.iter().filter(|read| read.decoded.is_ok()).count());
                 }
                 assert_eq!(sizes, vec![1; 10], "{workers} workers");
-            });
+            }
         }
+    }
+
+    #[test]
+    fn a_list_that_waits_holds_nothing_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.png");
+        encode::save(&Photo::filled(3, 2, [9; 3]), &file).unwrap();
+        let (give, take) = std::sync::mpsc::channel::<Item>();
+        let waits = Arc::new(AtomicBool::new(false));
+        let waiting = waits.clone();
+        let items = std::iter::from_fn(move || {
+            take.try_recv().ok().or_else(|| {
+                waiting.store(true, Ordering::SeqCst);
+                let item = take.recv().ok();
+                waiting.store(false, Ordering::SeqCst);
+                item
+            })
+        });
+        let mut photos = decode_ahead(items, waits, 2, Limits::default(), Budget::new(1 << 20));
+        give.send(Item::File(file.clone())).unwrap();
+        // The batch is not full, and nobody knows yet what comes.
+        assert_eq!(photos.next_batch(4).unwrap().len(), 1);
+        give.send(Item::Note("a note".into())).unwrap();
+        give.send(Item::Error(Error::Usage("no photo".into()))).unwrap();
+        give.send(Item::File(file)).unwrap();
+        drop(give);
+        let batch = photos.next_batch(4).unwrap();
+        assert!(batch.len() == 2 && batch[0].decoded.is_err() && batch[1].decoded.is_ok());
+        assert_eq!((photos.notes(), photos.known()), (vec!["a note".to_string()], 4));
+        assert!(photos.next_batch(4).is_none());
     }
 }

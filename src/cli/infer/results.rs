@@ -2,14 +2,15 @@
 
 use rtmo_engine::atomic_file::AtomicFile;
 use rtmo_engine::output::{CocoWriter, ImageIds, write_json_line};
-use rtmo_engine::{Error, Person, Result};
-use std::collections::HashMap;
+use rtmo_engine::{Error, People, Result, Skeleton, shown};
 use std::io::{BufWriter, Stdout, Write};
 use std::path::{Path, PathBuf};
 
 /// Where numbers go.
 pub struct Results {
     json: Option<Sink>,
+    /// The skeleton whose names lines of JSON have.
+    names: Option<Skeleton>,
     coco: Option<(PathBuf, CocoWriter<Sink>)>,
 }
 
@@ -18,18 +19,22 @@ impl Results {
     ///
     /// # Errors
     /// If one cannot be written.
-    pub fn create(json: Option<&Path>, coco: Option<(&Path, ImageIds)>) -> Result<Results> {
+    pub fn create(
+        json: Option<&Path>,
+        names: Option<Skeleton>,
+        coco: Option<(&Path, ImageIds)>,
+    ) -> Result<Results> {
         let begin = |(path, ids): (&Path, _)| Ok((path.into(), CocoWriter::new(Sink::create(path)?, ids)));
-        Ok(Results { json: json.map(Sink::create).transpose()?, coco: coco.map(begin).transpose()? })
+        Ok(Results { json: json.map(Sink::create).transpose()?, names, coco: coco.map(begin).transpose()? })
     }
 
     /// Adds a photo's people.
     ///
     /// # Errors
     /// If they cannot be written, or are no numbers.
-    pub fn add(&mut self, photo: &Path, size: (usize, usize), people: &[Person]) -> Result<()> {
+    pub fn add(&mut self, photo: &Path, size: (usize, usize), people: &People) -> Result<()> {
         if let Some(sink) = &mut self.json {
-            write_json_line(sink, photo, size, people)?;
+            write_json_line(sink, photo, size, people, self.names.as_ref())?;
             sink.line()?;
         }
         match &mut self.coco {
@@ -51,28 +56,24 @@ impl Results {
     }
 }
 
-/// Ids of all the photos for COCO results, each with one of its own.
+/// Ids for COCO results, from annotations or from names.
 ///
 /// # Errors
-/// If the annotations cannot be read, or a photo has no id, or another's.
+/// If the annotations cannot be read, or none of the photos that are known has an id.
 pub fn image_ids(annotations: Option<&Path>, photos: &[PathBuf]) -> Result<ImageIds> {
     let ids = annotations.map_or_else(|| Ok(ImageIds::from_names()), ImageIds::from_annotations)?;
-    let mut taken = HashMap::new();
-    for photo in photos {
-        let id = ids.of(photo).map_err(|error| match annotations {
-            Some(_) => Error::Usage(error.to_string()),
-            None => Error::Usage(format!(
-                "{}: --coco takes an image's id from the number at the end of its name, and there is none; \
-                 --coco-images FILE takes ids from COCO annotations",
-                photo.display()
-            )),
-        })?;
-        if let Some(other) = taken.insert(id, photo) {
-            let (other, photo) = (other.display(), photo.display());
-            return Err(Error::Usage(format!("{other} and {photo} have the same COCO image id, {id}")));
-        }
+    let mut without = photos.iter().map(|photo| ids.of(photo)).skip_while(Result::is_err);
+    match photos.first() {
+        Some(first) if without.next().is_none() => Err(Error::Usage(match annotations {
+            Some(_) => ids.of(first).err().map_or_else(String::new, |error| error.to_string()),
+            None => format!(
+                "{}: --coco takes an image's id from a name that is a number (000000000785.jpg, \
+                 COCO_val2014_000000000785.jpg), and no photo has one; --coco-images FILE takes ids from COCO annotations",
+                shown(first)
+            ),
+        })),
+        _ => Ok(ids),
     }
-    Ok(ids)
 }
 
 /// A file that appears when it is whole, or standard output.

@@ -49,7 +49,8 @@ impl Work for Select {
         });
         let levels = &levels[..self.levels.len()];
         state.survivors.clear();
-        select(levels, &context.options.select, &mut state.selection, &mut state.survivors);
+        state.not_finite =
+            select(levels, &context.options.select, &mut state.selection, &mut state.survivors);
         let n = state.survivors.len();
         for rows in &mut state.rows {
             rows.reserve(n);
