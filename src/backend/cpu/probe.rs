@@ -30,7 +30,7 @@ impl CpuExecutor {
         &mut self.arena[..len]
     }
 
-    /// Fills the threads' scratch with `value`: nobody may rely on what it holds.
+    /// Fills the threads' scratch with `value`: no kernel may rely on its contents.
     pub fn fill_scratch(&mut self, value: f32) {
         for scratch in &mut self.scratch {
             scratch.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()).values.fill(value);
