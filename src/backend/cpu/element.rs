@@ -31,8 +31,7 @@ pub trait Element: Pod + Send + Sync {
     /// Sums that start with these values.
     fn accumulator<S: Simd>(s: S, start: S::V) -> Self::Accumulator<S>;
 
-    /// Rank-1 update, of `GROUP` values of `k` at once: `acc[r][j] += a[r][k] * b[j]`, where `b[j]` holds `GROUP` weights for each
-    /// lane.
+    /// Rank-1 update for `GROUP` values of `k` at once: `acc[r][j] += a[r][k] * b[j]`. `b[j]` holds `GROUP` weights for each lane.
     ///
     /// # Safety
     /// `GROUP` values from `a[r] + k` on, and `NV` vectors of `GROUP` weights a lane from `b` on must be readable.

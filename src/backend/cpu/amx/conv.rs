@@ -309,7 +309,7 @@ impl<S: Simd> Work for TileConv<S> {
             for panel in &self.panels[panels] {
                 for q in (0..end).step_by(BLOCK) {
                     let pixels = (end - q).min(BLOCK);
-                    // SAFETY: what the product reads lies in the converted input and its margin, or in packed blocks,
+                    // SAFETY: the product's operands lie in the converted input and its margin, or in packed blocks,
                     // which hold every panel; its sums have room.
                     unsafe {
                         self.unit.multiply(&Product {

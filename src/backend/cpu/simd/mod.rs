@@ -36,7 +36,7 @@ pub trait Kernel {
 /// # Safety
 /// Implementations keep these promises, on which kernels rely for memory safety:
 /// 1. `LANES` is at most 16 and divides 16.
-/// 2. `load` and `load_first` read, and `store` and `store_first` write, no memory but what they are documented to.
+/// 2. `load` and `load_first` read only the values that they are documented to; `store` and `store_first` write only those.
 /// 3. A value of the type exists only where the CPU has the instructions.
 pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// `LANES` values.

@@ -227,7 +227,7 @@ impl<S: Simd, T: Element> Direct<S, T> {
         pixels * index / blocks..pixels * (index + 1) / blocks
     }
 
-    /// What the output pixels `p0 .. p1` read.
+    /// Input pixels that the output pixels `p0 .. p1` read.
     fn window(&self, p0: usize, p1: usize) -> Window {
         let Shape { kernel, stride, pad, .. } = self.shape;
         let (first, last) = (p0 / self.across, (p1 - 1) / self.across);
@@ -391,7 +391,7 @@ impl<S: Simd, T: Element> Work for Direct<S, T> {
         let (c0, c1) =
             (columns * range / self.partition.ranges, columns * (range + 1) / self.partition.ranges);
         let tile = scratch.values.as_mut_ptr();
-        // SAFETY: contract of `run`; the scratch holds a tile, then what is converted.
+        // SAFETY: contract of `run`; the scratch holds a tile, then the converted input.
         let source = unsafe { self.source(context.base, p0, p1, tile.add(Self::TILE).cast()) };
         let pointers: *mut *const T = scratch.rows.as_mut_ptr().cast();
         let mut pointed = 0;

@@ -30,7 +30,7 @@ pub enum Addition {
     AfterActivation,
 }
 
-/// What happens to a finished sum.
+/// The steps from a finished sum to the output.
 pub struct Epilogue {
     /// Output slice.
     pub dst: Map,
