@@ -31,9 +31,9 @@ unset RTMO_ISA
 tests=("$@")
 if [ ${#tests[@]} -eq 0 ]; then
   case $isa in
-    avx512) tests=(simd lib:factor lib:winograd lib:pool ops:edge ops:strides ops:groups ops:epilogue ops:slices
+    avx512) tests=(simd lib:element lib:winograd lib:pool ops:edge ops:strides ops:groups ops:epilogue ops:slices
       ops:stem ops:pool ops:norms ops:attention ops:survivor ops:bins parity:every_instruction_set) ;;
-    avx512bf16) tests=(simd lib:factor lib:winograd bf16:what_bf16_holds bf16:rounding_errors ops:strides) ;;
+    avx512bf16) tests=(simd lib:element lib:winograd bf16:what_bf16_holds bf16:rounding_errors ops:strides) ;;
     amx) tests=(lib:amx bf16:rounding_errors bf16:both_parts bf16:networks bf16:bf16x3_is_close bf16:what_bf16_holds) ;;
     *) echo "RTMO_ISA=$isa: expected avx512, avx512bf16 or amx" >&2; exit 2 ;;
   esac

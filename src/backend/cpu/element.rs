@@ -31,8 +31,7 @@ pub trait Element: Pod + Send + Sync {
     /// Sums that start with these values.
     fn accumulator<S: Simd>(s: S, start: S::V) -> Self::Accumulator<S>;
 
-    /// Rank-1 update, of `GROUP` values of `k` at once: `acc[r][j] += a[r][k] * b[j]`, where `b[j]` holds `GROUP` weights for each
-    /// lane.
+    /// Rank-1 update for `GROUP` values of `k` at once: `acc[r][j] += a[r][k] * b[j]`. `b[j]` holds `GROUP` weights for each lane.
     ///
     /// # Safety
     /// `GROUP` values from `a[r] + k` on, and `NV` vectors of `GROUP` weights a lane from `b` on must be readable.
@@ -162,7 +161,7 @@ pub fn round_keeping_sum(weights: &mut [&mut f32]) {
     let error = |i: usize, r: bf16| r.to_f64() - exact[i];
     let mut sum: f64 = rounded.iter().enumerate().map(|(i, &r)| error(i, r)).sum();
     let up = sum < 0.0;
-    // The neighbour below or above, by the bits of a sign and a magnitude.
+    // The next bf16 number below or above: the bits are a sign and a magnitude.
     let flip =
         |r: bf16| bf16::from_bits(if (r > bf16::ZERO) == up { r.to_bits() + 1 } else { r.to_bits() - 1 });
     let wrong = |&i: &usize| rounded[i] != bf16::ZERO && error(i, rounded[i]) * sum > 0.0;
@@ -281,7 +280,7 @@ mod tests {
         for isa in Isa::all() {
             let got = with_isa!(isa, s => s.vectorize(Dot(0.7, a, &b)));
             for (i, got) in got.into_iter().enumerate() {
-                // The second product first; products are exact, sums rounded.
+                // The second product is added first. Products are exact, sums are rounded.
                 let odd = 0.7 + a[1].to_f32() * b[2 * i + 1].to_f32();
                 assert_eq!(got, odd + a[0].to_f32() * b[2 * i].to_f32(), "{} lane {i}", isa.name());
             }

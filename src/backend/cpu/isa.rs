@@ -1,4 +1,4 @@
-//! Which instruction set runs: detected once, or forced by `RTMO_ISA`.
+//! Instruction sets: detection, and the choice by `RTMO_ISA`.
 
 use super::tile_unit::{TileUnit, Unit};
 use crate::backend::Precision;

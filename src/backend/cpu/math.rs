@@ -3,7 +3,7 @@
 
 use super::simd::Simd;
 
-/// `e^x` for `x <= 88`, flushing to about 1e-38 below -87.3. Relative error under 3e-7. NaN of NaN.
+/// `e^x` for `x <= 88`, flushing to about 1e-38 below -87.3. Relative error under 3e-7. NaN gives NaN.
 ///
 /// Cody and Waite: `x = n ln 2 + r`, `|r| <= ln 2 / 2`, `e^x = 2^n e^r`, with a polynomial of degree 6 for `e^r`.
 #[inline(always)]
@@ -26,8 +26,8 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
 /// `x * sigmoid(x) = x / (1 + 2^t)`, `t = -x log2(e)`. Absolute error under 3e-7 * max(1, |x|), and under 1e-37 |x| below
 /// x = -87.
 ///
-/// Runs on every output of every layer, so it is shorter than [`exp`]: one rounding of `t` instead of two, which costs
-/// accuracy only where the result is tiny. `2^t = 2^n 2^r`, `|r| <= 1/2`, with a minimax polynomial for `2^r` (1e-7).
+/// It runs on every output of every layer, and is shorter than [`exp`]: it rounds `t` once, not twice, which loses accuracy only
+/// where the result is tiny. `2^t = 2^n 2^r`, `|r| <= 1/2`, with a minimax polynomial for `2^r` (error 1e-7).
 #[inline(always)]
 #[allow(clippy::approx_constant)] // a fitted coefficient, not ln 2
 pub fn silu<S: Simd>(s: S, x: S::V) -> S::V {

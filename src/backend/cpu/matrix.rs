@@ -18,7 +18,7 @@ pub struct Matrix<S> {
 }
 
 impl<S: Simd> Matrix<S> {
-    /// Packs the row-major `weight`, `[bias.len() or given by its length, depth]`.
+    /// Packs the row-major `weight`, `[out, depth]`, and `bias`, `[out]`.
     pub fn new(simd: S, weight: &[f32], depth: usize, bias: Option<&[f32]>) -> Matrix<S> {
         let out = weight.len() / depth;
         let panels = panels::<S>(out);
@@ -40,12 +40,12 @@ impl<S: Simd> Matrix<S> {
         }
     }
 
-    /// Number of panels, the unit in which work can be shared out.
+    /// Number of panels; items may compute ranges of them.
     pub fn panels(&self) -> usize {
         self.panels.len()
     }
 
-    /// Outputs rounded up to whole vectors: what `multiply` writes a row.
+    /// Values that `multiply` writes a row: the outputs, rounded up to whole vectors.
     pub fn width(&self) -> usize {
         self.panels.last().map_or(0, |p| p.c0 + p.vectors * S::LANES)
     }

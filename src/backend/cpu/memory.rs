@@ -7,8 +7,8 @@ use std::ptr::NonNull;
 
 /// A block of f32 values aligned to a cache line.
 ///
-/// Large blocks are mapped on their own, in huge pages where the system grants them: weights and maps of megabytes
-/// otherwise cost a miss in the translation buffer every 4 KiB.
+/// Large blocks have a memory mapping of their own, in huge pages where the system grants them. With pages of 4 KiB, reading
+/// megabytes of weights and maps would miss the TLB on every page.
 #[derive(Default)]
 pub struct Block {
     memory: Memory,
@@ -27,7 +27,7 @@ enum Memory {
 #[derive(Clone, Copy)]
 struct Line([f32; 16]);
 
-/// Values from which a block is mapped on its own: a megabyte.
+/// Values from which a block has a mapping of its own: 1 MiB.
 const MAPPED: usize = 1 << 18;
 
 impl Block {
@@ -42,7 +42,7 @@ impl Block {
     fn mapped(len: usize) -> Option<Block> {
         let map = MmapMut::map_anon(len.checked_mul(size_of::<f32>())?).ok()?;
         #[cfg(target_os = "linux")]
-        let _ = map.advise(memmap2::Advice::HugePage); // a wish only: without it all works, slower
+        let _ = map.advise(memmap2::Advice::HugePage); // may fail; then it is slower
         Some(Block { memory: Memory::Mapped(map), len })
     }
 
@@ -91,7 +91,7 @@ impl Block {
         }
     }
 
-    /// How many values it holds. Unlike `len` of the slice this makes no reference to them: other threads may be writing.
+    /// How many values it holds. The slice's `len` would make a reference to values that other threads may be writing.
     pub fn values(&self) -> usize {
         self.len
     }

@@ -124,9 +124,15 @@ impl<T: Element, A: Activation, const MR: usize, const NV: usize> Kernel for Mul
                     k += 1;
                 }
             }
-            let mut acc = acc.map(|row| row.map(|sums| T::sums(s, sums)));
+            // Not by `map`, which passes the sums through memory.
+            let mut sums = [[s.splat(0.0); NV]; MR];
+            unrolled!(R J {
+                if R < MR && J < NV {
+                    sums[R][J] = T::sums(s, acc[R][J]);
+                }
+            });
             if !t.addends.is_null() {
-                for (r, row) in acc.iter_mut().enumerate() {
+                for (r, row) in sums.iter_mut().enumerate() {
                     let addends = *t.addends.add(r);
                     for (j, v) in row.iter_mut().enumerate() {
                         *v = s.add(*v, s.load(addends.add(j * S::LANES)));
@@ -135,7 +141,7 @@ impl<T: Element, A: Activation, const MR: usize, const NV: usize> Kernel for Mul
             }
             unrolled!(R J {
                 if R < MR && J < NV {
-                    s.store(t.out.add(R * t.pitch + J * S::LANES), A::apply::<S, T>(s, acc[R][J]));
+                    s.store(t.out.add(R * t.pitch + J * S::LANES), A::apply::<S, T>(s, sums[R][J]));
                 }
             });
         }

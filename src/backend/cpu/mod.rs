@@ -66,7 +66,7 @@ impl CpuOptions {
     /// As many threads as the process may use, the instruction set of [`Isa::choose`], fp32.
     ///
     /// # Errors
-    /// If `RTMO_ISA` asks for what this CPU lacks.
+    /// If `RTMO_ISA` names an instruction set that this CPU lacks.
     pub fn detect() -> Result<CpuOptions> {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         Ok(CpuOptions { threads, isa: Isa::choose()?, precision: Precision::Fp32, keep_maps: false })
@@ -104,8 +104,8 @@ impl CpuExecutor {
     /// Prepares a plan; drops its weights as they are packed.
     ///
     /// # Errors
-    /// If this CPU lacks the instruction set, or that the precision; if the plan breaks [`Plan::check_steps`], on which the
-    /// kernels' memory accesses rely; if the system lacks the memory or threads.
+    /// If this CPU lacks the instruction set; if the instruction set lacks the precision; if the plan fails
+    /// [`Plan::check_steps`], on which the kernels' memory accesses rely; if the system lacks the memory or threads.
     ///
     /// # Panics
     /// If several steps read the network input and the first of them pads it.
@@ -196,7 +196,7 @@ impl CpuExecutor {
         });
     }
 
-    /// What the last run found.
+    /// The survivors of the last run.
     fn survivors(&mut self, options: &RunOptions) -> Survivors {
         let keypoints = self.plan.keypoints();
         let state = self.state.get_mut();

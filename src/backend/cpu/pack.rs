@@ -4,7 +4,7 @@ use super::element::Element;
 use super::memory::Block;
 use super::simd::Simd;
 
-/// Output channels that one microkernel column handles.
+/// Output channels of one column of tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Panel {
     /// First output channel.
@@ -15,10 +15,10 @@ pub struct Panel {
     pub vectors: usize,
 }
 
-/// Splits `channels` into panels of nearly equal numbers of vectors, as wide as the instruction set likes best.
+/// Splits `channels` into panels of nearly equal numbers of vectors, at most the instruction set's [`Simd::PANEL`] or one more.
 pub fn panels<S: Simd>(channels: usize) -> Vec<Panel> {
     let vectors = channels.div_ceil(S::LANES);
-    // Two-vector panels leave an odd one over, which makes one panel of three; wider ones are cut evenly.
+    // With panels of two, an odd vector over makes one panel of three. Wider panels are split evenly.
     let count = if S::PANEL == 2 { vectors / 2 } else { vectors.div_ceil(S::PANEL) }.max(1);
     let mut v0 = 0;
     (0..count)
@@ -32,7 +32,7 @@ pub fn panels<S: Simd>(channels: usize) -> Vec<Panel> {
         .collect()
 }
 
-/// Where the weight of value `k` of a sum and lane `j` lies in packed weights of `width` lanes.
+/// Index of the weight of value `k` of a sum and lane `j` in packed weights of `width` lanes.
 #[inline(always)]
 pub fn place<T: Element>(k: usize, j: usize, width: usize) -> usize {
     (k / T::GROUP * width + j) * T::GROUP + k % T::GROUP
@@ -68,7 +68,7 @@ pub fn pack<S: Simd, T: Element>(
     (block, starts)
 }
 
-/// Cuts `n` rows into tiles of at most `max` rows of nearly equal height; calls `f(first, rows)`.
+/// Splits `n` rows into tiles of nearly equal height, at most `max` rows; calls `f(first, rows)` for each.
 #[inline(always)]
 pub fn tiles(n: usize, max: usize, mut f: impl FnMut(usize, usize)) {
     let count = n.div_ceil(max);

@@ -1,4 +1,4 @@
-//! How many multiply-adds this machine can do: the yardstick of the kernels.
+//! Measures how many multiply-adds a second this machine can do at most, to compare kernels with.
 
 use super::isa::{Isa, with_isa};
 use super::pool::Pool;
@@ -8,11 +8,11 @@ use std::hint::black_box;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Independent chains of multiply-adds: more than latency times throughput of any core (2 a cycle for 5 cycles on
-/// x86-64, 4 for 4 on big ARM cores), and fewer than 16 registers.
+/// Independent chains of multiply-adds. More than latency times throughput on x86-64 (5 cycles, 2 a cycle), three quarters of it
+/// on big ARM cores (4 and 4), and few enough for 16 registers.
 const CHAINS: usize = 12;
 
-/// Vector multiply-adds of a chain between two looks at the clock.
+/// Vector multiply-adds of a chain between two readings of the clock.
 const LENGTH: usize = 20_000;
 
 /// `CHAINS * LENGTH` vector multiply-adds on registers.
@@ -46,7 +46,7 @@ impl Kernel for Pairs {
     /// Floating-point operations done.
     #[inline(always)]
     fn call<S: Simd>(self, s: S) -> u64 {
-        // One half, and one half less.
+        // x <- x + 1 / 2 - 1 / 2: never a denormal, never an overflow.
         let (pair, weights) = (black_box(0xbf80_3f80), black_box([0x3f00; 32]));
         let mut chains = [s.splat(black_box(3.0)); CHAINS];
         for _ in 0..LENGTH {

@@ -70,7 +70,7 @@ impl Rows {
     }
 }
 
-/// What selection fixes, and what later steps add to it.
+/// The survivors, which selection fixes, and the rows that later steps add.
 pub struct State {
     /// Memory of selection.
     pub selection: SelectScratch,
@@ -90,11 +90,11 @@ unsafe impl Send for State {}
 // items write disjoint values.
 unsafe impl Sync for State {}
 
-/// What all items of a run see.
+/// What all items of a run may access.
 pub struct Context<'a> {
     /// The arena.
     pub base: *mut f32,
-    /// What the caller asked for.
+    /// The caller's options.
     pub options: &'a RunOptions,
     /// The photo and its geometry.
     pub frame: Frame<'a>,

@@ -1,9 +1,8 @@
-//! A persistent team of threads for regions of microseconds.
+//! A persistent team of threads for parallel regions of microseconds.
 //!
-//! A whole run of a plan is one parallel region; the steps inside it are separated by [`Worker::barrier`]. Waiting
-//! threads spin first (a dispatch between hot threads costs a fraction of a microsecond), then yield their time
-//! slice, so that a machine with fewer free cores than threads still makes progress, and between regions they
-//! finally sleep.
+//! A whole run of a plan is one parallel region; [`Worker::barrier`] separates the phases inside it. A waiting thread spins
+//! first: a dispatch to spinning threads takes a fraction of a microsecond. Then it yields its time slice, so that a machine
+//! with fewer free cores than threads still makes progress. Between regions it finally sleeps.
 
 use std::cell::UnsafeCell;
 use std::io;
@@ -14,14 +13,14 @@ use std::thread::{self, JoinHandle};
 
 /// Spins before the first yield: about 50 us where a pause takes 40 cycles.
 const SPINS: usize = 4_000;
-/// Yields, once spun out, before a worker without a region goes to sleep.
+/// Yields after the spins, before a worker without a region sleeps.
 const YIELDS: usize = 200;
 
 type Job = *const (dyn Fn(&Worker<'_>) + Sync);
 
 struct Shared {
     threads: usize,
-    /// Number of regions begun; a change tells the workers that `job` is new.
+    /// Number of regions begun. When it changes, `job` is new.
     region: AtomicUsize,
     job: UnsafeCell<Option<Job>>,
     /// Workers still inside the region.
@@ -106,7 +105,7 @@ impl Pool {
             arrived: AtomicUsize::new(0),
             generation: AtomicUsize::new(0),
         });
-        // A pool from the first worker on: should a later one fail, dropping it ends those before.
+        // A pool from the first worker on: if a later one cannot start, dropping the pool ends those before.
         let mut pool = Pool { shared, workers: Vec::with_capacity(threads - 1) };
         for index in 1..threads {
             let shared = Arc::clone(&pool.shared);
@@ -177,8 +176,8 @@ fn work(shared: &Shared, index: usize) {
                 pause(&mut waited);
                 continue;
             }
-            // Announce the sleep, then look once more: `run` raises `region` before it looks for sleepers, so one
-            // of the two sees the other (both are sequentially consistent).
+            // This thread stores `asleep`, then loads `region`; `run` stores `region`, then loads `asleep`. All four are
+            // sequentially consistent, so at least one of the two sees the other's store, and no wake-up is lost.
             shared.asleep[index].store(true, Ordering::SeqCst);
             if shared.region.load(Ordering::SeqCst) == seen {
                 thread::park();

@@ -11,7 +11,7 @@ use crate::plan::{Arena, Op, Plan, TensorId, View};
 use std::sync::Mutex;
 use std::thread;
 
-/// A phase, and what the tables call its kernel.
+/// A phase, and the name of its kernel in tables.
 pub struct Phase {
     /// Step of the plan that it belongs to.
     pub step: usize,

@@ -23,14 +23,14 @@ impl CpuExecutor {
         Some(Map { offset: map.offset + view.c0, c: view.c, ..map })
     }
 
-    /// All maps and their guard zones; not what kernels keep in the arena for themselves.
+    /// All maps and their guard zones, without the memory that kernels have reserved behind them.
     pub fn memory(&mut self) -> &mut [f32] {
         let end = |m: &Map| m.offset + m.pixels() * m.pitch + GUARD;
         let len = self.maps.iter().flatten().map(end).max().unwrap_or(0);
         &mut self.arena[..len]
     }
 
-    /// Fills the threads' scratch with `value`: nobody may rely on what it holds.
+    /// Fills the threads' scratch with `value`: no kernel may rely on its contents.
     pub fn fill_scratch(&mut self, value: f32) {
         for scratch in &mut self.scratch {
             scratch.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()).values.fill(value);
@@ -51,8 +51,7 @@ impl CpuExecutor {
         }
     }
 
-    /// Executes some of the plan's steps on what the maps hold; the photo is a single grey pixel. Returns what the
-    /// outputs hold then.
+    /// Executes some of the plan's steps on the maps' values. The photo is a single grey pixel. Returns the outputs' values.
     pub fn run_steps(&mut self, steps: Range<usize>, options: &RunOptions) -> Survivors {
         let photo = Photo { width: 1, height: 1, bgr: vec![114; 3] };
         // A plan of a few steps may have no input.

@@ -53,7 +53,7 @@ impl WorkQueue {
         WorkQueue((0..threads).map(|_| Taken::default()).collect())
     }
 
-    /// Forgets what was taken.
+    /// Makes all items available again.
     pub fn reset(&self) {
         for taken in &self.0 {
             taken.0.store(0, Ordering::Relaxed);

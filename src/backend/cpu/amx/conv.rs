@@ -1,7 +1,7 @@
 //! Convolution on a tile unit: implicit GEMM over flattened rows.
 //!
-//! The input of a block of output rows is converted to bf16 first, with its padding. Of stride `s`, rows go to `s` planes
-//! in turn, so that the next output row reads the next row of each plane:
+//! The input of a block of output rows is converted to bf16 first, with its padding. With stride `s`, row `y` goes to plane
+//! `y mod s`, so that the next output row reads the next row of each plane:
 //!
 //! ```text
 //! rows of stride 2     plane 0: 0 2 4 6 ..   plane 1: 1 3 5 7 ..       a row: padding, pixels, padding; width a multiple of s
@@ -9,12 +9,12 @@
 //! tap (ky, kx)         reads at  q * s * pixel + ((ky mod s) plane + ky / s * width + kx) pixel
 //! ```
 //!
-//! So any 16 outputs in a row of `q` are one tile of pixels at a fixed distance, over the ends of rows too; the few that
-//! stand for padding are computed and dropped. A 1x1 layer is a column of pixels. Values behind a pixel's last channel meet
-//! weights of zero; they are zeros themselves, or the next pixel's.
+//! Any 16 consecutive `q` are one tile of pixels at a fixed distance, across the ends of rows too. The few `q` that stand for
+//! padding are computed and dropped. A 1x1 layer is a column of pixels. Values behind a pixel's last channel (zeros, or the next
+//! pixel's) have weights of 0.
 //!
-//! For more than 8 bits a factor is the sum of two, `x = x_0 + x_1` with `x_0 = bf16(x)` and `x_1 = bf16(x - x_0)`. Of their
-//! products three matter, which are more segments of the same sum:
+//! In bf16x3 an element is the sum of two bf16 numbers, `x = x_0 + x_1` with `x_0 = bf16(x)` and `x_1 = bf16(x - x_0)`: 16 bits
+//! instead of 8. Three of the four products count. They are more segments of the same sum:
 //!
 //! ```text
 //! x w = x_0 w_0 + x_0 w_1 + x_1 w_0 + O(2^-17) x w
@@ -30,18 +30,19 @@ use crate::backend::cpu::simd::{Kernel, Simd};
 use half::bf16;
 use std::ops::Range;
 
-/// Bytes of converted input that an item may take: a part of the second-level cache, 2 MiB on every CPU with AMX, that
-/// leaves room for weights and results.
+/// Bytes of converted input of an item at most: a quarter of L2, which has 2 MiB on every CPU with AMX. Weights and results need
+/// the rest.
 const CONVERTED: usize = 512 << 10;
 
-/// Rows that an item should have at least, since neighbours convert the rows between them twice; of a 1x1 layer, blocks.
+/// Least rows of an item, if the layer has so many, since two neighbours both convert the rows between them. Of a 1x1 layer:
+/// blocks of pixels.
 const ROWS_AN_ITEM: usize = 8;
 
-/// Items a thread, if there are rows enough: threads that fall behind leave items to the others.
+/// Items a thread, if there are enough rows. With several, other threads take items of one that falls behind.
 const ITEMS: usize = 3;
 
-/// Bytes of weights from which threads share the output channels instead of reading all weights each. Each then converts the
-/// input, which by count of instructions is some hundredths of such a layer.
+/// Bytes of weights from which each thread computes a range of output channels, and reads only their weights. Each thread then
+/// converts the whole input, which is a few per cent of such a layer's instructions.
 const HEAVY: usize = 1 << 20;
 
 /// Channels of a block in one group.
@@ -62,7 +63,7 @@ impl Column {
     }
 }
 
-/// A convolution packed for a tile unit; `S` does the rest.
+/// A convolution packed for a tile unit; `S` converts the input and applies the epilogue.
 pub struct TileConv<S> {
     simd: S,
     unit: Unit,
@@ -77,7 +78,7 @@ pub struct TileConv<S> {
     width: usize,
     /// Rows of a plane.
     plane: usize,
-    /// Taps, in values from the output's first one, and their weights; for each product of the factors' parts.
+    /// Taps, in values from the output's first one, and their weights; for each product of the elements' parts.
     segments: Vec<Segment>,
     chunks: usize,
     panels: Vec<Column>,
@@ -114,7 +115,7 @@ impl<S: Simd> TileConv<S> {
         let (taps_across, depth) = if joined { (1, kernel * cin) } else { (kernel, cin) };
         let chunks = depth.div_ceil(DEPTH);
         let pixel = if joined { cin } else { src.c.next_multiple_of(DEPTH) };
-        // What the last output's last segment of a row reads lies in that row.
+        // Wide enough for the values that the last output's last segment of a row reads.
         let reach = (src.c - cin + chunks * DEPTH).div_ceil(pixel);
         let width =
             ((columns - 1) * stride + taps_across - 1 + reach).max(pad + src.w).next_multiple_of(stride);
@@ -124,9 +125,9 @@ impl<S: Simd> TileConv<S> {
         let ranges = if packed_bytes > HEAVY { threads.min(bias.len() / BLOCK).max(1) } else { 1 };
         let most_rows = (CONVERTED / (parts * 2 * width * pixel) / stride).max(1);
         let enough = if columns == 1 { ROWS_AN_ITEM * BLOCK } else { ROWS_AN_ITEM };
-        let shares = threads.div_ceil(ranges);
-        let blocks = rows.div_ceil(most_rows).max((ITEMS * shares).min(rows / enough)).max(1);
-        let blocks = blocks.next_multiple_of(shares).min(rows);
+        let of_range = threads.div_ceil(ranges);
+        let blocks = rows.div_ceil(most_rows).max((ITEMS * of_range).min(rows / enough)).max(1);
+        let blocks = blocks.next_multiple_of(of_range).min(rows);
         let plane = ((rows.div_ceil(blocks) - 1) * stride + kernel).div_ceil(stride);
         let tap = |ky: usize, kx: usize| ((ky % stride * plane + ky / stride) * width + kx) * pixel;
         let taps: Vec<usize> =
@@ -202,13 +203,14 @@ impl<S: Simd> TileConv<S> {
         self.rows * index / self.blocks..self.rows * (index + 1) / self.blocks
     }
 
-    /// Finishes a block's sums: those of each row are neighbouring pixels of the output, what is between them is dropped.
+    /// Applies the epilogue to a block's sums. Those of one row are neighbouring pixels of the output; sums of padding are
+    /// dropped.
     ///
     /// # Safety
-    /// `base` must be the arena, `sums` those of the flattened outputs `q` from row `first` on, which nobody else may write.
+    /// `base` must be the arena, `sums` those of the flattened outputs `q` from row `first` on, which no other thread may write.
     #[inline(always)]
     unsafe fn finish(&self, base: *mut f32, first: usize, q: Range<usize>, panel: &Column, sums: *const f32) {
-        // Without padding all rows are one.
+        // Without padding all rows are one run.
         let (across, columns) = match self.across() == self.columns {
             true => (usize::MAX, usize::MAX),
             false => (self.across(), self.columns),
@@ -240,7 +242,7 @@ impl<S: Simd> TileConv<S> {
     }
 }
 
-/// Values of the largest block's converted input, and what tiles read behind it: nothing that is used.
+/// Values of the largest block's converted input, and a margin that tiles read behind it without using the values.
 fn part_len(stride: usize, plane: usize, width: usize, pixel: usize) -> usize {
     ((stride * plane * width + BLOCK * stride) * pixel + DEPTH).next_multiple_of(DEPTH)
 }
@@ -291,7 +293,7 @@ impl<S: Simd> Work for TileConv<S> {
     }
 
     unsafe fn run(&self, item: usize, context: &Context<'_>, scratch: &mut Scratch) {
-        // A thread's items follow one another: its part of the weights comes in once.
+        // Blocks count first, so that a thread's consecutive items use the same weights.
         let (block, range) = (item % self.blocks, item / self.blocks);
         let (rows, across) = (self.block(block), self.across());
         let panels = self.panels.len() * range / self.ranges..self.panels.len() * (range + 1) / self.ranges;
@@ -307,7 +309,7 @@ impl<S: Simd> Work for TileConv<S> {
             for panel in &self.panels[panels] {
                 for q in (0..end).step_by(BLOCK) {
                     let pixels = (end - q).min(BLOCK);
-                    // SAFETY: what the product reads lies in the converted input and its margin, or in packed blocks,
+                    // SAFETY: the product's operands lie in the converted input and its margin, or in packed blocks,
                     // which hold every panel; its sums have room.
                     unsafe {
                         self.unit.multiply(&Product {

@@ -1,5 +1,5 @@
-//! Executes AMX's instructions on x86-64 CPUs without them, so that tests run the very code of `unit.rs`: they raise an
-//! invalid-opcode exception, whose signal handler decodes them, does what they say, and goes on behind them.
+//! Executes AMX's instructions on x86-64 CPUs without them, so that tests run the code of `unit.rs` itself. The instructions
+//! raise an invalid-opcode exception. Its signal handler decodes them, computes their results, and continues behind them.
 //!
 //! Written to Intel's manual (volume 2, chapter 3, of each instruction): VEX prefix of three bytes, map 0F38.
 
@@ -42,7 +42,7 @@ extern "C" fn handle(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
     let code = unsafe { std::slice::from_raw_parts(at, 10) };
     match execute(code, registers) {
         Some(length) => registers[libc::REG_RIP as usize] += length as i64,
-        // Not one of AMX's: the next time it is fatal.
+        // Not one of AMX's: executed again, it is fatal.
         // SAFETY: the default action is always allowed.
         None => unsafe {
             libc::signal(libc::SIGILL, libc::SIG_DFL);
@@ -70,8 +70,8 @@ const GENERAL: [c_int; 16] = [
     libc::REG_R15,
 ];
 
-/// A memory operand: base and displacement, the scaled index (of a tile, what its rows are apart), and the bytes that it takes
-/// from ModRM on. `extend` are the fourth bits of the index's and the base's numbers.
+/// A memory operand: the address by base and displacement, the scaled index (for a tile, the distance of its rows), and the bytes
+/// of the encoding from ModRM on. `extend` are the fourth bits of the index's and the base's numbers.
 fn operand(code: &[u8], registers: &[i64], extend: (u8, u8)) -> (u64, u64, usize) {
     let general = |n: u8| registers[GENERAL[usize::from(n)] as usize] as u64;
     let (mode, mut base, mut index, mut length) = (code[0] >> 6, code[0] & 7, 0, 1);
@@ -92,7 +92,7 @@ fn operand(code: &[u8], registers: &[i64], extend: (u8, u8)) -> (u64, u64, usize
     (address, index, length + [0, 1, 4][usize::from(mode)])
 }
 
-/// Does what an instruction says; its length, if it is one of AMX's.
+/// Executes an instruction of AMX and returns its length; `None` if it is another.
 fn execute(code: &[u8], registers: &[i64]) -> Option<usize> {
     let [0xc4, second, third, opcode, modrm, ..] = *code else { return None };
     // Bits R, X and B, inverted, and the map; W, the second source, inverted, L and the implied prefix.

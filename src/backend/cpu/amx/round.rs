@@ -10,14 +10,13 @@ use half::bf16;
 pub struct Target {
     /// `bf16(x)`.
     to: *mut bf16,
-    /// How many values further `bf16(x - bf16(x))` goes; 0: nowhere.
+    /// `bf16(x - bf16(x))` goes this many values further; with 0 it is not written.
     rest: usize,
 }
 
 impl Target {
     /// # Safety
-    /// Whatever its methods say that they write must be writable from `to` on, and, unless `rest` is 0, `rest` values
-    /// further, too.
+    /// The values that its methods write must be writable from `to` on and, unless `rest` is 0, also from `to + rest` on.
     pub unsafe fn new(to: *mut bf16, rest: usize) -> Target {
         Target { to, rest }
     }
@@ -31,7 +30,7 @@ impl Target {
     /// Writes the first `n` lanes.
     #[inline(always)]
     fn store<S: Simd>(self, s: S, v: S::V, n: usize) {
-        // SAFETY: contract of `new`; a bf16 is its 16 bits. What is read back behind the first `n` lanes is not used; it lies
+        // SAFETY: contract of `new`; a bf16 is its 16 bits. Values read back behind the first `n` lanes are not used; they lie
         // in a tile's margin at most.
         unsafe {
             s.store_bf16(self.to.cast(), v, n);
@@ -54,7 +53,7 @@ impl Target {
         }
     }
 
-    /// Writes as many of `n` values as fill whole vectors, and says how many.
+    /// Writes the whole vectors of `n` values. Returns how many values they are.
     ///
     /// # Safety
     /// They must be readable.
@@ -85,7 +84,7 @@ impl Target {
             unsafe {
                 let (from, to) = (from.add(x * pitch), self.at(x * pixel));
                 let whole = to.vectors(s, from, c);
-                // Zeros by vectors: a call to fill a few bytes of every pixel would take longer than all else.
+                // Zeros by vectors: a call of memset for a few bytes of every pixel would take longer than the conversion.
                 if whole < c {
                     let last = s.load_first(from.add(whole), c - whole);
                     to.at(whole).store(s, last, (pixel - whole).min(S::LANES));

@@ -4,16 +4,15 @@
 //! C[16 pixels][16 channels] += A[16 pixels][32 values] B[16 pairs of values][16 channels][2]      (tdpbf16ps)
 //! ```
 //!
-//! A row of A is 64 bytes of memory, and the next row lies any fixed distance further: neighbouring pixels of a map whose
-//! pixels are contiguous need no copy, whichever tap of a convolution they are read for. Two tiles of pixels by two of
-//! channels make four products of four loads.
+//! A row of A is 64 bytes of memory, and rows lie any fixed distance apart. So neighbouring pixels of a contiguous map are a
+//! tile without a copy, for every tap of a convolution. Two tiles of pixels by two of channels make four products of four loads.
 
 use half::bf16;
 
 /// Rows of a tile: pixels of A and C, pairs of values of B.
 pub const ROWS: usize = 16;
 
-/// Values of a row of A: what one instruction adds up.
+/// Values of a row of A, which one instruction adds up.
 pub const DEPTH: usize = 32;
 
 /// Pixels and channels of a block: two tiles each.
@@ -49,7 +48,7 @@ pub struct Product<'a> {
     pub a: *const bf16,
     /// Values from a pixel to the next.
     pub pixel: usize,
-    /// What is added up.
+    /// The parts of the sum.
     pub segments: &'a [Segment],
     /// [`DEPTH`]s of values a segment.
     pub chunks: usize,
@@ -99,7 +98,7 @@ impl Unit {
         }
     }
 
-    /// Floating-point operations of as many products as take a fraction of a millisecond, on registers.
+    /// Does as many products as take a fraction of a millisecond, on registers. Returns their floating-point operations.
     pub fn exercise_tiles(self) -> u64 {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -127,7 +126,7 @@ impl Unit {
     }
 }
 
-/// What the instructions do, one product after the other.
+/// Computes what the instructions do, one product after the other.
 ///
 /// # Safety
 /// As [`Unit::multiply`].
@@ -176,7 +175,7 @@ mod hardware {
     use std::arch::asm;
     use std::sync::OnceLock;
 
-    /// What `ldtilecfg` reads.
+    /// The operand of `ldtilecfg`.
     #[repr(C, align(64))]
     struct Configuration {
         palette: u8,
@@ -208,7 +207,7 @@ mod hardware {
         }
     }
 
-    /// `permission` is what `arch_prctl` calls ARCH_REQ_XCOMP_PERM; the state component is XTILEDATA's.
+    /// `permission` is ARCH_REQ_XCOMP_PERM of `arch_prctl`; `tile_data` is the number of the state component XTILEDATA.
     #[cfg(target_os = "linux")]
     fn permitted() -> bool {
         let (permission, tile_data): (libc::c_long, libc::c_long) = (0x1023, 18);
@@ -216,7 +215,7 @@ mod hardware {
         unsafe { libc::syscall(libc::SYS_arch_prctl, permission, tile_data) == 0 }
     }
 
-    /// Other systems are not asked: no machine with one was at hand.
+    /// Other systems may need no permission, or another call: none was at hand to try.
     #[cfg(not(target_os = "linux"))]
     fn permitted() -> bool {
         false
@@ -262,7 +261,7 @@ mod hardware {
             debug_assert!(!p.segments.is_empty() && p.chunks > 0, "something to add");
             let ends = p.segments.as_ptr_range();
             // tmm0 to tmm3 are the sums, tmm4 and tmm5 tiles of pixels, tmm6 and tmm7 tiles of channels. First `a` points
-            // to the initial values, whose rows are one: `n` is their distance of 0 bytes.
+            // to the initial values, one row for all pixels: `n` is the distance of rows, 0 bytes.
             macro_rules! block {
                 ([$($init:literal)*] [$($step:literal)*] [$($store:literal)*] $to_bytes:literal) => {
                     asm!(
@@ -368,7 +367,7 @@ mod hardware {
             }
         }
 
-        /// Four independent chains of products, as long as sixteen cycles each hide the latency of one.
+        /// Four independent chains of products: 4 times 16 cycles of throughput hide the latency of one.
         pub(super) fn exercise(self) -> u64 {
             const TIMES: usize = 5_000;
             // SAFETY: the token proves the instructions; called with configured tiles; nothing but registers is touched.

@@ -1,7 +1,7 @@
 //! Multi-head self-attention over the pixels of a small map: `softmax(q k^T) v`, head by head.
 //!
-//! Keys and values are packed first, as the weights of two matrix products; then blocks of queries run both products
-//! with the softmax between them in thread-local scratch.
+//! The first phase packs keys and values as the weights of two matrix products. The second computes, for blocks of queries,
+//! the first product, the softmax and the second product in thread-local scratch.
 
 use crate::backend::cpu::math;
 use crate::backend::cpu::memory::Map;
@@ -46,7 +46,7 @@ impl Layout {
     }
 }
 
-/// Packs keys and values, an item a head.
+/// Packs keys and values; an item is a head.
 pub struct Pack<S> {
     /// Token.
     pub simd: S,
@@ -74,7 +74,7 @@ impl<S: Simd> Work for Pack<S> {
         for panel in panels::<S>(t) {
             let width = panel.vectors * S::LANES;
             let (out, rest) = packed_keys.split_at_mut(d * width);
-            // The vectors' lanes without a key.
+            // For the lanes without a key.
             out.fill(0.0);
             for j in 0..panel.c {
                 for (out, value) in out.chunks_exact_mut(width).zip(pixel(&keys, panel.c0 + j)) {
@@ -96,7 +96,7 @@ impl<S: Simd> Work for Pack<S> {
     }
 }
 
-/// Attends, an item a block of queries of one head.
+/// Computes the attention; an item is a block of queries of one head.
 pub struct Attend<S> {
     simd: S,
     layout: Layout,
@@ -128,8 +128,8 @@ impl<S: Simd> Attend<S> {
     }
 }
 
-/// `p = exp(x - max x)` over the first `n` values of a row of whole vectors, and no more than a vector behind them; returns
-/// `1 / sum p`. A NaN makes the result NaN, and so all of the row's outputs.
+/// `p = exp(x - max x)` over the first `n` values of a row, which is as long as whole vectors take. Returns `1 / sum p`. A NaN
+/// among the values makes the result NaN.
 struct Softmax<'a> {
     row: &'a mut [f32],
     n: usize,

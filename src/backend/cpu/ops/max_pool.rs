@@ -21,7 +21,7 @@ pub struct MaxPool<S> {
 }
 
 impl<S> MaxPool<S> {
-    /// Input rows, or columns, of the window of output row, or column, `at`; the input has `len` of them.
+    /// Input rows of the window of output row `at`; the input has `len` rows. The same for columns.
     fn reach(&self, at: usize, len: usize) -> std::ops::Range<usize> {
         let (centre, reach) = (at * self.stride, self.window / 2);
         centre.saturating_sub(reach)..(centre + reach + 1).min(len)

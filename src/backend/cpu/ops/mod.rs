@@ -1,4 +1,4 @@
-//! The operations of a plan, one file each: what computes it, and `prepare`, which adds its phases.
+//! The operations of a plan, a file or folder each, with their kernels and a `prepare` that adds their phases.
 
 pub mod attention;
 pub mod conv;

@@ -1,18 +1,18 @@
 //! The Dynamic Coordinate Classifier: bins, dot products, softmax and integral of one survivor and axis at a time;
 //! see [`crate::plan::BinDecode`] for the maths.
 //!
-//! The bins of an axis lie in pairs around the box centre, `x = c - g +- d_p` with `d_p = (p + 1/2) h` (`p h` where their number
-//! is odd). So a keypoint's projection `r = W^T f` is first rotated to the centre: with `w_j = 1 / T_j`,
+//! The bins of an axis lie in pairs around the box centre: `x = c - g +- d_p` with `d_p = (p + 1/2) h`, or `p h` if their number
+//! is odd. A keypoint's projection `r = W^T f` is first rotated to the centre: with `w_j = 1 / T_j`,
 //!
 //! ```text
-//! a_j = r_j cos(w_j (c - g)) + s_j sin(w_j (c - g))      r_j, s_j: r's factors of cos and sin at frequency j
+//! a_j = r_j cos(w_j (c - g)) + s_j sin(w_j (c - g))      r_j, s_j: r's coefficients of cos and sin at frequency j
 //! b_j = s_j cos(w_j (c - g)) - r_j sin(w_j (c - g))
 //! even(d) = sum_j a_j cos(w_j d),   odd(d) = sum_j b_j sin(w_j d),   logit(c - g +- d) = even(d) +- odd(d),
 //! ```
 //!
-//! which halves codes and products. The distances are equally spaced, so the code of one is the rotation of an earlier one's:
-//! a vector holds `LANES` neighbouring pairs, and the next vector is it, rotated by `LANES h`. Starting points and rotations are
-//! computed in f64, so a chain of at most 32 rotations stays within a few units of f32 rounding.
+//! which halves the number of codes and of products. Distances are equally spaced. A vector holds the codes of `LANES`
+//! neighbouring pairs; rotated by `LANES h` it is the next vector. The first vector and the rotation are computed in f64. Then a
+//! chain of at most 32 rotations in f32 errs by a few units in the last place.
 
 use crate::backend::cpu::math;
 use crate::backend::cpu::matrix::Matrix;
@@ -37,7 +37,7 @@ impl<S: Simd> Axis<S> {
         Axis { bins, projection: Matrix::new(simd, weight, dim, None), panels: panels::<S>(bins.div_ceil(2)) }
     }
 
-    /// Pairs of bins; of an odd number of bins, the first pair is one.
+    /// Pairs of bins. If the number of bins is odd, the first pair is a single bin in the centre.
     fn pairs(&self) -> usize {
         self.bins.div_ceil(2)
     }
@@ -47,7 +47,7 @@ impl<S: Simd> Axis<S> {
     }
 }
 
-/// A prepared classifier; an item an axis of a survivor.
+/// A prepared classifier; an item is an axis of a survivor.
 pub struct BinDecode<S> {
     simd: S,
     /// Buffer and first channel.
@@ -62,7 +62,7 @@ pub struct BinDecode<S> {
 }
 
 impl<S: Simd> BinDecode<S> {
-    /// Prepares a step, whose axes, x and y, are prepared already.
+    /// Prepares a step with the prepared axes x and y.
     pub fn new(simd: S, op: &plan::BinDecode, axes: [Axis<S>; 2]) -> BinDecode<S> {
         let half = op.pe_dim / 2;
         let frequency = |j| f64::from(op.temperature).powf(-(j as f64) / half as f64);
@@ -99,7 +99,7 @@ impl Kernel for Encode<'_> {
     fn call<S: Simd>(self, s: S) {
         let half = self.frequencies.len();
         for (j, &w) in self.frequencies.iter().enumerate() {
-            // LANES codes in f64, the first 1, 2, 4 .. rotated to the next as many, then whole vectors by rotating in f32.
+            // The first LANES codes in f64: rotating the first 1, 2, 4, .. gives as many more. Then whole vectors in f32.
             let (half_sin, half_cos) = (0.5 * w * self.step).sin_cos();
             let doubled = |sin: f64, cos: f64| (2.0 * sin * cos, 1.0 - 2.0 * sin * sin);
             let (mut rotate_sin, mut rotate_cos) = doubled(half_sin, half_cos);
@@ -140,8 +140,8 @@ impl Kernel for Encode<'_> {
     }
 }
 
-/// Softmax and expectation of one keypoint's logits; leaves the probabilities of the bins to the right of the centre in `even`, of
-/// those to its left in `odd`. Both are rows of whole vectors.
+/// Softmax and expectation of one keypoint's logits. Writes the probabilities of the bins to the right of the centre to `even`,
+/// of those to its left to `odd`. Both are rows of whole vectors.
 struct Expect<'a> {
     even: &'a mut [f32],
     odd: &'a mut [f32],
@@ -155,8 +155,8 @@ impl Kernel for Expect<'_> {
     fn call<S: Simd>(self, s: S) -> f32 {
         let Expect { even, odd, bins } = self;
         let (n, single) = (bins.div_ceil(2), bins % 2);
-        // Lanes of the vector at bin i that are no bin: padding, and on the left side (1) the twin of a single bin in the
-        // centre.
+        // Lanes without a bin in the vector at i: padding, and on the left side (1) the place of a single bin in the centre,
+        // which is on the right side.
         let absent = |side: usize, i: usize| {
             (0..(single * side).saturating_sub(i)).chain(n.saturating_sub(i).min(S::LANES)..S::LANES)
         };
@@ -249,7 +249,7 @@ impl<S: Simd> Work for BinDecode<S> {
         };
         let (centre, size) = (f64::from(survivor.center[dimension]), f64::from(survivor.size[dimension]));
         let from_grid = centre - f64::from(survivor.prior[dimension]);
-        // A single bin lies at the first place.
+        // A single bin is where the first of several would be.
         let step = size * self.padding / (axis.bins - 1).max(1) as f64;
         let centre = if axis.bins == 1 { centre - 0.5 * size * self.padding } else { centre };
 

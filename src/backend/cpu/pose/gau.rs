@@ -6,7 +6,7 @@ use crate::backend::cpu::memory::Block;
 use crate::backend::cpu::phase::{Context, Scratch, ScratchSize, Work};
 use crate::backend::cpu::simd::{Kernel, Simd};
 
-/// A packed unit; an item a survivor.
+/// A packed unit; an item is a survivor.
 pub struct Gau<S> {
     /// Token.
     pub simd: S,

@@ -1,4 +1,4 @@
-//! The operations that only a pose network has: from the photo to the network input, and from the head's maps to people.
+//! The operations that only a pose network has: the photo to the network input, and the head's maps to people.
 
 pub mod bins;
 pub mod gau;
@@ -23,7 +23,7 @@ impl<S: Simd> Builder<'_, S> {
         let simd = self.simd;
         match pose {
             Pose::Letterbox { dst } => {
-                // A border of zeros, as wide as its reader pads, lets the reader take whole rows of taps at once.
+                // With a border of zeros as wide as its reader's padding, the reader takes whole rows of taps as segments.
                 let border = plan.steps.iter().find_map(|s| match &s.op {
                     Op::Conv(c) if c.src.buffer == dst.buffer => Some(c.pad),
                     _ => None,

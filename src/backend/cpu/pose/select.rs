@@ -15,7 +15,7 @@ pub struct Level {
     pub stride: usize,
 }
 
-/// Threshold and NMS; makes room for the survivors' rows. A single item.
+/// Threshold and NMS; reserves the survivors' rows. A single item.
 pub struct Select {
     /// Head levels.
     pub levels: Vec<Level>,
@@ -27,7 +27,7 @@ impl Work for Select {
     }
 
     unsafe fn run(&self, _: usize, context: &Context<'_>, _: &mut Scratch) {
-        // SAFETY: selection is a single item of its own phase, so nobody else looks at the state.
+        // SAFETY: selection is a single item of its own phase, so no other thread reads the state.
         let state = unsafe { &mut *context.state.get() };
         // SAFETY: the slice covers the map's pixels, up to the last one's channels.
         let values = |m: &Map| unsafe {

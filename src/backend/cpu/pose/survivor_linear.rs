@@ -5,9 +5,9 @@ use crate::backend::cpu::memory::Map;
 use crate::backend::cpu::phase::{Context, Scratch, Work};
 use crate::backend::cpu::simd::Simd;
 
-/// Linear maps of the survivors' cells, an item a panel of a level.
+/// Linear maps of the survivors' cells; an item is a panel of a level.
 pub struct SurvivorLinear<S> {
-    /// Per level, where to gather and the packed matrix.
+    /// The map and the packed matrix of each level.
     pub levels: Vec<(Map, Matrix<S>)>,
     /// Buffer of the rows written.
     pub dst: usize,

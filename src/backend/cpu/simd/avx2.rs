@@ -62,7 +62,7 @@ unsafe impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn store_first(self, p: *mut f32, v: __m256, n: usize) {
         debug_assert!(n < 8);
-        // Masked stores take some forty micro-operations on AMD CPUs; three ordinary ones do.
+        // A masked store takes about 40 micro-operations on AMD CPUs. Three stores of parts take fewer.
         // SAFETY: token; writes 4, 2 and 1 values as `n` has those bits, `n` in all.
         unsafe {
             let (mut p, mut part) = (p, _mm256_castps256_ps128(v));
@@ -136,7 +136,8 @@ unsafe impl Simd for Avx2 {
     }
     #[inline(always)]
     fn split_exp2(self, a: __m256, b: __m256) -> (__m256, __m256) {
-        // Where values are 1 apart, an addition rounds: the sum's last bits are n, here the exponent of 2^n.
+        // ONES is so large that neighbouring floats are 1 apart: adding to it rounds to an integer. The last bits of the sum
+        // are n + 127, the exponent field of 2^n.
         const ONES: f32 = (3 << 22) as f32 + 127.0;
         // SAFETY: token.
         unsafe {

@@ -81,7 +81,7 @@ macro_rules! avx512_arithmetic {
         }
         #[inline(always)]
         fn fast_div(self, a: __m512, b: __m512) -> __m512 {
-            // One step of Newton's iteration doubles the estimate's 14 bits, in less time than a division takes.
+            // One Newton step doubles the estimate's 14 bits, and takes less time than a division.
             // SAFETY: token.
             unsafe {
                 let r = _mm512_rcp14_ps(b);
@@ -90,8 +90,8 @@ macro_rules! avx512_arithmetic {
         }
         #[inline(always)]
         fn silu_approx(self, x: __m512) -> __m512 {
-            // As `silu`, with a cubic for 2^r (7.5e-5) and an estimate for the division (6e-5). Nothing needs bounds: scaling
-            // by powers of two ends in 0 or infinity, whose reciprocals are estimated rightly.
+            // As `silu`, with a cubic for 2^r (error 7.5e-5) and an estimated reciprocal (6e-5). x needs no bounds: beyond
+            // f32's range `scalef` gives 0 or infinity, d is 1 or infinity, and the reciprocals of both are exact.
             let t = self.mul(x, self.splat(-std::f32::consts::LOG2_E));
             let n = self.round(t);
             let r = self.sub(t, n);

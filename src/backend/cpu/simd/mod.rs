@@ -1,9 +1,19 @@
-//! What a vector is: one small trait, one file per instruction set.
+//! Vectors: one small trait, one file for each instruction set.
 //!
-//! Kernels are written once, generic over [`Simd`], and marked `#[inline(always)]`; [`Simd::vectorize`] calls them
-//! from a function compiled with the instruction set's features, so that everything inlines into it. A value of an
-//! implementing type exists only where the CPU has the instructions: holding it is the proof that calling them is
-//! sound.
+//! Kernels are written once, generic over [`Simd`], and marked `#[inline(always)]`. [`Simd::vectorize`] calls them from a
+//! function that is compiled with the instruction set's features, and they inline into it. A value of an implementing type, a
+//! token, exists only where the CPU has the instructions. So a function that has a token may use them.
+//!
+//! What `max` and `min` give if an operand is NaN:
+//!
+//! | | `a` is NaN | `b` is NaN | instruction |
+//! |---|---|---|---|
+//! | plain Rust | `b` | NaN | `if a > b { a } else { b }` |
+//! | AVX2 | `b` | NaN | `vmaxps` returns its second operand |
+//! | AVX-512 | `b` | NaN | `vmaxps` returns its second operand |
+//! | NEON | NaN | NaN | `fmax` |
+//!
+//! So a value whose NaN must survive is the second operand. [`Simd::max_or_nan`] passes NaN on from both.
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
@@ -26,7 +36,7 @@ pub trait Kernel {
 /// # Safety
 /// Implementations keep these promises, on which kernels rely for memory safety:
 /// 1. `LANES` is at most 16 and divides 16.
-/// 2. `load` and `load_first` read, and `store` and `store_first` write, no memory but what they are documented to.
+/// 2. `load` and `load_first` read only the values that they are documented to; `store` and `store_first` write only those.
 /// 3. A value of the type exists only where the CPU has the instructions.
 pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// `LANES` values.
@@ -37,7 +47,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     const REGISTERS: usize;
     /// Widest panel, in vectors, of the matrix kernels.
     const PANEL: usize;
-    /// Whether networks may be prepared in bf16: where [`Simd::dot_bf16`] is an instruction, or stands in for one.
+    /// Whether networks may be prepared in bf16: [`Simd::dot_bf16`] is an instruction, or emulates one for tests.
     const BF16: bool = false;
 
     /// The token, without asking the CPU.
@@ -114,23 +124,22 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a / b`.
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
-    /// `a / b` to a relative 2e-7, for normal `b` up to 2^126, the fastest way.
+    /// `a / b` with a relative error of at most 2e-7 for normal `b` up to 2^126, the fastest way.
     #[inline(always)]
     fn fast_div(self, a: Self::V, b: Self::V) -> Self::V {
         self.div(a, b)
     }
-    /// [`silu`](super::math::silu) to a relative 2e-4, the fastest way: for results that meet bf16, which rounds them to 4e-3.
-    /// An infinity may become NaN.
+    /// [`silu`](super::math::silu) with a relative error of at most 2e-4, the fastest way. For results that are rounded to bf16,
+    /// which errs by up to 4e-3. An infinity may become NaN.
     #[inline(always)]
     fn silu_approx(self, x: Self::V) -> Self::V {
         super::math::silu(self, x)
     }
-    /// Larger of each lane. NaN where `b` is NaN. Where only `a` is NaN the result differs: `b` on x86-64 and in plain Rust,
-    /// NaN on NEON. So a value whose NaN must survive is the second operand.
+    /// Larger of each lane; NaN where `b` is NaN. Where only `a` is NaN it is `b` or NaN, see the module.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// Larger of each lane, NaN where either is NaN, as in PyTorch's `max_pool2d`.
     fn max_or_nan(self, a: Self::V, b: Self::V) -> Self::V;
-    /// Smaller of each lane. With NaN as [`Simd::max`].
+    /// Smaller of each lane; NaN where `b` is NaN. Where only `a` is NaN it is `b` or NaN, see the module.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
@@ -167,8 +176,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     }
 
     /// `acc[j] += a0 * b0[j] + a1 * b1[j]` over bf16 pairs: `pair` holds `a0` (low half) and `a1`, `b` points at
-    /// `2 * LANES` bf16 values `b0[0], b1[0], b0[1], ...`. As `vdpbf16ps` does, it adds the second product first, and
-    /// rounds each sum to the nearest f32 (products of two bf16 are exact); unlike it, it keeps denormals.
+    /// `2 * LANES` bf16 values `b0[0], b1[0], b0[1], ...`. Products of two bf16 numbers are exact in f32. It adds the second
+    /// product first and rounds each sum to the nearest f32, as `vdpbf16ps`; unlike that it keeps denormals.
     ///
     /// # Safety
     /// `b .. b + 2 * LANES` must be readable.

@@ -1,5 +1,5 @@
-//! Plain Rust on arrays. With 4 lanes it is the fallback for any CPU; with 16 lanes it runs the very tiles of the
-//! AVX-512 kernels, so that their logic is tested on machines without those instructions.
+//! Plain Rust on arrays. With 4 lanes it is the fallback for any CPU. With 16 lanes it has the tiles of the AVX-512 kernels,
+//! so that machines without those instructions can test their logic.
 
 use super::{Kernel, Simd};
 
@@ -85,7 +85,7 @@ unsafe impl<const N: usize> Simd for Portable<N> {
     }
     #[inline(always)]
     fn round(self, a: [f32; N]) -> [f32; N] {
-        // Adding and taking away 1.5 * 2^23 rounds to nearest-even for |x| < 2^22, which all callers keep to.
+        // Adding and subtracting 1.5 * 2^23 rounds to nearest-even for |x| < 2^22, and callers keep to that.
         const MAGIC: f32 = 12_582_912.0;
         a.map(|x| (x + MAGIC) - MAGIC)
     }

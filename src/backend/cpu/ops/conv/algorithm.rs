@@ -1,19 +1,21 @@
-//! Which algorithm and which factors a convolution gets.
+//! Algorithm selection: which algorithm and which element type a convolution gets.
 //!
-//! In fp32 a 3x3 layer takes `F(4, 3)` unless its patches stick out of the map too far. In bf16, a layer leaves its fp32
-//! algorithm where that saves a twentieth of its time, estimated in vector multiply-adds of f32, on the figures of the first
-//! CPUs that are good at it (Zen 4: twice the products of f32; Zen 5: 248 GFLOP/s of f32 a core, 20 GB/s of weights from
-//! memory).
+//! In fp32 a 3x3 layer takes `F(4, 3)` unless too large a part of its patches lies outside the map.
 //!
-//! A 1x1 layer in bf16 takes half of its products' time, and two instructions to convert 16 values, each of which meets
-//! all output channels: it always gains. A 3x3 layer of stride 1 has 4 products for each 9 by `F(2, 3)`, in bf16 worth
-//! 2 of f32, where `F(4, 3)` has 2.25 of f32, and finer transforms. Weights take 3.6 bytes each instead of 16. So small
-//! maps of many channels gain most, maps that patches of four do not cover well, and large ones down to some 50 channels
-//! (measured on a Zen 4: 0.84 of the time at 80x80x128); the others keep f32, and its accuracy. With stride 2, 5 for 6 in
-//! each direction in bf16 is two thirds of the time of 9 for 12 in f32.
+//! In bf16 a layer takes bf16 elements only if that saves 5 % of its time. Times are estimated in vector multiply-adds of f32,
+//! with figures of Zen 4 (twice as many products a second as in f32) and Zen 5 (248 GFLOP/s of f32 a core, 20 GB/s of weights
+//! from memory):
 //!
-//! All that is for vectors. Tiles (`amx`) have sixteen times the products of f32's vectors: there every layer that may be
-//! rounded is, and none needs an algorithm with fewer products.
+//! - A 1x1 layer always gains. Its products take half the time. Converting 16 input values takes two instructions, and all
+//!   output channels use them.
+//! - A 3x3 layer of stride 1 has 4 products for each 9 by `F(2, 3)`, which in bf16 take the time of 2 in f32. `F(4, 3)` has
+//!   2.25 in f32, and longer transforms. A weight takes 3.6 bytes instead of 16. Small maps of many channels gain most, then
+//!   maps that patches of four do not cover well, then large maps of more than about 50 channels (on a Zen 4, 80x80x128 takes
+//!   0.84 of the time). The others keep f32 and its accuracy.
+//! - With stride 2, 5 products for 6 in each direction in bf16 take two thirds of the time of 9 for 12 in f32.
+//!
+//! That is for vectors. A tile unit computes sixteen times as many products a second as vectors of f32: with one, every layer
+//! that may be rounded runs on it, and none needs an algorithm with fewer products.
 
 use super::direct::Shape;
 use super::winograd::scheme::{F23, F23Stride2, F43, F43Stride2, Scheme};
@@ -21,10 +23,10 @@ use crate::backend::cpu::element::Element;
 use crate::backend::cpu::memory::Map;
 use half::bf16;
 
-/// An algorithm; those of two outputs are for bf16 only.
+/// An algorithm. `F23` and `F23Stride2` are for bf16 only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
-    /// Every product.
+    /// The plain sum of all products.
     Direct,
     /// [`F43`].
     F43,
@@ -36,10 +38,10 @@ pub enum Algorithm {
     F23Stride2,
 }
 
-/// A vector multiply-add of bf16 pairs, in those of f32: measured GFLOP/s, two multiply-adds a pair.
+/// Time of a vector dot product of bf16 pairs, in vector multiply-adds of f32: from measured GFLOP/s, two multiply-adds a pair.
 const PAIRS: f64 = 2.0 * 230.0 / 458.0;
 
-/// A byte of weights, in vector multiply-adds of f32.
+/// Time to read a byte of weights, in vector multiply-adds of f32.
 const BYTE: f64 = 248.0 / 32.0 / 20.0;
 
 /// How much faster bf16 must be to be worth its rounding.
@@ -58,9 +60,9 @@ pub struct Layer<'a> {
 }
 
 impl Layer<'_> {
-    /// The algorithm with factors of f32.
+    /// The algorithm with f32 elements.
     pub fn f32(&self) -> Algorithm {
-        // Patches that stick out of the map compute for nothing.
+        // Outputs computed, those of patches that lie partly outside the map included, for each output needed.
         let covered = self.dst.h.next_multiple_of(4) * self.dst.w.next_multiple_of(4);
         let waste = covered as f64 / self.dst.pixels() as f64;
         match self.three_by_three() {
@@ -70,7 +72,7 @@ impl Layer<'_> {
         }
     }
 
-    /// The algorithm with factors of bf16, if that gains enough over f32.
+    /// The algorithm with bf16 elements, if that gains enough over f32.
     pub fn bf16(&self) -> Option<Algorithm> {
         let winograd = match self.three_by_three() {
             Some(1) => Some(Algorithm::F23),
@@ -82,7 +84,7 @@ impl Layer<'_> {
         (GAIN * cost < self.cost::<f32>(self.f32())).then_some(best)
     }
 
-    /// The stride of a 3x3 layer that Winograd's algorithms can compute, and with channels enough for them to gain.
+    /// The stride of a 3x3 layer that Winograd's algorithms can compute and that has enough channels for them to gain.
     fn three_by_three(&self) -> Option<usize> {
         let Shape { kernel: 3, stride: stride @ (1 | 2), pad: 1, groups: 1 } = self.shape else {
             return None;
@@ -90,7 +92,7 @@ impl Layer<'_> {
         (self.src.c >= 8).then_some(stride)
     }
 
-    /// Time of an algorithm with factors `T`, in vector multiply-adds of f32.
+    /// Time of an algorithm with elements `T`, in vector multiply-adds of f32.
     fn cost<T: Element>(&self, algorithm: Algorithm) -> f64 {
         match algorithm {
             Algorithm::Direct => self.direct::<T>(),
@@ -107,7 +109,7 @@ impl Layer<'_> {
         let taps = kernel * kernel;
         let vectors = cout.div_ceil(self.lanes) * groups;
         let sums = self.dst.pixels() * taps * cin.div_ceil(T::GROUP) * vectors;
-        // Blocks of 3x3 layers share input rows, which each converts.
+        // Blocks of 3x3 layers share input rows, and each block converts them.
         let overlap = if kernel > 1 { 1.5 } else { 1.0 };
         let converted = self.src.pixels() as f64 * overlap * self.vectors(self.src.c) * (1.0 + store::<T>());
         sums as f64 * multiply::<T>()
@@ -134,12 +136,12 @@ impl Layer<'_> {
     }
 }
 
-/// One instruction of the microkernel.
+/// Time of one multiply-add instruction of the microkernel.
 fn multiply<T: Element>() -> f64 {
     if T::GROUP == 2 { PAIRS } else { 1.0 }
 }
 
-/// Conversion and store of a vector: CPUs store one a cycle, and add two.
+/// Time to convert and store a vector. CPUs store one vector a cycle and multiply-add two.
 fn store<T: Element>() -> f64 {
     if T::IN_PLACE { 2.0 } else { 3.0 }
 }
@@ -162,8 +164,8 @@ mod tests {
         }
         assert_eq!(choose(160, 32, 64, 3, 2), Some(Algorithm::F23Stride2));
         assert_eq!(choose(20, 512, 512, 3, 2), Some(Algorithm::F23Stride2));
-        // Large maps of few channels keep F(4, 3) in f32; small ones have more weights than products; 13 is badly cut in
-        // fours.
+        // Large maps of few channels keep F(4, 3) in f32. Reading weights takes most of the time of small maps. Patches of
+        // four do not cover 13 well.
         assert_eq!(choose(160, 32, 32, 3, 1), None);
         assert_eq!(choose(104, 24, 24, 3, 1), None);
         assert_eq!(choose(80, 128, 128, 3, 1), Some(Algorithm::F23));

@@ -1,8 +1,8 @@
 //! Convolution without intermediate storage: every tap is a segment of the microkernel's sum (implicit GEMM).
 //!
-//! Serves 1x1 layers, strided and grouped 3x3 layers, and the 6x6 stem. The work is cut into blocks of output pixels
-//! and ranges of output channels. A block's row pointers are computed once and used for all its panels. Where the factors
-//! are bf16, the block's input is converted first, once for all its taps and panels.
+//! For 1x1 layers, strided and grouped 3x3 layers, and stems of 6x6 and 7x7. The work is partitioned into blocks of output
+//! pixels and ranges of output channels. A block's row pointers are computed once and used for all its panels. With bf16 the
+//! block's input is converted first, once for all its taps and panels.
 
 use super::epilogue::{Addition, Epilogue, Region};
 use crate::backend::cpu::element::{Convert, Element};
@@ -28,12 +28,12 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Whether an output pixel needs its own input pixel only.
+    /// Whether an output pixel reads only the input pixel at the same place.
     fn keeps_pixels(&self) -> bool {
         self.kernel == 1 && self.stride == 1 && self.pad == 0
     }
 
-    /// The name of a 1x1, another dense, or a grouped layer.
+    /// The name of this layer among those of a 1x1, another dense, and a grouped one.
     pub fn pick(&self, names: [&'static str; 3]) -> &'static str {
         match (self.kernel, self.groups) {
             (1, _) => names[0],
@@ -43,18 +43,18 @@ impl Shape {
     }
 }
 
-/// Output pixels from those in work to those whose memory is asked for: two tiles, at least some hundred cycles.
+/// Prefetch distance, in output pixels: two tiles, which take at least about 100 cycles.
 const AHEAD: usize = 2 * MAX_ROWS;
 
-/// Fewer bytes of weights stay in a core's first cache beside what else passes through it: half of 32 KiB.
+/// Bytes of weights that stay in L1 while pixels and results pass through it: half of the smallest L1, 32 KiB.
 const TOGETHER: usize = 16 << 10;
 
-/// How the work is cut.
+/// The work partition: items are blocks of pixels by ranges of panels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Partition {
     /// Output pixels a block.
     pub pixels: usize,
-    /// Ranges of panels that separate items compute.
+    /// Ranges of panels.
     pub ranges: usize,
 }
 
@@ -77,7 +77,7 @@ struct Column {
     bias: usize,
 }
 
-/// A direct convolution of factors `T`, packed for instruction set `S`.
+/// A direct convolution of elements `T`, packed for instruction set `S`.
 pub struct Direct<S, T> {
     simd: S,
     src: Map,
@@ -85,12 +85,12 @@ pub struct Direct<S, T> {
     /// Columns of the output.
     across: usize,
     segments: Vec<Segment>,
-    /// Input pixels `pad .. pad + inner` see no tap outside the map.
+    /// Output pixels whose input pixel is in `pad .. pad + inner` have all taps inside the map.
     inner_h: usize,
     inner_w: usize,
     depth: usize,
     columns: Vec<Column>,
-    /// Columns that a tile of pixels meets before the next.
+    /// Panels computed for one pixel tile before the next tile starts. More than one keeps the results' cache lines in L1.
     together: usize,
     weights: Block,
     bias: Block,
@@ -98,7 +98,7 @@ pub struct Direct<S, T> {
     epilogue: Epilogue,
     partition: Partition,
     microkernels: Microkernels<T>,
-    /// Microkernels that finish whole vectors of the output themselves.
+    /// Microkernels that apply the epilogue to panels of whole vectors, if they can.
     finishing: Option<Microkernels<T>>,
     /// Values from a converted pixel to the next.
     converted_pixel: usize,
@@ -114,9 +114,9 @@ struct Window {
 
 /// Where a block's input lies.
 struct Source<T> {
-    /// Pixel of the first row and column of a window.
+    /// The window's first pixel.
     first: *const T,
-    /// That row and column.
+    /// Its row and column in the map.
     at: (usize, usize),
     /// Values from a row to the next.
     row: usize,
@@ -141,12 +141,12 @@ impl<S: Simd, T: Element> Direct<S, T> {
         assert_eq!(weight.len(), bias.len() * total, "weights of a {shape:?} convolution");
         let mut across = epilogue.dst.w;
         if shape.keeps_pixels() {
-            // Rows do not matter: a block is then one run of pixels.
+            // All pixels as one row, so that a block is one run of pixels.
             across = src.pixels();
             src = Map { h: 1, w: src.pixels(), ..src };
         }
-        // Taps of a row are contiguous where pixels are, as in the stem's three-channel input; there the padding is
-        // part of the input (see `memory`), else each tap may fall outside on its own.
+        // Where pixels are contiguous, the taps of a row are too, and are one segment. That needs the padding in the input, as
+        // the network input has it: elsewhere single taps of a row may lie outside the map.
         let whole_rows = groups == 1 && kernel > 1 && src.pitch == src.c && shape.pad == 0;
         let mut segments = Vec::new();
         for ky in 0..kernel {
@@ -172,7 +172,8 @@ impl<S: Simd, T: Element> Direct<S, T> {
             biases.extend((0..panel.vectors * S::LANES).map(of));
         }
         let widest = columns.iter().map(|c| c.panel.vectors).max().unwrap_or(0);
-        // A zero behind each pixel for the last group of an odd depth; taps that are one segment leave no room for it.
+        // With bf16 and an odd depth the last group reads one value more, which is a zero behind each pixel. Contiguous taps
+        // leave no room for it; their last group reads the next pixel, whose weights are 0.
         let pixel = if whole_rows { cin } else { src.c + depth % T::GROUP };
         let finishing = match epilogue.addition() {
             Some(Addition::None | Addition::BeforeActivation) => {
@@ -180,8 +181,7 @@ impl<S: Simd, T: Element> Direct<S, T> {
             }
             _ => None,
         };
-        // Tiles of the same pixels follow each other if the weights of all stay in the first cache meanwhile, and all are of
-        // one height: results are then written pixel by pixel.
+        // All panels of a pixel tile are computed together if the weights of all stay in L1 and all tiles have the same height.
         let alike = columns.iter().all(|c| max_rows::<S>(c.panel.vectors) == max_rows::<S>(widest));
         let few = alike && weight.len() * size_of::<T>() < TOGETHER;
         let mut direct = Direct {
@@ -227,7 +227,7 @@ impl<S: Simd, T: Element> Direct<S, T> {
         pixels * index / blocks..pixels * (index + 1) / blocks
     }
 
-    /// What the output pixels `p0 .. p1` read.
+    /// Input pixels that the output pixels `p0 .. p1` read.
     fn window(&self, p0: usize, p1: usize) -> Window {
         let Shape { kernel, stride, pad, .. } = self.shape;
         let (first, last) = (p0 / self.across, (p1 - 1) / self.across);
@@ -240,7 +240,7 @@ impl<S: Simd, T: Element> Direct<S, T> {
         Window { rows: reach(first, last, self.src.h), columns: reach(within.0, within.1, self.src.w) }
     }
 
-    /// The input of the output pixels `p0 .. p1` as factors; `room` is for those that maps do not hold.
+    /// The input of the output pixels `p0 .. p1` as elements. If maps hold another type they are converted into `room`.
     ///
     /// # Safety
     /// `base` must be the arena of `src`, and `room` as large as `scratch` says.
@@ -282,7 +282,7 @@ impl<S: Simd, T: Element> Direct<S, T> {
         }
         let (src, stride) = (&self.src, self.shape.stride);
         let (mut y, mut x) = (p0 / self.across, p0 % self.across);
-        // From the output pixel's own input pixel to the segment's first.
+        // Values from the input pixel of an output pixel to the first of each segment.
         let mut offsets = [0; MAX_SEGMENTS];
         for (offset, Segment { dy, dx }) in offsets.iter_mut().zip(&self.segments) {
             *offset = dy * source.row as isize + dx * source.pixel as isize;
@@ -322,8 +322,8 @@ impl<S: Simd, T: Element> Direct<S, T> {
     /// Sums of the largest tile.
     const TILE: usize = MAX_ROWS * 8 * S::LANES;
 
-    /// `height` output pixels from `pixel` on of a column, whose row pointers are `rows`. `sums` is for those that the
-    /// microkernel does not finish itself.
+    /// Computes `height` output pixels from `pixel` on of a column. Their row pointers are `rows`. `sums` is room for a tile that
+    /// the microkernel does not finish.
     ///
     /// # Safety
     /// As [`Work::run`]; `rows` and `sums` must be a tile's.
@@ -384,14 +384,14 @@ impl<S: Simd, T: Element> Work for Direct<S, T> {
     }
 
     unsafe fn run(&self, item: usize, context: &Context<'_>, scratch: &mut Scratch) {
-        // A thread's items follow one another: its part of the weights comes in once.
+        // Blocks count first, so that a thread's consecutive items use the same weights.
         let (block, range) = (item % self.blocks(), item / self.blocks());
         let Range { start: p0, end: p1 } = self.block(block);
         let columns = self.columns.len();
         let (c0, c1) =
             (columns * range / self.partition.ranges, columns * (range + 1) / self.partition.ranges);
         let tile = scratch.values.as_mut_ptr();
-        // SAFETY: contract of `run`; the scratch holds a tile, then what is converted.
+        // SAFETY: contract of `run`; the scratch holds a tile, then the converted input.
         let source = unsafe { self.source(context.base, p0, p1, tile.add(Self::TILE).cast()) };
         let pointers: *mut *const T = scratch.rows.as_mut_ptr().cast();
         let mut pointed = 0;
@@ -401,8 +401,8 @@ impl<S: Simd, T: Element> Work for Direct<S, T> {
                 // SAFETY: the source of these pixels; the scratch has room for their pointers.
                 unsafe { self.row_pointers(&source, p0, p1, max, pointers) };
             }
-            // The first columns bring the input in; taps that meet again in the next row need no hint.
-            let hint_input = pointed == 0 && self.segments.len() == 1 && T::IN_PLACE;
+            // Only 1x1 layers prefetch input, and only for the first panels: a 3x3 layer's next row finds its taps in cache.
+            let prefetch_input = pointed == 0 && self.segments.len() == 1 && T::IN_PLACE;
             pointed = max;
             let Map { offset, pitch, .. } = self.epilogue.dst;
             let out = context.base.wrapping_add(offset + p0 * pitch + columns[0].panel.c0);
@@ -410,7 +410,7 @@ impl<S: Simd, T: Element> Work for Direct<S, T> {
             let mut rows = pointers.cast_const();
             tiles(p1 - p0, max, |first, height| {
                 for later in (first + AHEAD..first + AHEAD + height).take_while(|&later| later < p1 - p0) {
-                    if hint_input {
+                    if prefetch_input {
                         // SAFETY: one pointer a pixel, and this is one of the block's.
                         prefetch::read(unsafe { *pointers.add(later) }, self.depth * size_of::<T>());
                     }

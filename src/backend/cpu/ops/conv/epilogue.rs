@@ -1,5 +1,5 @@
-//! The end of every convolution: pre-activation addend, activation, residual, store into a channel slice. The bias
-//! is in already: it is the accumulators' initial value.
+//! The end of every convolution: pre-activation addend, activation, residual, store into a channel slice. The sums contain
+//! the bias already, as their initial value.
 
 use crate::backend::cpu::activation::{Activation, Gelu, Identity, Relu, Silu};
 use crate::backend::cpu::memory::{Block, Map};
@@ -30,7 +30,7 @@ pub enum Addition {
     AfterActivation,
 }
 
-/// What happens to a finished sum.
+/// The steps from a finished sum to the output.
 pub struct Epilogue {
     /// Output slice.
     pub dst: Map,
@@ -43,7 +43,8 @@ pub struct Epilogue {
 }
 
 impl Epilogue {
-    /// When the addend is added, if there is one at most. Kernels can then finish whole vectors of their sums in registers.
+    /// When the only addend is added; `None` if there are two. With one at most, kernels finish whole vectors of sums in
+    /// registers.
     pub fn addition(&self) -> Option<Addition> {
         match (&self.pre, &self.post) {
             (Addend::None, None) => Some(Addition::None),
@@ -54,8 +55,8 @@ impl Epilogue {
         }
     }
 
-    /// Where the addends of channels from `c` on of some pixels from `first` on lie, where there is one at most; false
-    /// if there is none.
+    /// Fills `rows` with pointers to the only addend: channels from `c` on of each pixel from `first` on. False if there is
+    /// none.
     ///
     /// # Safety
     /// `base` must be the arena that the maps were resolved in, the pixels and channels inside them.
@@ -96,7 +97,7 @@ impl Epilogue {
         simd.vectorize(Finish { epilogue: self, base, region });
     }
 
-    /// Compiles the common cases, without one or both addends, on their own.
+    /// One loop for each combination of addends.
     #[inline(always)]
     unsafe fn addends<S: Simd, A: Activation>(&self, s: S, base: *mut f32, region: Region) {
         // SAFETY: contract of `finish`.
@@ -110,7 +111,7 @@ impl Epilogue {
         }
     }
 
-    /// First value of the pre-activation addend of a pixel, which is at `(y, x)`, and channel.
+    /// Pointer to the pre-activation addend of channel `c` of a pixel, which is at `(y, x)`.
     #[inline(always)]
     unsafe fn addend(&self, base: *const f32, pixel: usize, (y, x): (usize, usize), c: usize) -> *const f32 {
         // SAFETY: pixel and channel lie inside the maps.
@@ -190,7 +191,7 @@ impl Kernel for Finish<'_> {
     }
 }
 
-/// Part of an output, and where its sums are.
+/// Part of an output, and its sums.
 #[derive(Clone, Copy, Debug)]
 pub struct Region {
     /// First output pixel.

@@ -1,6 +1,4 @@
-//! Convolutions: the choice of an algorithm, and its preparation.
-//!
-//! `choice` picks the algorithm, `direct` and `winograd` compute it, `epilogue` finishes its sums.
+//! Convolutions. `algorithm` selects how a layer is computed, `direct` and `winograd` compute it, `epilogue` finishes the sums.
 
 pub mod algorithm;
 pub mod direct;
@@ -37,7 +35,7 @@ impl<S: Simd> Builder<'_, S> {
         let mut shape =
             Shape { kernel: conv.kernel, stride: conv.stride, pad: conv.pad, groups: conv.groups };
         let src = match self.input {
-            // The border takes the padding's place.
+            // The network input's border is the padding.
             Some((input, map, border)) if input.buffer == conv.src.buffer && border == conv.pad => {
                 shape.pad = 0;
                 map
@@ -58,7 +56,7 @@ impl<S: Simd> Builder<'_, S> {
         }
         let layer = Unpacked { step, src, shape, weight, bias, epilogue };
         match kernel {
-            // A constant, so that no bf16 kernel is compiled for the other instruction sets.
+            // S::BF16 is a constant, so that bf16 kernels are compiled only for instruction sets with bf16.
             Kernel::Tiles(unit) if S::BF16 => self.tiles(layer, unit),
             Kernel::Bf16(Algorithm::F23) if S::BF16 => {
                 self.winograd::<F23, bf16>(layer, "winograd 2 bf16");
@@ -75,7 +73,7 @@ impl<S: Simd> Builder<'_, S> {
         }
     }
 
-    /// What a convolution is best computed by in this precision.
+    /// The kernel for a convolution in this precision.
     fn choose(&self, layer: &Layer<'_>, dst: DType) -> Kernel {
         let rounded = self.precision != Precision::Fp32 && dst == DType::Working;
         match self.unit {
@@ -98,7 +96,7 @@ impl<S: Simd> Builder<'_, S> {
         self.push_boxed(step, name, make);
     }
 
-    /// `names` of 1x1, other, and grouped layers.
+    /// `names` are those of 1x1, other dense, and grouped layers.
     fn direct<T: Element>(&mut self, layer: Unpacked, names: [&'static str; 3]) {
         let name = layer.shape.pick(names);
         let Unpacked { step, src, shape, weight, bias, epilogue } = layer;
@@ -108,10 +106,10 @@ impl<S: Simd> Builder<'_, S> {
         self.push_later(step, name, make);
     }
 
-    /// Blocks of patches whose transformed input leaves half of a core's second-level cache (512 KiB on the smallest
-    /// CPUs in question, 1 MiB on those with bf16) to the weights that stream through it, an even share of blocks for
-    /// each thread. Where the weights outweigh that, larger blocks read them less often. Maps of few patches are cut by
-    /// output channels, so that each thread reads only its part of the weights.
+    /// A block's transformed input takes half of a core's L2 (512 KiB on the smallest CPUs, 1 MiB on those with bf16); the
+    /// weights stream through the other half. Each thread gets as many blocks. Layers of many weights have larger blocks, which
+    /// read them less often. Maps of few patches are partitioned by output channels, so that each thread reads only its part of
+    /// the weights.
     fn winograd_partition<W: Scheme, T: Element>(&self, src: &Map, dst: &Map) -> winograd::Partition {
         let patches = dst.h.div_ceil(W::OUT) * dst.w.div_ceil(W::OUT);
         let patch_bytes = W::POINTS * W::POINTS * src.c * size_of::<T>();
@@ -128,14 +126,14 @@ impl<S: Simd> Builder<'_, S> {
 
     fn direct_partition(&self, dst: &Map, weight_bytes: usize) -> direct::Partition {
         let pixels = dst.pixels();
-        // Weights beyond a mebibyte: each thread takes its own output channels.
+        // Of more than 1 MiB of weights each thread reads only those of its own output channels.
         let ranges = if weight_bytes > 1 << 20 { (2 * self.threads).min(dst.c / 32).max(1) } else { 1 };
         let blocks = pixels.div_ceil(96).next_multiple_of(self.threads);
         direct::Partition { pixels: pixels.div_ceil(blocks), ranges }
     }
 }
 
-/// What multiplies in a convolution.
+/// The instructions and elements of a convolution.
 enum Kernel {
     /// Vectors of f32.
     F32(Algorithm),

@@ -1,4 +1,4 @@
-//! 3x3 convolutions by Winograd's minimal filtering: fewer products, for additions in their stead.
+//! 3x3 convolutions by Winograd's minimal filtering: fewer products, more additions.
 //!
 //! With `d` a patch of the input, `g` the 3x3 filter and `y` a patch of the output,
 //!
@@ -6,13 +6,13 @@
 //! y = A^T [ (G g G^T) * (B^T d B) ] A
 //! ```
 //!
-//! where `*` is, for each position of the transformed patch, a matrix product over channels. With stride 1 and patches of
-//! 4x4 there are 36 positions where the plain sum has 144 products, with stride 2 there are 81 ([`scheme`]). The filters
-//! are transformed in f64 when the layer is packed. Where the factors are bf16, both transforms are rounded to them.
+//! where `*` is a matrix product over channels for each position of the transformed patch. A patch of 4x4 outputs has 36
+//! positions with stride 1 and 81 with stride 2, where the plain sum has 144 products ([`scheme`]). The filters are transformed
+//! in f64 when the layer is packed. With bf16, transformed filters and inputs are rounded to bf16.
 //!
-//! An item is a block of output patches: it transforms its input into thread-local scratch, and per panel of output
-//! channels runs the products of all positions and transforms their results, so that nothing but the layer's input and
-//! output leaves the core's cache.
+//! An item is a block of output patches. It transforms its input into thread-local scratch. Then for each panel of output
+//! channels it computes the products of all positions and transforms them to the output. All of that but the layer's input and
+//! output stays in the core's cache.
 
 pub mod scheme;
 mod transform;
@@ -45,16 +45,16 @@ fn transform_filter(matrix: &[[f64; 3]], g: &[f64; 9], out: &mut [f64]) {
     }
 }
 
-/// How the work is cut.
+/// The work partition: items are blocks of patches by ranges of panels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Partition {
     /// Output patches a block.
     pub patches: usize,
-    /// Ranges of panels that separate items compute.
+    /// Ranges of panels.
     pub ranges: usize,
 }
 
-/// A 3x3 convolution with one pixel of padding by scheme `W` with factors `T`, packed for instruction set `S`.
+/// A 3x3 convolution with one pixel of padding by scheme `W` with elements `T`, packed for instruction set `S`.
 pub struct Winograd<S, W, T> {
     simd: S,
     src: Map,
@@ -65,12 +65,12 @@ pub struct Winograd<S, W, T> {
     epilogue: Epilogue,
     partition: Partition,
     microkernels: Microkernels<T>,
-    /// Positions of the transformed patch and their weights, those of the same weights next to each other.
+    /// Positions of the transformed patch and their weights. Positions that use the same weights follow each other.
     products: Vec<(usize, usize)>,
     scheme: PhantomData<W>,
 }
 
-/// A panel, and where its weights and bias begin.
+/// A panel, and the first value of its weights and bias.
 struct Column {
     panel: Panel,
     weights: usize,

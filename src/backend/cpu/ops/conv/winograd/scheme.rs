@@ -1,9 +1,8 @@
 //! The minimal filtering algorithms, one dimension at a time: their matrices and their transforms.
 //!
 //! Those of four outputs use the interpolation points `+-1/sqrt(2)`, `+-sqrt(2)` and infinity (and 0): rounding errors
-//! are smaller than with the usual `+-1`, `+-2`, at the same cost. Still they amplify the rounding of what is multiplied
-//! tenfold, too much for bf16. Those of two outputs add and subtract only, and err by 1.2 to 1.9 times as much as plain
-//! sums of bf16 products.
+//! are smaller than with the usual `+-1`, `+-2`, at the same cost. They amplify the rounding errors of the operands tenfold,
+//! too much for bf16. Those of two outputs only add and subtract. In bf16 their error is 1.2 to 1.9 times that of plain sums.
 
 use crate::backend::cpu::simd::Simd;
 
@@ -30,7 +29,7 @@ pub trait Scheme: Send + Sync + 'static {
     const POINTS: usize;
     /// Products with different weights.
     const DISTINCT: usize;
-    /// Patches of a block beyond which larger ones gain nothing.
+    /// Patches of a block; larger blocks gain nothing.
     const BLOCK: usize;
     /// Vector operations of [`Scheme::input`] and of [`Scheme::output`].
     const OPERATIONS: (usize, usize);
@@ -41,10 +40,10 @@ pub trait Scheme: Send + Sync + 'static {
     /// Row of `G` whose weight multiplies `point`.
     fn weight_of(point: usize) -> usize;
 
-    /// `B^T d`: the first `WINDOW` values in, the first `POINTS` out; the others mean nothing.
+    /// `B^T d`: reads the first `WINDOW` values, returns the first `POINTS`. The others are arbitrary.
     fn input<S: Simd>(s: S, d: &[S::V; MAX]) -> [S::V; MAX];
 
-    /// `A^T m`: the first `POINTS` values in, the first `OUT` out; the others mean nothing.
+    /// `A^T m`: reads the first `POINTS` values, returns the first `OUT`. The others are arbitrary.
     fn output<S: Simd>(s: S, m: &[S::V; MAX]) -> [S::V; MAX_OUT];
 }
 
@@ -111,8 +110,8 @@ impl Scheme for F43 {
     }
 }
 
-/// Stride 2: `y_i = w_0 x_2i + w_1 x_2i+1 + w_2 x_2i+2`. The even inputs meet a filter of two taps, `(w_0, w_2)`, which
-/// `F(4, 2)` computes with 5 products for 8; the odd ones meet one tap, 4 products. So 9 where the plain sum has 12.
+/// Stride 2: `y_i = w_0 x_2i + w_1 x_2i+1 + w_2 x_2i+2`. The even inputs have a filter of two taps, `(w_0, w_2)`, which
+/// `F(4, 2)` computes with 5 products for 8. The odd inputs have one tap: 4 products. In all 9, where the plain sum has 12.
 pub struct F43Stride2;
 
 impl Scheme for F43Stride2 {
@@ -208,8 +207,8 @@ impl Scheme for F23 {
     }
 }
 
-/// Stride 2, two outputs: the even inputs meet `(w_0, w_2)`, which `F(2, 2)` computes with 3 products for 4; the odd
-/// ones meet `w_1`. So 5 products where the plain sum has 6:
+/// Stride 2, two outputs. The even inputs have the taps `(w_0, w_2)`, which `F(2, 2)` computes with 3 products for 4; the odd
+/// inputs have `w_1`. In all 5 products, where the plain sum has 6:
 ///
 /// ```text
 /// y_0 = (x_0 - x_2) w_0 + x_2 (w_0 + w_2) + x_1 w_1

@@ -1,4 +1,4 @@
-//! Both transforms of Winograd's algorithms, of whole blocks of patches: input to factors, products to output.
+//! The transforms of Winograd's algorithms for blocks of patches: from the input to elements, from products to the output.
 
 use super::scheme::{MAX, MAX_OUT, Scheme};
 use super::{Column, Winograd};
@@ -27,11 +27,11 @@ pub(super) struct Input<'a, S, W, T> {
 type Pixels = [*const f32; MAX * MAX];
 
 impl<S0: Simd, W: Scheme, T: Element> Input<'_, S0, W, T> {
-    /// Announces the next vector of a patch, or the first of the next patch: `offset` values from the first of its pixels.
-    /// They are more streams than the hardware follows. It gains where a vector is a line (else every other hint is in
-    /// vain), and with stride 1 (else patches overlap less, and there are twice as many pixels).
+    /// Prefetches the next vector of a patch's pixels, or the first of the next patch, `offset` values from each of `pixels`.
+    /// They are more streams than the hardware prefetches. It gains where a vector is a cache line (with half a line, every
+    /// other prefetch repeats the one before) and with stride 1 (with 2, patches have twice as many pixels and overlap less).
     #[inline(always)]
-    fn hint(&self, pixels: &Pixels, offset: usize) {
+    fn prefetch_next(&self, pixels: &Pixels, offset: usize) {
         for row in 0..W::WINDOW {
             for pixel in &pixels[row * MAX..row * MAX + W::WINDOW] {
                 prefetch::read(pixel.wrapping_add(offset), 1);
@@ -51,7 +51,7 @@ impl<S0: Simd, W: Scheme, T: Element> Input<'_, S0, W, T> {
         out: *mut T,
         load: impl Fn(*const f32) -> S::V,
     ) {
-        // Not cleared first: that would take as long as the transform.
+        // Not initialised: that would take as long as the transform.
         let mut half = [[MaybeUninit::<S::V>::uninit(); MAX]; MAX];
         for column in 0..W::WINDOW {
             let mut d = [s.splat(0.0); MAX];
@@ -88,7 +88,7 @@ impl<S0: Simd, W: Scheme, T: Element> Kernel for Input<'_, S0, W, T> {
         let whole = src.c / S::LANES * S::LANES;
         for i in 0..self.count {
             let (py, px) = ((self.first + i) / across, (self.first + i) % across);
-            // The page of zeros outside the map.
+            // Pixels outside the map are the page of zeros.
             let mut pixels = [self.conv.zeros.as_ptr(); MAX * MAX];
             for row in 0..W::WINDOW {
                 let y = (py * reach + row).wrapping_sub(1);
@@ -108,7 +108,7 @@ impl<S0: Simd, W: Scheme, T: Element> Kernel for Input<'_, S0, W, T> {
                 for c in (0..whole).step_by(S::LANES) {
                     if W::STRIDE == 1 && S::LANES * size_of::<f32>() >= prefetch::LINE {
                         let last = c + S::LANES >= whole;
-                        self.hint(&pixels, if last { reach * src.pitch } else { c + S::LANES });
+                        self.prefetch_next(&pixels, if last { reach * src.pitch } else { c + S::LANES });
                     }
                     self.channels(s, &pixels, out.add(c), |pixel| s.load(pixel.add(c)));
                 }
@@ -150,7 +150,7 @@ impl<S0: Simd, W: Scheme, T: Element> Output<'_, S0, W, T> {
         // SAFETY: contract of this function.
         unsafe {
             let bias = s.load(bias);
-            // Not cleared first, as in the input's transform; all that is read has been written.
+            // Not initialised, as in the input's transform. Only values written before are read.
             let mut half = [[MaybeUninit::<S::V>::uninit(); MAX]; MAX_OUT];
             for column in 0..W::POINTS {
                 let mut m = [s.splat(0.0); MAX];
@@ -175,9 +175,9 @@ impl<S0: Simd, W: Scheme, T: Element> Output<'_, S0, W, T> {
         }
     }
 
-    /// Announces what the epilogue of a patch reads and writes.
+    /// Prefetches the pixels that the epilogue of a patch reads and writes.
     #[inline(always)]
-    fn hint<const RESIDUAL: bool>(&self, patch: usize) {
+    fn prefetch_output<const RESIDUAL: bool>(&self, patch: usize) {
         let Epilogue { dst, post, .. } = &self.conv.epilogue;
         let (_, across) = self.conv.patches();
         let Panel { c0, c, .. } = self.column.panel;
@@ -192,8 +192,8 @@ impl<S0: Simd, W: Scheme, T: Element> Output<'_, S0, W, T> {
         }
     }
 
-    /// All patches. Where `fused`, those inside the output get the activation `A` and then the addend, if `RESIDUAL`, in
-    /// registers. The others are written to memory, and the epilogue makes a second pass.
+    /// All patches. If `fused`, patches inside the output get the activation `A`, and then the addend if `RESIDUAL`, in
+    /// registers. The others go to memory, and the epilogue makes a second pass over them.
     #[inline(always)]
     fn patches<S: Simd, A: Activation, const RESIDUAL: bool>(self, s: S, fused: bool) {
         let Epilogue { dst, post, .. } = &self.conv.epilogue;
@@ -206,7 +206,7 @@ impl<S0: Simd, W: Scheme, T: Element> Output<'_, S0, W, T> {
             let first = py * W::OUT * dst.w + px * W::OUT;
             let inside = fused && (height, breadth) == (W::OUT, W::OUT);
             if i + 1 < self.count {
-                self.hint::<RESIDUAL>(self.first + i + 1);
+                self.prefetch_output::<RESIDUAL>(self.first + i + 1);
             }
             for v in 0..vectors {
                 let lane = v * S::LANES;
@@ -264,7 +264,7 @@ impl<S0: Simd, W: Scheme, T: Element> Kernel for Output<'_, S0, W, T> {
         let epilogue = &self.conv.epilogue;
         let panel = self.column.panel;
         let whole = panel.c == panel.vectors * S::LANES;
-        // The epilogues of nearly all 3x3 layers; each one more is another copy of the transform.
+        // The epilogues of nearly all 3x3 layers. Each row compiles another copy of the transform.
         match (epilogue.act, epilogue.addition()) {
             (Act::Silu, Some(Addition::AfterActivation)) => self.patches::<S, Silu, true>(s, whole),
             (Act::Relu, Some(Addition::None)) => self.patches::<S, Relu, false>(s, whole),
