@@ -26,6 +26,16 @@ pub struct Arena {
     pub len: usize,
 }
 
+impl Arena {
+    /// The offset of a map buffer, in elements.
+    ///
+    /// # Panics
+    /// If the buffer has no place in the arena: it holds survivor rows, or no step touches it.
+    pub fn offset(&self, buffer: BufferId) -> usize {
+        self.offsets[buffer.0].expect("buffer is a map that some step touches")
+    }
+}
+
 impl Plan {
     /// Lifetime of every buffer; `None` if no step touches it.
     pub fn lifetimes(&self) -> Vec<Option<Lifetime>> {
@@ -71,14 +81,6 @@ impl Plan {
             offsets[*i] = Some(at);
         }
         Arena { offsets, len }
-    }
-
-    /// The offset of a map buffer.
-    ///
-    /// # Panics
-    /// If the buffer has no place in the arena.
-    pub fn offset(arena: &Arena, buffer: BufferId) -> usize {
-        arena.offsets[buffer.0].expect("buffer is a map that some step touches")
     }
 }
 
