@@ -156,14 +156,6 @@ pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// Intersection over union of two boxes `x1, y1, x2, y2`.
-pub fn iou(a: &[f64; 4], b: &[f64; 4]) -> f64 {
-    let area = |b: &[f64; 4]| (b[2] - b[0]) * (b[3] - b[1]);
-    let w = (a[2].min(b[2]) - a[0].max(b[0])).max(0.0);
-    let h = (a[3].min(b[3]) - a[1].max(b[1])).max(0.0);
-    w * h / (area(a) + area(b) - w * h)
-}
-
 /// `1 - erf(x)`: within 3 of zero by `erf(x) = 2 / sqrt(pi) exp(-x^2) sum_n 2^n x^(2n+1) / (2n+1)!!` (DLMF 7.6.2),
 /// beyond by the continued fraction DLMF 7.9.1.
 fn erfc(x: f64) -> f64 {
