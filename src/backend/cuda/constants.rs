@@ -57,7 +57,7 @@ impl Constants {
     }
 
     /// Bytes allocated.
-    pub fn held(&self) -> usize {
+    pub fn allocated(&self) -> usize {
         self.slabs.iter().map(|slab| slab.bytes).sum()
     }
 

@@ -1,6 +1,6 @@
 //! The kernels under the host emulator of `tests/cuda_emu/`, compiled by the system's C++ compiler at test time.
 
-use super::gpu::{Caps, Gpu, Program, Purpose, Sequence, Upload};
+use super::gpu::{Caps, Gpu, GraphRecipe, Program, Purpose, Upload};
 use super::launch::Launch;
 use crate::error::{Error, Result};
 use libloading::Library;
@@ -306,11 +306,11 @@ impl Gpu for Emulator {
         Ok(())
     }
 
-    unsafe fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>> {
+    unsafe fn compile(&self, recipe: GraphRecipe) -> Result<Box<dyn Program>> {
         let Emulator { library, caps, seed } = self;
         let (under_way, upload) = (AtomicBool::new(false), Mutex::new(None));
         let (library, sm90, seed) = (library.clone(), caps.sm90, *seed);
-        Ok(Box::new(Emulated { library, sm90, seed, sequence, under_way, upload }))
+        Ok(Box::new(Emulated { library, sm90, seed, recipe, under_way, upload }))
     }
 }
 
@@ -318,15 +318,15 @@ struct Emulated {
     library: Arc<Emu>,
     sm90: bool,
     seed: u64,
-    sequence: Sequence,
+    recipe: GraphRecipe,
     under_way: AtomicBool,
     /// What is still to be copied before the kernels run.
     upload: Mutex<Option<Upload>>,
 }
 
 impl Emulated {
-    /// A GPU may do all of a program's work the moment it is started, or only when somebody waits: the first with odd seeds,
-    /// the second with even ones.
+    /// A GPU may do all of a program's work the moment it is started, or only when somebody waits: the first with odd
+    /// seeds, the second with even ones.
     fn eager(&self) -> bool {
         self.seed % 2 == 1
     }
@@ -348,13 +348,13 @@ impl Program for Emulated {
         let times = self.run_timed()?;
         let mut start = 0;
         let stage = |&end: &usize| times[std::mem::replace(&mut start, end)..end].iter().sum();
-        Ok(self.sequence.marks.iter().map(stage).collect())
+        Ok(self.recipe.marks.iter().map(stage).collect())
     }
 
     fn run_timed(&self) -> Result<Vec<Duration>> {
         let _guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
         let given = self.upload.lock().unwrap_or_else(|e| e.into_inner()).take();
-        for Upload { from, to, bytes } in given.into_iter().chain(self.sequence.upload) {
+        for Upload { from, to, bytes } in given.into_iter().chain(self.recipe.upload) {
             // SAFETY: both blocks belong to the executor and have at least that many bytes.
             unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
         }
@@ -367,7 +367,7 @@ impl Program for Emulated {
             self.library.launch(item, true, self.seed)?;
             Ok(start.elapsed())
         };
-        self.sequence.launches.iter().map(run).collect()
+        self.recipe.launches.iter().map(run).collect()
     }
 }
 

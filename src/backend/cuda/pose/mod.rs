@@ -24,9 +24,9 @@ pub fn of(pose: &Pose) -> &'static dyn Operation {
     }
 }
 
-/// Whether what follows the selection is what the kernels from there on rely on, see `counted.cuh`: each reads, before the one
-/// that it depends on has ended, what the ones before that wrote. gau may do so with what the selection wrote since
-/// survivor_linear is between, collect with visibilities since gau and bin_decode are.
+/// Whether what follows the selection is what the kernels from there on rely on, see `counted.cuh`: each reads, before
+/// the one that it depends on has ended, what the ones before that wrote. gau may do so with what the selection wrote
+/// since survivor_linear is between, collect with visibilities since gau and bin_decode are.
 ///
 /// # Errors
 /// What was expected.

@@ -4,8 +4,8 @@ use crate::backend::cuda::kernel_params::params;
 
 /// Head levels.
 pub const LEVELS: usize = 3;
-/// Floats of a person in the results before its keypoints: score, x1, y1, x2, y2, gx, gy. Then come K times x, y, and K times
-/// the visibility's sigmoid.
+/// Floats of a person in the results before its keypoints: score, x1, y1, x2, y2, gx, gy. Then come K times x, y, and K
+/// times the visibility's sigmoid.
 pub const PERSON_FLOATS: usize = 7;
 /// Keypoints that the survivor kernels hold in registers.
 pub const MAX_TOKENS: usize = 20;
@@ -19,8 +19,9 @@ pub enum Sampler {
 }
 
 params! {
-    /// One photo of the batch, and what the caller wants to know of it. Written by the host before each run, at the start of
-    /// one block that also holds the tables and the photos; `photo`, `columns` and `rows` are offsets from its start in bytes.
+    /// One photo of the batch, and what the caller wants to know of it. Written by the host before each run, at the
+    /// start of one block that also holds the tables and the photos; `photo`, `columns` and `rows` are offsets from its
+    /// start in bytes.
     Frame {
         photo: i64,
         columns: i32, rows: i32,    // sampling tables

@@ -6,7 +6,7 @@ use crate::backend::cuda::launch::Launch;
 use crate::backend::cuda::ops::conv;
 use crate::backend::cuda::ops::conv::params::{ConvLaunch, Trigger};
 use crate::backend::cuda::schedule::Schedule;
-use crate::backend::cuda::setup::Key;
+use crate::backend::cuda::workspace::ProgramKey;
 use crate::backend::{Frame, Profiler, RunOptions, SelectParams, Survivors};
 use crate::parity::{self, Tolerance};
 use crate::pose::model;
@@ -65,8 +65,8 @@ fn a_whole_network_finds_the_same_people() {
             .unwrap();
         let Storage::Rows { pitch } = x.schedule.storage[gau.buffer.0] else { unreachable!("rows") };
         let mut vectors = vec![0f32; want.scores.len() * pitch];
-        let at = x.schedule.offsets[gau.buffer.0] * x.setups[0].capacity * 4;
-        x.setups[0].rows.read(at, bytemuck::cast_slice_mut(&mut vectors)).unwrap();
+        let at = x.schedule.offsets[gau.buffer.0] * x.workspaces[0].capacity * 4;
+        x.workspaces[0].rows.read(at, bytemuck::cast_slice_mut(&mut vectors)).unwrap();
         let vectors: Vec<f32> = vectors.chunks_exact(pitch).flat_map(|r| &r[..gau.c]).copied().collect();
         let (relative, _) = distance(&vectors, &r.map(gau));
         assert!(relative < 1e-2, "keypoint vectors differ by {relative:.2e}");
@@ -99,16 +99,16 @@ fn a_whole_network_finds_the_same_people() {
         assert_eq!(staged, std::slice::from_ref(&one));
         let stages = [times.letterbox, times.network, times.select, times.dcc, times.download];
         assert!(stages.iter().all(|t| !t.is_zero()) && times.network > times.select, "{times:?}");
-        // nothing is held at first: a plain run
+        // no input is resident at first: a plain run
         for _ in 0..2 {
             assert_eq!(y.run_again(&[frame], &options).unwrap(), std::slice::from_ref(&one));
-            assert!(y.held.is_some());
+            assert!(y.resident.is_some());
         }
         if x.gpu.caps() != TURING {
             y.run(&[frame, frame], &options).unwrap().iter().for_each(alike);
             // survivors that do not fit into a batch's memory: the frames run again, alone
-            let batch = y.setups.iter().position(|s| s.images == 2).unwrap();
-            y.setups[batch].capacity = 1;
+            let batch = y.workspaces.iter().position(|s| s.images == 2).unwrap();
+            y.workspaces[batch].capacity = 1;
             y.lower(batch).unwrap();
             for each in y.run(&[frame, frame], &options).unwrap() {
                 assert_eq!(each, one);
@@ -138,7 +138,8 @@ fn maps_are_within_the_promised_bounds() {
     }
 }
 
-/// ResNet's stem, max pool, and first block with a stride, from a photo: convolutions with ReLU after a residual, 1x1 with stride 2.
+/// ResNet's stem, max pool, and first block with a stride, from a photo: convolutions with ReLU after a residual, 1x1
+/// with stride 2.
 #[test]
 fn a_resnet_s_first_layers_are_the_reference_s() {
     let input = (72, 40);
@@ -231,10 +232,10 @@ fn engines_in_several_threads_do_not_mix() {
     }
 }
 
-/// Runs under way together give what each gives alone, in the order in which they were begun, whatever the sizes of photos and
-/// batches; with GPUs that work at once and such that work only when waited for.
+/// Runs under way together give what each gives alone, in the order in which they were begun, whatever the sizes of
+/// photos and batches; with GPUs that work at once and such that work only when waited for.
 #[test]
-fn runs_under_way_do_not_mix() {
+fn runs_in_flight_do_not_mix() {
     let (input, plan, options, plain) = two_people();
     // the third is larger than the memory that was set aside for photos
     let sizes = [(40, 30), (33, 47), (300, 200), (20, 20)];
@@ -270,8 +271,8 @@ fn runs_under_way_do_not_mix() {
         x.start(&[], &options).unwrap();
         assert_eq!(x.finish(&frames[2..4], &options).unwrap(), pairs[2..4]);
         assert_eq!(x.finish(&[], &options).unwrap(), []);
-        let small = x.setup(2, 0).unwrap();
-        x.setups[small].capacity = 1;
+        let small = x.workspace(2, 0).unwrap();
+        x.workspaces[small].capacity = 1;
         x.lower(small).unwrap();
         x.start(&frames[..2], &options).unwrap();
         x.start(&frames[2..3], &options).unwrap();
@@ -285,8 +286,8 @@ fn runs_under_way_do_not_mix() {
     }
 }
 
-/// A run that fails for lack of memory leaves nothing behind that a later one would stumble over: neither launches that know
-/// memory which is gone, nor such as know nothing of memory that has come.
+/// A run that fails for lack of memory leaves nothing behind that a later one would stumble over: neither launches that
+/// know memory which is gone, nor such as know nothing of memory that has come.
 #[test]
 fn runs_go_on_after_one_that_found_no_memory() {
     let (input, plan, options, plain) = two_people();
@@ -326,19 +327,19 @@ fn photos_of_all_sizes_share_a_program() {
         let sizes = (0..30).map(|i| (16 + i * 37 % 200, 20 + i * 53 % 170));
         let photos: Vec<(Photo, Letterbox)> = sizes.map(|(w, h)| photo(w as u64, w, h, input)).collect();
         for (photo, letterbox) in &photos {
-            let (setup, _) = x.prepare(0, &[Frame::new(photo, letterbox)], &options).unwrap();
-            let key = Key { heatmaps: false, staged: None };
-            x.setups[setup].program(&x.gpu, &plan, key).unwrap();
+            let (workspace, _) = x.prepare(0, &[Frame::new(photo, letterbox)], &options).unwrap();
+            let key = ProgramKey { heatmaps: false, staged: None };
+            x.workspaces[workspace].program(&x.gpu, &plan, key).unwrap();
         }
         // One before the memory for photos has grown for the first time, one after.
         assert_eq!(counted.programs.load(Ordering::Relaxed), 2);
         // From 1 MB to 36 MB the memory for photos grows by a half at least each time, and 1.5^9 is 38.
-        let setup = &mut x.setups[0];
+        let workspace = &mut x.workspaces[0];
         let mut sizes = vec![];
         for side in (600..=3450).step_by(150) {
-            setup.make_room(&x.gpu, side * side * 3).unwrap();
-            assert!(setup.input.bytes >= side * side * 3);
-            sizes.push(setup.input.bytes);
+            workspace.make_room(&x.gpu, side * side * 3).unwrap();
+            assert!(workspace.input.bytes >= side * side * 3);
+            sizes.push(workspace.input.bytes);
         }
         sizes.dedup();
         assert!(sizes.len() <= 10, "moved for most of 20 photos: {sizes:?}");
@@ -378,7 +379,7 @@ fn one_engine_takes_less_than_300_mb() {
         let prepared = x.device_memory().unwrap();
         assert!(prepared > 80 << 20, "less than the weights take: {prepared} bytes");
         // a large photo
-        x.setups[0].make_room(&x.gpu, 4000 * 3000 * 3).unwrap();
+        x.workspaces[0].make_room(&x.gpu, 4000 * 3000 * 3).unwrap();
         let bytes = x.device_memory().unwrap();
         assert!(bytes >= prepared + 30_000_000, "the photo is not counted: {bytes} after {prepared}");
         println!("{prepared} bytes, {bytes} with a photo of 12 megapixels");
@@ -386,13 +387,14 @@ fn one_engine_takes_less_than_300_mb() {
     }
 }
 
-/// A T4 has the least shared memory of the GPUs that are supported; a wide input has more tokens for attention than the usual one.
+/// A T4 has the least shared memory of the GPUs that are supported; a wide input has more tokens for attention than the
+/// usual one.
 #[test]
 fn wide_inputs_fit_into_the_smallest_gpu() {
     let plan = model::build(&model::random(model::Variant::T, 17, 2, 0), (960, 544)).unwrap();
     let Some(gpu) = Emulator::start(TURING, 0) else { return };
     let x = CudaExecutor::on(gpu, plan, Options { keep_all: false, ..OPTIONS }).unwrap();
-    let attention = x.setups[0].launches.iter().find(|l| l.kernel.name == "attention").unwrap();
+    let attention = x.workspaces[0].launches.iter().find(|l| l.kernel.name == "attention").unwrap();
     assert_eq!(attention.shared, 59_584);
 }
 
@@ -414,10 +416,14 @@ fn a_batch_after_a_larger_one_is_not_measured() {
         }
         x.options.tune = true;
         for images in [4, 3] {
-            let setup = x.setup(images, 0).unwrap();
+            let workspace = x.workspace(images, 0).unwrap();
             let conv = |l: &Launch| l.params.clone().get_mut::<ConvLaunch>().copied();
             let late = |l: &&Launch| conv(l).is_some_and(|p| p.trigger == Trigger::Late as i32);
-            assert_eq!(x.setups[setup].launches.iter().filter(late).count(), shapes.len(), "{images} images");
+            assert_eq!(
+                x.workspaces[workspace].launches.iter().filter(late).count(),
+                shapes.len(),
+                "{images} images"
+            );
         }
         assert!(shapes.iter().all(|s| x.cache.get(&gpu.caps(), s, 3).is_none()), "measured");
     }

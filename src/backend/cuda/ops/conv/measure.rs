@@ -6,7 +6,7 @@ use super::params::{ConvLaunch, ConvStep};
 use super::shape::Shape;
 use super::tiles::{self, Choice};
 use super::tune;
-use crate::backend::cuda::gpu::{Caps, Gpu, Memory, Purpose, Sequence};
+use crate::backend::cuda::gpu::{Caps, Gpu, GraphRecipe, Memory, Purpose};
 use crate::backend::cuda::launch::Launch;
 use crate::error::Result;
 use crate::plan::Act;
@@ -16,11 +16,11 @@ use std::time::Duration;
 /// Launches, and what was nearly as fast as the choice that was remembered for them, with the time it took.
 pub type Rivals = Vec<(Vec<Shape>, Vec<(Duration, Choice)>)>;
 
-/// Times every candidate for each of these launches on scratch memory, and remembers the fastest; returns those that came
-/// close. The GPU should have nothing else to do.
+/// Times every candidate for each of these launches on scratch memory, and remembers the fastest; returns those that
+/// came close. The GPU should have nothing else to do.
 ///
-/// A candidate alternates with a launch of another kind, as in a network: after itself a kernel would find its code in the
-/// caches, and room beside it for its first loads.
+/// A candidate alternates with a launch of another kind, as in a network: after itself a kernel would find its code in
+/// the caches, and room beside it for its first loads.
 ///
 /// # Errors
 /// Failures of the device.
@@ -76,7 +76,7 @@ pub fn tiles(gpu: &Arc<dyn Gpu>, cache: &mut Cache, unknown: &[Vec<Shape>], imag
 pub unsafe fn network(gpu: &Arc<dyn Gpu>, launches: Vec<Launch>) -> Result<Duration> {
     let marks = vec![launches.len()];
     // SAFETY: the caller's promise; the program ends here.
-    let program = unsafe { gpu.compile(Sequence { launches, marks, ..Sequence::default() }) }?;
+    let program = unsafe { gpu.compile(GraphRecipe { launches, marks, ..GraphRecipe::default() }) }?;
     program.run()?;
     let mut times = Vec::new();
     for _ in 0..15 {
@@ -93,7 +93,7 @@ pub unsafe fn network(gpu: &Arc<dyn Gpu>, launches: Vec<Launch>) -> Result<Durat
 unsafe fn fastest(gpu: &Arc<dyn Gpu>, launches: Vec<Launch>, best: Option<Duration>) -> Result<Duration> {
     let marks = vec![launches.len()];
     // SAFETY: the caller's promise; the program ends here.
-    let program = unsafe { gpu.compile(Sequence { launches, marks, ..Sequence::default() }) }?;
+    let program = unsafe { gpu.compile(GraphRecipe { launches, marks, ..GraphRecipe::default() }) }?;
     program.run()?; // caches warm
     let mut time = Duration::MAX;
     for _ in 0..6 {

@@ -96,7 +96,7 @@ impl Operation for Convolution {
         let shapes: Vec<Shape> = convs.iter().map(|c| Shape::of(plan, c)).collect();
         let choice = (cx.choose)(&shapes);
         let tile = choice.tile;
-        let mut params = launch_params(steps.len(), cx.place.images, &choice);
+        let mut params = launch_params(steps.len(), cx.workspace.images, &choice);
         params.image = cx.image();
         let mut blocks = 0;
         let mut cut = Vec::new();
@@ -132,11 +132,11 @@ impl Operation for Convolution {
                 first_block: blocks,
                 ..g.step
             };
-            blocks += (g.tiles * cx.place.images) as i32;
+            blocks += (g.tiles * cx.workspace.images) as i32;
             cut.push(g);
         }
         params.stages = stages(&cut, &choice) as i32;
-        let grid = grid(&cx.constants.gpu.caps(), &cut, cx.place.images, &choice);
+        let grid = grid(&cx.constants.gpu.caps(), &cut, cx.workspace.images, &choice);
         let kernel = tile.kernel(&shapes).expect("the choice was made for these shapes");
         Ok(Launch {
             cluster: choice.split as u32,

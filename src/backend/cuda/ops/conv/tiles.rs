@@ -44,7 +44,8 @@ pub struct Tile {
     pub acts: &'static [Act],
     pub serves: Serves,
     pub family: &'static dyn Family,
-    /// Pixels and channels of a tile, channels of a step, weight stages (at most, if the family counts them for a launch).
+    /// Pixels and channels of a tile, channels of a step, weight stages (at most, if the family counts them for a
+    /// launch).
     pub bm: usize,
     pub bn: usize,
     pub bk: usize,
@@ -104,7 +105,8 @@ pub trait Family: Sync {
     fn tiles(&self) -> &'static [Tile];
     /// Whether it may run on this GPU, in a launch of so many steps.
     fn runs(&self, caps: &Caps, steps: usize) -> bool;
-    /// Whether its blocks can do tiles `width` wide, or split and buffer as the choice wants, beyond what holds for all.
+    /// Whether its blocks can do tiles `width` wide, or split and buffer as the choice wants, beyond what holds for
+    /// all.
     fn can(&self, shape: &Shape, choice: &Choice) -> bool;
     /// Activation buffers without which its pipeline cannot work, however many chunks there are.
     fn buffers(&self, tile: &Tile, kernel: usize) -> usize;
@@ -128,8 +130,8 @@ pub trait Family: Sync {
     fn busy(&self, _caps: &Caps, _step: &Geometry, _images: usize) -> bool {
         true
     }
-    /// Of the most promising choices for a launch, how many of this family are measured before all others; `None`: as they
-    /// come.
+    /// Of the most promising choices for a launch, how many of this family are measured before all others; `None`: as
+    /// they come.
     fn first(&self) -> Option<usize> {
         None
     }

@@ -4,7 +4,7 @@ mod params;
 
 use self::params::PeakLaunch;
 use crate::backend::cuda::device::{CudaGpu, Device};
-use crate::backend::cuda::gpu::{Caps, Gpu, Memory, Purpose, Sequence};
+use crate::backend::cuda::gpu::{Caps, Gpu, GraphRecipe, Memory, Purpose};
 use crate::backend::cuda::launch::{Kernel, Launch};
 use crate::error::Result;
 use half::f16;
@@ -44,7 +44,7 @@ pub fn peak(gpu: &Arc<dyn Gpu>, values: &[u8], iterations: i32) -> Result<(Vec<f
     let kernel = Kernel { file: "peak", name };
     let launches = vec![Launch { shared, ..Launch::new(kernel, [blocks, 1, 1], 256, params, &[]) }];
     // SAFETY: addresses are those of `data` and `out`, which live until the program is dropped.
-    let program = unsafe { gpu.compile(Sequence { launches, marks: vec![1], ..Sequence::default() }) }?;
+    let program = unsafe { gpu.compile(GraphRecipe { launches, marks: vec![1], ..GraphRecipe::default() }) }?;
     program.run()?;
     let time: Duration = program.run_staged()?.iter().sum();
     out.read(0, bytemuck::cast_slice_mut(&mut sums))?;

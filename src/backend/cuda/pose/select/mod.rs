@@ -40,17 +40,17 @@ impl Operation for Select {
         let Op::Pose(Pose::Select { levels }) = cx.op(steps[0]) else { unreachable!("see pose::of") };
         let (_, slots) = cells(cx.plan);
         let near = slots.min(NEAR);
-        let place = cx.place;
+        let workspace = cx.workspace;
         let mut params = SelectLaunch {
-            frames: place.input,
-            survivors: place.survivors,
-            counts: place.counts,
-            boxes: place.boxes,
-            keys: place.keys,
+            frames: workspace.input,
+            survivors: workspace.survivors,
+            counts: workspace.counts,
+            boxes: workspace.boxes,
+            keys: workspace.keys,
             image: cx.image(),
             levels: levels.len() as i32,
-            capacity: place.capacity as i32,
-            images: place.images as i32,
+            capacity: workspace.capacity as i32,
+            images: workspace.images as i32,
             slots: slots as i32,
             near: near as i32,
             ..SelectLaunch::default()
@@ -66,6 +66,6 @@ impl Operation for Select {
             params.stride[i] = level.stride as i32;
         }
         let shared = (near * (16 + 8) + 16) as u32; // boxes, keys, counts
-        Ok(Launch { shared, ..Launch::new(KERNEL, [place.images as u32, 1, 1], 512, params, steps) })
+        Ok(Launch { shared, ..Launch::new(KERNEL, [workspace.images as u32, 1, 1], 512, params, steps) })
     }
 }

@@ -48,9 +48,9 @@ fn blocks_that_stay_are_for_single_steps_with_many_tiles() {
     assert!(ping_pong(&candidates(&H100, &[shape(3, 1, 128, 128, 20)], 1)).is_empty(), "few tiles");
 }
 
-/// Blocks that stay, with from one to many tiles each: rounds that are full and such that are not, blocks with fewer tiles
-/// than others, tiles that end beyond the map; weights that fit into their ring and such that pass through it again and
-/// again.
+/// Blocks that stay, with from one to many tiles each: rounds that are full and such that are not, blocks with fewer
+/// tiles than others, tiles that end beyond the map; weights that fit into their ring and such that pass through it
+/// again and again.
 #[test]
 fn blocks_that_stay_do_all_tiles() {
     let tile = |name: &str| tile(name).unwrap();
