@@ -18,7 +18,8 @@ struct Emu {
     library: Library,
 }
 
-/// One emulated kernel at a time, whichever library it is in: while one runs, the process's signal handlers are its.
+/// One emulated kernel at a time, whichever library it is in: while one runs, the process's signal handlers belong to
+/// it.
 static LOCK: Mutex<()> = Mutex::new(());
 
 fn compiler() -> Option<String> {
@@ -159,9 +160,9 @@ pub(super) struct Emulator {
     seed: u64,
 }
 
-/// As an H100, as far as kernels can tell.
+/// Capabilities of an H100.
 pub(super) const HOPPER: Caps = Caps { sms: 132, shared: 227 << 10, sm90: true, wgmma: true, unproven: true };
-/// As a T4: what the oldest supported GPUs lack, and as little shared memory.
+/// Capabilities of a T4, the least of all supported GPUs.
 pub(super) const TURING: Caps =
     Caps { sms: 40, shared: 64 << 10, sm90: false, wgmma: false, unproven: false };
 
@@ -248,7 +249,7 @@ impl Emu {
     }
 
     /// # Safety
-    /// The address comes from `alloc`, and nobody uses it any more.
+    /// The address comes from `alloc`, and nothing uses it any more.
     unsafe fn free(&self, address: u64) {
         type Call = unsafe extern "C" fn(*mut c_void) -> c_int;
         // SAFETY: the signature is that of emu.cpp; the caller's promise.
@@ -325,8 +326,8 @@ struct Emulated {
 }
 
 impl Emulated {
-    /// A GPU may do all of a program's work the moment it is started, or only when somebody waits: the first with odd
-    /// seeds, the second with even ones.
+    /// A GPU may do a program's work at any time between start and wait. Odd seeds do it all at the start, even seeds
+    /// all at the wait.
     fn eager(&self) -> bool {
         self.seed % 2 == 1
     }

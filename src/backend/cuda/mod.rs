@@ -173,10 +173,10 @@ impl CudaExecutor {
                 shapes.filter(|s| self.cache.get(&caps, s, images).is_none()).collect();
             if !unknown.is_empty() {
                 self.synchronize()?;
-                let rivals = measure::tiles(&self.gpu, &mut self.cache, &unknown, images)?;
+                let runners_up = measure::tiles(&self.gpu, &mut self.cache, &unknown, images)?;
                 // Only for single images: in larger batches a launch's neighbours matter less.
                 if self.workspaces.len() == 1 {
-                    self.refine(addresses, &rivals)?;
+                    self.refine(addresses, &runners_up)?;
                 }
             }
             self.tuned = images;
@@ -187,13 +187,13 @@ impl CudaExecutor {
 
     /// Tries choices that were nearly as fast alone in the whole network, one at a time, and keeps those that make it
     /// faster: a kernel's time depends on the launches before and after it.
-    fn refine(&mut self, addresses: WorkspaceAddresses, rivals: &measure::Rivals) -> Result<()> {
+    fn refine(&mut self, addresses: WorkspaceAddresses, runners_up: &measure::RunnersUp) -> Result<()> {
         let (caps, images) = (self.gpu.caps(), addresses.images);
         let launches = self.dense(addresses)?;
         // SAFETY: addresses are those of the workspace that these belong to, and of constants, which stay until the end
         // of this.
         let mut best = unsafe { measure::network(&self.gpu, launches) }?;
-        for (shapes, choices) in rivals {
+        for (shapes, choices) in runners_up {
             for &(alone, choice) in choices {
                 let Some(kept) = self.cache.get(&caps, shapes, images) else { continue };
                 let kept_alone = self.cache.time(shapes, images);

@@ -2,12 +2,13 @@
 
 use crate::backend::cuda::kernel_params::params;
 
-/// Head levels.
+/// Head levels: as many as a plan may have, `plan::MAX_LEVELS`.
 pub const LEVELS: usize = 3;
 /// Floats of a person in the results before its keypoints: score, x1, y1, x2, y2, gx, gy. Then come K times x, y, and K
 /// times the visibility's sigmoid.
 pub const PERSON_FLOATS: usize = 7;
-/// Keypoints that the survivor kernels hold in registers.
+/// Keypoints of a person that the kernels of this folder hold in registers. The CPU has no limit but the checkpoint's,
+/// 1024.
 pub const MAX_TOKENS: usize = 20;
 
 /// How a photo becomes the network's input, see letterbox.cu.

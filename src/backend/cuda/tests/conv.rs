@@ -326,7 +326,7 @@ fn older_gpus_have_a_tile_for_everything() {
     }
 }
 
-/// Each of these mistakes in a kernel must be noticed without a GPU: the tests are worth nothing otherwise. A mistake
+/// The tests must notice each of these mistakes in a kernel without a GPU. A mistake
 /// is a file, what it says, what it says by mistake, and why that is one.
 ///
 /// The file is compiled with one kernel only, `name`, whose line begins with `CONV_` and says `kept`.
@@ -355,7 +355,7 @@ pub(in crate::backend::cuda) fn check_mistake(
         noticed |= std::panic::catch_unwind(run).is_err();
         std::panic::set_hook(hook);
     }
-    assert!(noticed, "nobody noticed: {what}");
+    assert!(noticed, "no test noticed: {what}");
 }
 
 #[test]

@@ -46,8 +46,8 @@ pub(super) fn gpus(seeds: &[u64]) -> Vec<Arc<dyn Gpu>> {
     all
 }
 
-/// Those of [`gpus`], each also with a single multiprocessor, so that blocks have several turns; and one that is older,
-/// with less shared memory.
+/// Those of [`gpus`], each also with a single multiprocessor, so that a block does several tiles; and one that is
+/// older, with less shared memory.
 fn gpus_of_all_sizes(seed: u64) -> Vec<Arc<dyn Gpu>> {
     let large = gpus(&[seed]);
     let small = large.iter().map(|gpu| Limited::new(gpu.clone(), 1) as Arc<dyn Gpu>);
@@ -66,7 +66,7 @@ fn real() -> Option<Arc<dyn Gpu>> {
     }
 }
 
-/// A GPU with less to give than it has.
+/// A GPU that pretends to have fewer multiprocessors and buffers.
 pub(super) struct Limited {
     gpu: Arc<dyn Gpu>,
     /// Multiprocessors: where there are few, blocks that stay until all tiles are done have many.

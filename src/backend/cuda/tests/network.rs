@@ -232,8 +232,9 @@ fn engines_in_several_threads_do_not_mix() {
     }
 }
 
-/// Runs under way together give what each gives alone, in the order in which they were begun, whatever the sizes of
-/// photos and batches; with GPUs that work at once and such that work only when waited for.
+/// Runs in flight together give the same results as each alone, in the order in which they were started, for all sizes
+/// of photos and batches, on a GPU that works at once (odd seeds) and on one that works only when waited for (even
+/// seeds).
 #[test]
 fn runs_in_flight_do_not_mix() {
     let (input, plan, options, plain) = two_people();
@@ -260,7 +261,7 @@ fn runs_in_flight_do_not_mix() {
             assert!(x.finish(&frames[..2], &options).is_err(), "another number of frames");
             assert_eq!(x.finish(&frames[i..=i], &options).unwrap(), std::slice::from_ref(want), "photo {i}");
         }
-        assert!(x.finish(&frames[..1], &options).is_err(), "none is under way");
+        assert!(x.finish(&frames[..1], &options).is_err(), "none is in flight");
 
         // batches among them, one of nothing, and one whose people do not fit at first
         x.start(&frames[..2], &options).unwrap();
@@ -279,15 +280,15 @@ fn runs_in_flight_do_not_mix() {
         assert_eq!(x.finish(&frames[..2], &options).unwrap(), alone[..2], "again, alone");
         assert_eq!(x.finish(&frames[2..3], &options).unwrap(), alone[2..3]);
 
-        // what is under way when the engine goes ends first
+        // Dropping the engine waits for the runs in flight.
         x.start(&frames[..1], &options).unwrap();
         x.start(&frames[1..2], &options).unwrap();
         drop(x);
     }
 }
 
-/// A run that fails for lack of memory leaves nothing behind that a later one would stumble over: neither launches that
-/// know memory which is gone, nor such as know nothing of memory that has come.
+/// After a run that failed for lack of memory, later runs must not use launches with old addresses: neither of memory
+/// that was freed, nor without memory that was added.
 #[test]
 fn runs_go_on_after_one_that_found_no_memory() {
     let (input, plan, options, plain) = two_people();

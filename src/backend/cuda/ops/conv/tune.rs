@@ -11,7 +11,7 @@ type Measured = ([usize; 5], &'static str, i32, usize, usize, Trigger);
 
 /// The best tiles for the layers of rtmo-s and rtmo-l that were measured on an H100 for batch 1, beside a neighbour and
 /// then inside the whole network (`benches/record`, the tiles of 2026-11-23); layers that share launches there, and
-/// some of other networks, alone and with earlier kernels. What is measured at the first load goes before this.
+/// some of other networks, alone and with earlier kernels. Choices measured at the first load take precedence.
 #[rustfmt::skip]
 const MEASURED: &[Measured] = &[
     ([1, 1, 32, 32, 160], "conv_mma_64x32x32_3_4x1x1", 0, 1, 1, Mid),
@@ -100,7 +100,7 @@ pub fn built_in(caps: &Caps, shapes: &[Shape], images: usize) -> Choice {
             }
         }
     }
-    // Estimates of families of wgmma are rough: conv_mma, unless that has nothing for it.
+    // Estimates of the wgmma families are rough, so conv_mma is taken.
     let cost = |c: &Choice| estimate(caps, shapes, images, c);
     let all = candidates(caps, shapes, images);
     let best = all.iter().filter(|c| c.tile.family.file() == FALLBACK);
@@ -153,7 +153,7 @@ pub fn ranked(caps: &Caps, shapes: &[Shape], images: usize) -> Vec<Choice> {
     ranked
 }
 
-/// Everything that is possible for a launch, but for what makes no difference.
+/// All choices that are possible for a launch, without those that differ in nothing that matters.
 pub fn candidates(caps: &Caps, shapes: &[Shape], images: usize) -> Vec<Choice> {
     let main = shapes.iter().max_by_key(|s| s.work()).expect("a launch has steps");
     let widths: &[i32] = match (main.kernel, main.stride) {

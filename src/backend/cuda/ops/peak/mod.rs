@@ -1,4 +1,4 @@
-//! What a GPU's tensor cores can do at most, measured: `peak.cu`.
+//! The measured peak rate of a GPU's tensor cores: `peak.cu`.
 
 mod params;
 
@@ -11,8 +11,8 @@ use half::f16;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Floating-point operations a second, two a multiply-add, that the tensor cores of a GPU do in fp16 products with sums
-/// in fp32 when nothing else holds them up: measured, takes some milliseconds.
+/// Floating-point operations a second, two a multiply-add, that the tensor cores of a GPU do at most in fp16 products
+/// with fp32 sums. Measured, which takes some milliseconds.
 ///
 /// # Errors
 /// As [`CudaExecutor::new`](crate::backend::cuda::CudaExecutor::new).
