@@ -84,8 +84,8 @@ impl Plan {
     }
 }
 
-/// Offsets of blocks of the given lifetimes and lengths, and the length of all: blocks that live together never
-/// overlap; largest first, each at the lowest free offset.
+/// Offsets of blocks of the given lifetimes and lengths, and the total length. Blocks whose lifetimes overlap never
+/// share memory. The largest block is placed first, each at the lowest free offset.
 pub(crate) fn place(blocks: &[(Lifetime, usize)]) -> (Vec<usize>, usize) {
     let mut order: Vec<usize> = (0..blocks.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(blocks[i].1), i));
