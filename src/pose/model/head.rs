@@ -85,7 +85,7 @@ impl Head {
                 }
             }
         }
-        // Scores and boxes decide who is found, at next to no cost: they are f32 in every precision.
+        // Class logits and boxes decide who is found, and are cheap: they are f32 in every precision.
         let mut levels = Vec::new();
         for (level, &stride) in strides.iter().enumerate() {
             let (cls, pose) = (cls[level], pose[level]);

@@ -1,5 +1,5 @@
-//! What a checkpoint may ask for. Its shapes size everything that is computed with it, and a file comes from anywhere:
-//! each extent and count has a limit, and so has the memory that follows from them.
+//! Limits of what a checkpoint may ask for. A file may come from anywhere, and its shapes determine the size of
+//! everything that is computed with it. So each extent, each count, and the memory that follows from them has a limit.
 //!
 //! | | at most | published |
 //! |---|---|---|

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Layers are rewritten on the way, exactly (`fold.rs`): batch norms and RepVGG branches are folded, linear layers
-//! that follow each other are one, concats are channel slices, and whatever only survivors need is computed for them
+//! that follow each other are one, concats are channel slices, and what only survivors need is computed for survivors
 //! only.
 
 mod config;
@@ -26,7 +26,7 @@ mod source;
 pub use crate::variant::Variant;
 pub use dcc::BOX_PADDING;
 pub use random::{noise_image, random};
-// What tests of networks that nobody published are made of.
+// For tests of unpublished networks.
 #[doc(hidden)]
 pub use {
     config::{Backbone, Config, Stage},
@@ -51,9 +51,9 @@ use source::{Shapes, Source};
 ///
 /// # Errors
 /// A tensor that is missing, of the wrong shape, or that the network has no use for (those that serve training only are
-/// let pass); shapes beyond what a file may ask for; constants of the method other than the published ones; a tensor with
-/// values that are no weights (negative variances, results beyond f32); an input size that the strides do not divide, or
-/// that is out of range.
+/// let pass); shapes beyond what a file may ask for; constants of the method other than the published ones; a tensor
+/// with values that are no weights (negative variances, results beyond f32); an input size that the strides do not
+/// divide, or that is out of range.
 pub fn build(checkpoint: &Checkpoint, input: impl Into<Option<(usize, usize)>>) -> Result<Plan> {
     let asked = input.into();
     if let Some((w, h)) = asked

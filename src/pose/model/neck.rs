@@ -91,7 +91,8 @@ impl Neck {
             outputs.push(self.csp_rep(net, &block, branches)?);
         }
 
-        // `projector`: linear, but before padded 3x3 convolutions, so its bias must be there to be padded around.
+        // `projector` is linear, but padded 3x3 convolutions follow. Padding is zeros around values with the bias, so
+        // the projector cannot be merged into them.
         let mut maps = Vec::new();
         for (i, x) in outputs[3 - levels..].iter().enumerate() {
             let name = format!("neck.projector.convs.{i}");
@@ -149,10 +150,10 @@ impl Neck {
         Ok(conv1.stack(net.conv_bn(&format!("{prefix}.conv2"), shape, NORM, inputs)?))
     }
 
-    /// `conv1 | conv2` of a `CSPRepLayer` over `concat(upsample(high), input_proj(low))`, without the concat and without
-    /// the upsampling: a 1x1 map of the high half commutes with nearest-neighbour upsampling, so it runs at the low
-    /// resolution and is added on the fly. `input_proj` has no activation; it is merged into the map of the low half
-    /// unless the two in sequence are less work.
+    /// `conv1 | conv2` of a `CSPRepLayer` over `concat(upsample(high), input_proj(low))`, without the concat and
+    /// without the upsampling: a 1x1 map of the high half commutes with nearest-neighbour upsampling, so it runs at the
+    /// low resolution and is added on the fly. `input_proj` has no activation; it is merged into the map of the low
+    /// half unless the two in sequence are less work.
     fn fuse_upsampled(
         &self,
         net: &mut Net<'_>,

@@ -20,8 +20,8 @@ type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 /// every machine.
 ///
 /// Every value is a uniform number that depends on `seed`, the tensor's name and the index only, of a variance that
-/// suits the layer. Batch norms get the statistics that their input has if all goes to plan, so that what SiLU sees
-/// has mean and variance 1. About one grid cell in fifty passes the default score threshold.
+/// suits the layer. Batch norms get the expected statistics of their input, so that SiLU's inputs have mean and
+/// variance 1. About one grid cell in fifty passes the default score threshold.
 pub fn random(variant: Variant, keypoints: usize, levels: usize, seed: u64) -> Checkpoint {
     let label = format!("generated {variant} of {keypoints} keypoints, seed {seed}");
     Checkpoint::from_tensors(label, random_tensors(&variant.config(keypoints, levels), seed))

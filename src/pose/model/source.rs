@@ -1,5 +1,6 @@
 //! Where a network's tensors come from. The builders ask a [`Source`] for each tensor where they use it, stating its
-//! shape; that one telling yields the plan, the list of tensors, the check of a checkpoint, and generated weights.
+//! shape. One pass over the builders yields the plan, the list of tensors, the check of a checkpoint, or generated
+//! weights.
 
 use super::signal::Inputs;
 use crate::error::{Error, Result};
@@ -36,7 +37,8 @@ impl Init {
 
 /// What a builder reads its tensors from.
 pub(super) trait Source {
-    /// The values of a tensor of this shape in row-major order. None at all if the source [has none](Source::has_values).
+    /// The values of a tensor of this shape in row-major order. None at all if the source [has
+    /// none](Source::has_values).
     ///
     /// # Errors
     /// If there is no such tensor, or one of another shape.
