@@ -80,9 +80,13 @@ impl PeopleError {
         error
     }
 
-    /// How many are missing, and how many extra, for whom a tolerance has no excuse: a score that is undecided, an
-    /// overlap that is, a neighbouring grid of the same person and score that won instead, or someone with an excuse
-    /// who suppresses on one side only.
+    /// How many people are missing, and how many extra, that the tolerance does not explain. A person on one side only
+    /// is explained if
+    ///
+    /// 1. its score is near the threshold;
+    /// 2. or its overlap with another box is near the NMS threshold;
+    /// 3. or the other side has a neighbouring grid cell of the same person, with nearly the same score;
+    /// 4. or a person that is explained suppresses it on the other side.
     pub fn unexplained(&self, tolerance: &Tolerance) -> (usize, usize) {
         let select = SelectParams::default();
         let (score_thr, nms_thr) = (f64::from(select.score_thr), f64::from(select.nms_thr));
