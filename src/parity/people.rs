@@ -155,6 +155,7 @@ impl fmt::Display for PeopleError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use approx::assert_abs_diff_eq;
 
     /// People of one keypoint, by score and left edge of a box of 100 x 100.
     fn people(list: &[(f32, f32)]) -> Survivors {
@@ -201,7 +202,7 @@ mod tests {
         found.keypoints[0] = [53.0, 54.0];
         let error = PeopleError::between(&people(&[(0.9, 300.0), (0.75, 0.0)]), &found, 1);
         assert_eq!(error.keypoints, [0.0, 5.0]);
-        assert!((error.scores[1] - 0.05).abs() < 1e-6);
+        assert_abs_diff_eq!(error.scores[1], 0.05, epsilon = 1e-6);
         assert!(error.missing.is_empty() && error.extra.is_empty());
         assert!(error.to_string().contains("2 expected, 0 missing"));
     }

@@ -1,8 +1,8 @@
-//! The reference: every operation of a [`Plan`] in f64, written as its definition reads. Slow, and the measure of all
-//! other backends.
+//! The reference: every operation of a [`Plan`] in f64, written as its definition reads. It is slow, and the other
+//! backends are compared with it.
 //!
-//! All buffers stay intact after a run. A single step can be executed on inputs of one's choice: [`Reference::set_map`]
-//! its inputs, [`Reference::run_steps`], then [`Reference::map`] its output.
+//! All buffers stay intact after a run. To execute a single step on given inputs, call [`Reference::set_map`] for its
+//! inputs, [`Reference::run_steps`], then [`Reference::map`] for its output.
 
 pub mod ops;
 mod pose;

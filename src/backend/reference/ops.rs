@@ -191,6 +191,7 @@ fn parallel_rows(data: &mut [f64], len: usize, f: impl Fn(usize, &mut [f64]) + S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use approx::assert_abs_diff_eq;
 
     #[test]
     fn erfc_equals_known_values() {
@@ -202,10 +203,10 @@ mod tests {
             (4.0, 1.541_725_790_028_002e-8),
             (-4.0, 2.0 - 1.541_725_790_028_002e-8),
         ] {
-            assert!((erfc(x) - expected).abs() < 1e-14, "erfc({x}) = {}", erfc(x));
+            assert_abs_diff_eq!(erfc(x), expected, epsilon = 1e-14);
         }
         // The two formulas meet.
-        assert!((erfc(2.999_999_999) - erfc(3.0)).abs() < 1e-12);
+        assert_abs_diff_eq!(erfc(2.999_999_999), erfc(3.0), epsilon = 1e-12);
     }
 
     #[test]

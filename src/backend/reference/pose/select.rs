@@ -76,6 +76,7 @@ mod tests {
     use super::*;
     use crate::backend::RunOptions;
     use crate::plan::{Op, Plan, Pose};
+    use approx::assert_abs_diff_eq;
 
     /// Two levels of strides 16 and 32 of a 64x32 input; logits and box numbers as given, cell by cell.
     fn select(cells: &[(f64, [f64; 4])], params: SelectParams) -> Vec<Person> {
@@ -113,7 +114,7 @@ mod tests {
         assert_eq!(people[2].center, [39.5 + 8.0, 23.5 - 4.0]);
         assert_eq!(people[2].corners(), [39.5, 3.5, 55.5, 35.5]);
         assert_eq!(people[1].prior, [32.0 + 15.5, 15.5]);
-        assert!((people[1].size[0] - 32.0 / std::f64::consts::E).abs() < 1e-12);
+        assert_abs_diff_eq!(people[1].size[0], 32.0 / std::f64::consts::E, epsilon = 1e-12);
 
         let places = |params| select(&cells, params).iter().map(|p| (p.level, p.cell)).collect::<Vec<_>>();
         // Among equal scores the grid's order holds; strict thresholds.
