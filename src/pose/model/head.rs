@@ -65,7 +65,7 @@ impl Head {
     ///
     /// Convolutions that do not depend on each other follow one another: class and pose branches of all levels advance
     /// together.
-    pub(super) fn tell(&self, net: &mut Net<'_>, maps: &[View], strides: &[usize]) -> Result<Dense> {
+    pub(super) fn append(&self, net: &mut Net<'_>, maps: &[View], strides: &[usize]) -> Result<Dense> {
         let half = self.projected / 2;
         let mut cls: Vec<View> = maps.iter().map(|p| p.slice(0, half)).collect();
         let mut pose: Vec<View> = maps.iter().map(|p| p.slice(half, half)).collect();

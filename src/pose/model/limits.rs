@@ -27,10 +27,10 @@ pub(super) const INPUT: usize = 8192;
 const ROW: u64 = 1 << 20;
 /// Bytes that folding may add: linear layers that follow each other become one, positions become a table.
 const FOLDED: u64 = 16 << 20;
-/// Bytes. Networks of few weights have maps, too.
+/// Bytes of maps that are granted besides the weights' size: small networks have large maps.
 const MAPS: u64 = 32 << 20;
 
-/// Checks the memory that a network would take, before it takes any: `plan` was told with `shapes`, without values.
+/// Checks the memory that a network would take, before it is allocated: `plan` was built with `shapes`, without values.
 /// A caller that asks for a larger input than 640x640 grants as many times more for what grows with it.
 ///
 /// # Errors

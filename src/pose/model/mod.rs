@@ -66,24 +66,24 @@ pub fn build(checkpoint: &Checkpoint, input: impl Into<Option<(usize, usize)>>) 
     let config = Config::read(checkpoint)?;
     let input = asked.map_or_else(|| weights::input_size(checkpoint), Ok)?;
     let mut shapes = Shapes::default();
-    let outline = tell(&config, &mut shapes, input)?;
+    let outline = build_from(&config, &mut shapes, input)?;
     limits::check_memory(checkpoint.path(), &outline, &shapes, asked.is_some())?;
-    let plan = tell(&config, &mut &*checkpoint, input)?;
+    let plan = build_from(&config, &mut &*checkpoint, input)?;
     checkpoint.release();
     debug_assert_eq!(plan.check(), Ok(()));
     Ok(plan)
 }
 
-/// Tells the network of a configuration for one input size: every tensor that it takes from `source`, and every step
-/// that it makes of them. All that is known about the network comes from here.
-fn tell(config: &Config, source: &mut dyn Source, (w, h): (usize, usize)) -> Result<Plan> {
+/// Builds the network of a configuration for one input size: asks `source` for every tensor, and appends every step.
+/// This is the only description of the network.
+fn build_from(config: &Config, source: &mut dyn Source, (w, h): (usize, usize)) -> Result<Plan> {
     let mut net = Net::new(source);
     let image = net.plan.letterbox(w, h);
     net.holds(image, Signal::PIXELS);
-    let features = config.backbone.tell(&mut net, image)?;
-    let maps = config.neck.tell(&mut net, features, config.levels, config.head.projected)?;
-    let dense = config.head.tell(&mut net, &maps, config.strides())?;
+    let features = config.backbone.append(&mut net, image)?;
+    let maps = config.neck.append(&mut net, features, config.levels, config.head.projected)?;
+    let dense = config.head.append(&mut net, &maps, config.strides())?;
     net.plan.push("select", Op::Pose(Pose::Select { levels: dense.levels }));
-    config.dcc.tell(&mut net, config.keypoints, config.head.vector, dense.pose)?;
+    config.dcc.append(&mut net, config.keypoints, config.head.vector, dense.pose)?;
     Ok(net.plan)
 }

@@ -14,7 +14,7 @@ const EPS: f64 = 1e-5;
 const NORM: Norm = Norm::before_activation(EPS);
 const LINEAR: Norm = Norm::linear(EPS);
 
-/// Heads of the encoder's attention. No shape tells it; every published configuration says 8.
+/// Heads of the encoder's attention. No shape depends on it; every published configuration has 8.
 const ATTENTION_HEADS: usize = 8;
 /// Temperature of the encoder's position encoding (`pe_temperature`).
 pub(super) const POSITION_TEMPERATURE: f64 = 1e4;
@@ -53,7 +53,7 @@ impl Neck {
 
     /// Appends the neck. Returns the finest `levels` maps that end at the coarsest, each projected to `projected`
     /// channels, finest first.
-    pub(super) fn tell(
+    pub(super) fn append(
         &self,
         net: &mut Net<'_>,
         [c3, c4, c5]: [View; 3],

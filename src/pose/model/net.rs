@@ -142,8 +142,8 @@ impl<'a> Net<'a> {
         Ok(filter.plus_bias(self.values(bias, &shape[..1], init)?))
     }
 
-    /// A 1x1 convolution that makes an output of the network, `[out, in, 1, 1]`: its bias is generated around what
-    /// `bias` says, less the answer to its inputs' means.
+    /// A 1x1 convolution that makes an output of the network, `[out, in, 1, 1]`: its bias is generated as `bias` says,
+    /// less the layer's output for the means of its inputs.
     pub fn output(
         &mut self,
         prefix: &str,

@@ -17,9 +17,9 @@ pub(super) enum Init {
     Halves([(f64, f64); 2]),
     /// A weight whose outputs have this variance where its inputs have a mean square of 1.
     Weight(f64),
-    /// A batch norm's running mean: what the layer of this weight answers to its inputs' means.
+    /// A batch norm's running mean: the output of this weight's layer for the means of its inputs.
     Mean { weight: String, inputs: Inputs },
-    /// A bias that takes the answer to the inputs' means off again.
+    /// A bias that subtracts the layer's output for the means of its inputs.
     Unbiased { weight: String, inputs: Inputs, around: Box<Init> },
 }
 
@@ -44,8 +44,8 @@ pub(super) trait Source {
     /// If there is no such tensor, or one of another shape.
     fn tensor(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Cow<'_, [f32]>>;
 
-    /// Whether tensors come with values. Without, a network is told for its names and shapes only: no constant is
-    /// computed, and telling it takes next to no time or memory.
+    /// Whether tensors come with values. Without values a network is built for its names and shapes only: no constant
+    /// is computed, which takes little time and memory.
     fn has_values(&self) -> bool;
 
     /// The file, for messages.
@@ -67,10 +67,10 @@ impl Source for &Checkpoint {
     }
 }
 
-/// Names and shapes, as they are told.
+/// A list of the names and shapes that the builders ask for.
 #[derive(Default)]
 pub(super) struct Shapes {
-    /// In the order of the telling.
+    /// In the order of the builders.
     pub tensors: Vec<(String, Vec<usize>)>,
 }
 
@@ -89,16 +89,16 @@ impl Source for Shapes {
     }
 }
 
-/// Compares the shapes of a checkpoint with those that are told. Values are not read.
+/// Compares the shapes of a checkpoint with those that the builders ask for. Values are not read.
 pub(super) struct Comparison<'a> {
     checkpoint: &'a Checkpoint,
-    /// In the order of the telling.
-    pub told: Vec<String>,
+    /// Names compared so far, in the order of the builders.
+    pub compared: Vec<String>,
 }
 
 impl<'a> Comparison<'a> {
     pub fn new(checkpoint: &'a Checkpoint) -> Comparison<'a> {
-        Comparison { checkpoint, told: Vec::new() }
+        Comparison { checkpoint, compared: Vec::new() }
     }
 }
 
@@ -112,7 +112,7 @@ impl Source for Comparison<'_> {
             Some(got) if got != shape => complaint(format!("shape {shape:?}"), format!("{got:?}")),
             Some(got) if got.contains(&0) => complaint("at least one element".into(), format!("{got:?}")),
             Some(_) => {
-                self.told.push(name.into());
+                self.compared.push(name.into());
                 Ok(Cow::default())
             }
         }
