@@ -45,7 +45,7 @@ struct Copy { unsigned char* dst; const void* src; int bytes, total; uint32_t* l
 struct Barrier;
 struct Thread;
 
-// What happens later, on nobody's time: copies, then an arrival or a byte count on a memory barrier.
+// Asynchronous work that no thread waits for itself: copies, then an arrival or a byte count on a memory barrier.
 struct Async {
   std::vector<Copy> copies;
   std::vector<unsigned char> data;
@@ -126,7 +126,7 @@ void wake(std::vector<Thread*>& list) {
   for (Thread* t : list) ready.push_back(t);
   list.clear();
 }
-// Gives way to the scheduler until somebody puts this thread into `ready`.
+// Returns to the scheduler until this thread is put into `ready`.
 void pause(const char* what) {
   self->state = what;
   if (_setjmp(self->context) == 0) _longjmp(scheduler, 1);
@@ -568,7 +568,7 @@ void set_registers(int n) {
 
 }  // namespace emu
 
-// ---- C interface ------------------------------------------------------------------------------------------------------
+// ---- C interface ---------------------------------------------------------------------------------------------------
 
 // Device memory between unreadable pages, filled with 0xFF; `constant` memory may be read before griddepcontrol.wait.
 extern "C" void* emu_alloc(size_t bytes, int constant) {

@@ -309,9 +309,9 @@ impl Gpu for Emulator {
 
     unsafe fn compile(&self, recipe: GraphRecipe) -> Result<Box<dyn Program>> {
         let Emulator { library, caps, seed } = self;
-        let (under_way, upload) = (AtomicBool::new(false), Mutex::new(None));
+        let (in_flight, upload) = (AtomicBool::new(false), Mutex::new(None));
         let (library, sm90, seed) = (library.clone(), caps.sm90, *seed);
-        Ok(Box::new(Emulated { library, sm90, seed, recipe, under_way, upload }))
+        Ok(Box::new(Emulated { library, sm90, seed, recipe, in_flight, upload }))
     }
 }
 
@@ -320,7 +320,7 @@ struct Emulated {
     sm90: bool,
     seed: u64,
     recipe: GraphRecipe,
-    under_way: AtomicBool,
+    in_flight: AtomicBool,
     /// What is still to be copied before the kernels run.
     upload: Mutex<Option<Upload>>,
 }
@@ -335,14 +335,14 @@ impl Emulated {
 
 impl Program for Emulated {
     unsafe fn start(&self, upload: Option<Upload>) -> Result<()> {
-        assert!(!self.under_way.swap(true, Ordering::Relaxed), "started before it was waited for");
+        assert!(!self.in_flight.swap(true, Ordering::Relaxed), "started before it was waited for");
         *self.upload.lock().unwrap_or_else(|e| e.into_inner()) = upload;
         if self.eager() { self.run_timed().map(|_| ()) } else { Ok(()) }
     }
 
     fn wait(&self) -> Result<()> {
-        let under_way = self.under_way.swap(false, Ordering::Relaxed);
-        if under_way && !self.eager() { self.run_timed().map(|_| ()) } else { Ok(()) }
+        let in_flight = self.in_flight.swap(false, Ordering::Relaxed);
+        if in_flight && !self.eager() { self.run_timed().map(|_| ()) } else { Ok(()) }
     }
 
     fn run_staged(&self) -> Result<Vec<Duration>> {

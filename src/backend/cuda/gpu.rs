@@ -116,8 +116,7 @@ pub(super) trait Gpu: Send + Sync {
     /// 1. As long as the program lives, every address of the recipe is valid: the upload's on the host for its `bytes`,
     ///    initialised; those on the device for everything that the kernels and the upload read and write.
     /// 2. Between [`Program::start`] and the end of [`Program::wait`] nothing else writes what the program reads, or
-    /// touches
-    ///    what it writes.
+    ///    touches what it writes.
     unsafe fn compile(&self, recipe: GraphRecipe) -> Result<Box<dyn Program>>;
 }
 

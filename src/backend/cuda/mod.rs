@@ -8,9 +8,9 @@
 //! An operation is a folder of `ops/` or `pose/`, with kernel, parameters, limits, packing and launch side by side, and
 //! a row in the table of `ops::of` or `pose::of`.
 //!
-//! Maps are stored in fp16 NHWC and summed in fp32; predictions, boxes, and everything about survivors is fp32. The
-//! kernels know operations, `ops/conv` which convolution kernel suits which shape. `gpu.rs` is all that
-//! the executor needs of a device, so that tests run the same code on the host, with the kernels under an emulator.
+//! Maps are stored in fp16 NHWC and summed in fp32. Class logits, boxes, and everything about survivors are fp32.
+//! `ops/conv` chooses the convolution kernel for a shape. `gpu.rs` is the only interface between the executor and a
+//! device, so that tests run the same code on the host, with the kernels under an emulator.
 
 mod constants;
 mod device;
@@ -72,6 +72,7 @@ impl Default for Options {
 const MAX_BATCH: usize = 64;
 /// Batch sizes kept ready in each stream.
 const KEPT: usize = 2;
+
 /// Executes a plan on a GPU.
 pub struct CudaExecutor {
     // Programs use constants, so workspaces are declared, and dropped, before constants.

@@ -1,4 +1,4 @@
-//! The operations, each in a folder of its own: kernel (`.cu`), parameters (`params.rs`, of which the build makes the
+//! The operations, one folder each: kernel (`.cu`), parameters (`params.rs`, of which the build makes the
 //! kernel's header), limits, packing and launch (`mod.rs`). Here is what they have in common, and the table of them.
 
 pub mod attention;

@@ -32,7 +32,7 @@ params! {
         score_logit: f32,           // a grid is a candidate if its class logit is strictly above this
         nms_thr: f32,               // a candidate is suppressed if its IoU with a better one is strictly above this
         max_people: i32,            // at most this many; negative: all
-        force: i32,                 // negative: off; else the best `force` grids survive, whatever their scores and overlaps
+        force: i32,                 // negative: off; else the best `force` grids survive in any case
         reserved: i32,
     }
 

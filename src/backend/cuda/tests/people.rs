@@ -285,7 +285,7 @@ fn gated_attention_units_gate() {
             let values = rng.normals(n * tokens * d, scale);
             rig.set(src, &values);
             run_last(&mut rig);
-            // normalised tokens enter as fp16, and attention squares what comes of it
+            // normalised tokens enter as fp16, and attention squares the rounding error
             rig.close(dst, 2e-3, &format!("{tokens} tokens, {n} people, scale {scale}"));
         }
     }

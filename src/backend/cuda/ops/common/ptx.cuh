@@ -68,7 +68,7 @@ DEVICE void cp_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
-// Waits until at most N of this thread's groups are under way.
+// Waits until at most N of this thread's groups are in flight.
 template <int N> DEVICE void cp_wait() {
 #ifdef HAVE_SM80
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");

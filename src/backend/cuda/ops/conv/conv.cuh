@@ -114,7 +114,7 @@ DEVICE int out_pixel(const ConvStep& p, int kernel, int oy0, int ox0, int m) {
   }
   return oy < p.oh && ox < p.ow ? oy * p.ow + ox : -1;
 }
-// Loads of a thread under way at a time, see load_activations.
+// Loads of a thread in flight at a time, see load_activations.
 constexpr int LOADS = 4;
 // Entries of the halo table: one a pixel, to a multiple of ROUND.
 template <int ROUND> DEVICE int halo_entries(const ConvStep& p) {

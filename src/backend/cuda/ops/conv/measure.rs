@@ -50,7 +50,7 @@ pub fn tiles(
             let Some(launch) = bench.launch(shapes, &choice) else { continue };
             let launches = vec![[interleaved.launch.clone(), launch]; repeats].concat();
             let chain = interleaved.time * repeats as u32;
-            // SAFETY: addresses are those of `bench` and `between`.
+            // SAFETY: addresses are those of `bench` and `interleaved`.
             let time = unsafe { fastest(gpu, launches, best.map(|b| b.0 + chain)) }?.saturating_sub(chain);
             all.push((time, choice));
             // A choice must be 3 % faster than the built-in one to replace it.
@@ -71,7 +71,7 @@ pub fn tiles(
     Ok(runners_up)
 }
 
-/// Time of a network's launches, whatever is in its memory.
+/// Time of a network's launches. The content of its memory does not matter.
 ///
 /// # Errors
 /// Failures of the device.

@@ -15,14 +15,14 @@ pub struct BinDecode;
 
 const KERNEL: Kernel = Kernel { file: "bin_decode", name: "bin_decode" };
 
-/// Makes a launch of it leave no heatmaps; says nothing to others.
+/// Makes a bin decode launch write no heatmaps; leaves other launches as they are.
 pub fn forget_heatmaps(launch: &mut Launch) {
     if let Some(params) = launch.params.get_mut::<BinDecodeLaunch>() {
         params.heat = [0; 2];
     }
 }
 
-/// The bin classifier's matrix of an axis, and what its logits are scaled by.
+/// Address of the bin classifier's matrix of an axis, and the scale of its logits.
 fn matrix(cx: &mut Lowering<'_>, t: TensorId, dim: usize) -> Result<(u64, f32)> {
     let data = &cx.plan.tensors[t.0].data;
     let scale = pack::rotation_scale(data, dim);
@@ -49,7 +49,7 @@ impl Operation for BinDecode {
         let how = format!("{half} frequencies for a temperature of {}", b.temperature);
         let frequency =
             cx.constants.put(None, how, || floats(&pack::frequencies(b.temperature, half), 2 * half))?;
-        // with room for two such blocks, W, too
+        // W too, if there is room for two blocks with it
         let weights = 2 * b.pe_dim * b.dim * 2;
         let staged = 2 * (BIN_DECODE_BYTES + weights) <= caps.shared as usize;
         let shared = (BIN_DECODE_BYTES + if staged { weights } else { 0 }) as u32;

@@ -29,7 +29,7 @@ impl Operation for GatedAttentionUnit {
         let plan = cx.plan;
         let Op::Pose(Pose::Gau(g)) = cx.op(steps[0]) else { unreachable!("see pose::of") };
         let caps = cx.constants.gpu.caps();
-        // with room for them, the constants of u, v, q and k, too
+        // the constants of u, v, q and k too, if there is room for them
         let weights = (2 * g.expansion + g.key_dim) * g.dim * 2;
         let constants = weights + 2 * g.tokens * g.key_dim * 4;
         let staged = GAU_BYTES + constants <= caps.shared as usize;

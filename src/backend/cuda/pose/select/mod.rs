@@ -16,7 +16,7 @@ const KERNEL: Kernel = Kernel { file: "select", name: "select_people" };
 
 /// Grid cells that one block sorts: each of its 512 threads keeps a bit for 64 of them.
 const MAX_CELLS: usize = 32768;
-/// Candidates that are sorted in shared memory, where a key and a box each must fit into every GPU's 64 KiB.
+/// Candidates that are sorted in shared memory: a key and a box for each fit into the 64 KiB that every GPU has.
 const NEAR: usize = 2048;
 
 /// Grid cells of all levels, and sort slots for them.

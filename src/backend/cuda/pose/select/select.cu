@@ -76,8 +76,8 @@ DEVICE bool overlap(const Corners& a, const Corners& b, float threshold) {
   return common > threshold * (a.area + b.area - common);
 }
 
-// Puts the candidates' keys into `near`, as many as it holds, and the rest into `far`, and sets their box predictions
-// under way.
+// Puts the candidates' keys into `near`, as many as it holds, and the rest into `far`, and starts loading their box
+// predictions.
 DEVICE void find(const SelectLaunch& p, const Frame& f, Key* near, float4* boxes, Key* far, int* found, int image) {
   const int tid = threadIdx.x, lane = tid & 31;
   int cells = 0;

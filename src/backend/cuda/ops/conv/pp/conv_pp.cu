@@ -158,7 +158,7 @@ template <int KS, int NWG, int BN, int BK> DEVICE void conv_pp(const ConvLaunch&
   const uint32_t weights = bar + BARRIER_BYTES, activations = weights + stages * STAGE_BYTES;
   const uint32_t bias_at = activations + NWG * buffers * chunk_bytes - bar;
 
-  // every barrier by a thread of its own
+  // each barrier is initialised by another thread
   if (tid < stages) {
     mbar_init(full_w + 8 * tid, 1);
     mbar_init(empty_w + 8 * tid, NWG);

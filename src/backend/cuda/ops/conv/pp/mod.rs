@@ -1,4 +1,4 @@
-//! Convolutions with wgmma in blocks that stay until all tiles are done, for maps of many tiles: `conv_pp.cu`. No GPU
+//! Convolutions with wgmma in persistent blocks, for maps of many tiles: `conv_pp.cu`. No GPU
 //! has run them yet, so they are chosen only where the caller asks for it (`Caps::unproven`).
 
 use super::params::{ConvStep, Trigger};

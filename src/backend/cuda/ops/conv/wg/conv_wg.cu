@@ -48,7 +48,7 @@ DEVICE void conv_wg(const ConvLaunch& l) {
   int2* table = reinterpret_cast<int2*>(smem + bias_at + BN * 4);
   const uint32_t sums_at = (bias_at + BN * 4 + halo * 8 + 15) & ~15u;
 
-  // every barrier by a thread of its own
+  // each barrier is initialised by another thread
   if (tid < STAGES) {
     mbar_init(full_w + 8 * tid, 1);
     mbar_init(empty_w + 8 * tid, NWG);
