@@ -72,7 +72,7 @@ pub enum Standing {
     Prefix,
     /// It has the published file's name, but is another: what was expected and what was found.
     Different(String),
-    /// It has a name of its own (after a conversion, say), so nothing is known of it.
+    /// It has another name, for instance after a conversion, so nothing is known about it.
     Unnamed,
 }
 

@@ -146,7 +146,7 @@ pub fn near(name: &str) -> Vec<&'static str> {
     let name = name.to_ascii_lowercase();
     let names = PUBLISHED.iter().flat_map(|p| p.aliases.iter().copied().chain([p.name]));
     let distance = |known: &str| strsim::damerau_levenshtein(&name, known);
-    // A name of one or two letters is near to any other such.
+    // A name of one or two letters is near to every other short name.
     let mut near: Vec<(usize, &str)> = names
         .map(|known| (distance(known), known))
         .filter(|&(distance, known)| distance <= 3 && 2 * distance < known.len())
