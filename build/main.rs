@@ -1,9 +1,9 @@
 //! Compiles the CUDA kernels with nvcc, where there is one, and hands the results to `src/backend/cuda/images.rs`.
 //!
-//! A kernel file is any `.cu` below `src/backend/cuda`, in the folder of its operation; [`kernels`] finds them, [`params`]
-//! writes the headers with their parameters, [`nvcc`] compiles. Without nvcc the crate builds for the CPU only, with one
-//! warning. `RTMO_CUDA_ARCHS` (for instance `sm_90a` or `sm_86,sm_89`; `none` to leave CUDA out) narrows the list of
-//! architectures. Only what changed is compiled again.
+//! A kernel file is any `.cu` below `src/backend/cuda`, in the folder of its operation; [`kernels`] finds them,
+//! [`params`] writes the headers with their parameters, [`nvcc`] compiles. Without nvcc the crate builds for the CPU
+//! only, with one warning. `RTMO_CUDA_ARCHS` (for instance `sm_90a` or `sm_86,sm_89`; `none` to leave CUDA out) narrows
+//! the list of architectures. Only what changed is compiled again.
 
 mod kernels;
 mod nvcc;
@@ -57,7 +57,7 @@ fn main() {
     list.push_str("]\n");
     write_if_changed(&out.join("images.rs"), &list);
 
-    // What the emulator of the tests compiles.
+    // The list of files that the tests' emulator compiles.
     let mut list = String::from("&[\n");
     for kernel in &kernels.units {
         let kernels::Unit { name, path, includes, only } = kernel;
@@ -81,7 +81,7 @@ fn demo_model() {
     }
 }
 
-/// Compilers look at times: a file that says the same as before stays as it is.
+/// Writes a file only if its text differs: build tools compare modification times.
 fn write_if_changed(path: &Path, text: &str) {
     if fs::read_to_string(path).is_ok_and(|old| old == text) {
         return;

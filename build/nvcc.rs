@@ -59,7 +59,7 @@ pub fn compile(nvcc: &Path, kernels: &Kernels, archs: &[String], out: &Path) -> 
             jobs.push((unit, arch, out.join(format!("{}.{arch}.{:016x}", unit.name, hash.finish()))));
         }
     }
-    // Results of earlier versions of the kernels are of no more use.
+    // Removes results of earlier versions of the kernels.
     for entry in fs::read_dir(out).expect("OUT_DIR").flatten() {
         let path = entry.path();
         let image =

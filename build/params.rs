@@ -1,13 +1,13 @@
-//! Kernel parameters, told once: the `params.rs` of an operation is part of the crate, and this writes the C++ header of the
-//! same structs from it.
+//! Kernel parameters are defined once: the `params.rs` of an operation is part of the crate, and this file writes the
+//! C++ header with the same structs from it.
 //!
 //! `layer_norm/params.rs` becomes `layer_norm.params.cuh`, which includes the header of the folder above if that has
 //! parameters, too. A `params.rs` may hold, besides what C++ does not see (`use`, comments):
 //!
 //! * `pub const NAME: usize = 4;`, a number that both sides use;
 //! * `pub enum Kind { One = 0, Two = 1 }`, in C++ with constants `KIND_ONE`, `KIND_TWO`;
-//! * `params! { Struct { field: type, .. } .. }`, with fields of `i32`, `u32`, `i64`, `u64`, `f32`, other such structs, device
-//!   addresses (`*const f16`, `*mut f32`), and arrays of these.
+//! * `params! { Struct { field: type, .. } .. }`, with fields of `i32`, `u32`, `i64`, `u64`, `f32`, other such structs,
+//!   device addresses (`*const f16`, `*mut f32`), and arrays of these.
 //!
 //! Both sides check that structs have no padding, so a field lies where the sum of the sizes before it says.
 
@@ -103,7 +103,7 @@ impl Sizes {
     fn item(&mut self, name: &str, body: &str) -> Result<String, String> {
         let mut text = format!("struct {name} {{\n");
         let mut total = 0;
-        // The comma of an array's type is none: `[f32; 4]` has a semicolon.
+        // A comma always ends a field: array types have a semicolon, as in `[f32; 4]`.
         for field in body.split(',').map(str::trim).filter(|field| !field.is_empty()) {
             let (field, of) = field
                 .split_once(": ")

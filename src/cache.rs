@@ -3,10 +3,16 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+/// This program's folder in the user's cache folder, which holds weights and measured tiles. It need not exist. `None`
+/// where the environment names no cache folder.
+pub(crate) fn own_folder() -> Option<PathBuf> {
+    folder(|name| std::env::var_os(name)).map(|cache| cache.join("rtmo-engine"))
+}
+
 /// The folder for files that can be made or fetched again; it need not exist. `variable` looks up the environment.
 ///
-/// `XDG_CACHE_HOME`, else the system's own place. Paths that are empty or relative are ignored, as the XDG Base Directory
-/// Specification says: a relative one would be another folder in each working directory.
+/// `XDG_CACHE_HOME`, else the system's own place. Paths that are empty or relative are ignored, as the XDG Base
+/// Directory Specification says: a relative one would be another folder in each working directory.
 pub(crate) fn folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let path = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
     path("XDG_CACHE_HOME").or_else(|| {

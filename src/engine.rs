@@ -16,7 +16,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-/// Whose conventions hold around the network: geometry, thresholds, suppression.
+/// Whose conventions the engine follows around the network: geometry, thresholds, suppression.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Compat {
@@ -60,7 +60,7 @@ impl Compat {
     }
 }
 
-/// How an [`Engine`] is set up. `EngineOptions::default()` computes what mmpose does, on the fastest device.
+/// How an [`Engine`] is set up. `EngineOptions::default()` does what mmpose does, on the fastest device.
 ///
 /// ```
 /// use rtmo_engine::{Device, EngineOptions};
@@ -246,12 +246,12 @@ impl Engine {
         })
     }
 
-    /// The people on each picture, best first, in its pixels. Takes [`Photo`]s or borrowed [`Image`]s, which may differ in
-    /// size. A call with several is one batch.
+    /// The people on each picture, best first, in its pixels. Takes [`Photo`]s or borrowed [`Image`]s, which may differ
+    /// in size. A call with several is one batch.
     ///
     /// # Errors
-    /// A photo without pixels, or whose bytes do not fill its size; failures of the device; photos that were submitted and
-    /// not collected.
+    /// A photo without pixels, or whose bytes do not fill its size; failures of the device; photos that were submitted
+    /// and not collected.
     pub fn infer<'a, T>(&mut self, photos: &'a [T]) -> Result<Vec<People>>
     where
         Image<'a>: From<&'a T>,
@@ -265,7 +265,8 @@ impl Engine {
         self.executor.queue_depth()
     }
 
-    /// Begins to look for people: [`Engine::infer`] in two halves, for many photos in succession.
+    /// Starts a batch; [`Engine::collect`] returns its people. Together they are [`Engine::infer`] in two halves, for
+    /// many photos in succession.
     ///
     /// ```
     /// # use rtmo_engine::{Engine, EngineOptions, Photo, Result, Variant, pose::model};
@@ -287,7 +288,8 @@ impl Engine {
     /// ```
     ///
     /// # Errors
-    /// As [`Engine::infer`], and the photos are gone; if [`Engine::queue_depth`] batches are waiting to be collected.
+    /// As [`Engine::infer`], and the photos are dropped; if [`Engine::queue_depth`] batches are waiting to be
+    /// collected.
     pub fn submit(&mut self, photos: Vec<Photo>) -> Result<()> {
         let (waiting, most) = (self.submitted.len(), self.queue_depth());
         if waiting >= most {
@@ -305,7 +307,8 @@ impl Engine {
         self.submitted.len()
     }
 
-    /// The oldest batch submitted, and the people on each of its photos, as soon as they are known; `None` if there is none.
+    /// The oldest batch submitted, and the people on each of its photos, as soon as they are known; `None` if there is
+    /// none.
     ///
     /// # Errors
     /// As [`Engine::infer`]; the batch is gone then.
@@ -316,8 +319,8 @@ impl Engine {
         Ok(Some((photos, people)))
     }
 
-    /// For latency studies: as [`Engine::infer`] for the same photos as the call before. A GPU still holds them: measures the time of a photo that
-    /// is in GPU memory already.
+    /// For latency studies: as [`Engine::infer`] for the same photos as the call before. On a GPU they are still resident: measures the time
+    /// of a photo that is in GPU memory already.
     ///
     /// # Errors
     /// As [`Engine::infer`].
@@ -389,13 +392,13 @@ impl Engine {
             .collect()
     }
 
-    /// Does something with photos and their geometry.
+    /// Calls `run` with the frames of photos: each with its letterbox.
     fn with_frames<T>(
         &mut self,
         photos: &[Image<'_>],
         run: impl FnOnce(&mut dyn Executor, &[Frame<'_>], &RunOptions) -> Result<T>,
     ) -> Result<T> {
-        // Geometry is kept for photos of equal size, but not of every size that there ever was.
+        // A letterbox is kept for later photos of the same size, up to 64 of them.
         if self.letterboxes.len() > 64 {
             self.letterboxes.clear();
         }
@@ -409,7 +412,7 @@ impl Engine {
         run(self.executor.as_mut(), &frames, &self.run)
     }
 
-    /// Where the geometry of a photo's size is kept.
+    /// Index of the letterbox for a photo's size, made if there is none yet.
     fn letterbox(&mut self, photo: &Image<'_>) -> Result<usize> {
         photo.check()?;
         let size = photo.size();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Result of every fallible function of the crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Everything that can go wrong, worded for the person who has to mend it.
+/// Everything that can go wrong. Messages say what, where, what was expected and what was found.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -156,7 +156,7 @@ mod tests {
             let shown = error.to_string();
             assert!(!shown.contains(char::is_control) && shown.contains(r"\u{1b}]0;x\u{7}"), "{shown}");
         }
-        // A line end in a name begins no line.
+        // A line end in a name must not start a new line.
         assert_eq!(Error::weights("a\nerror: b", "c").to_string(), r"a\nerror: b: c");
     }
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the crate for 64-bit ARM and runs its NEON kernels' tests under QEMU, on an x86-64 Debian.
 #
-#   tools/arm_check.sh            all tests that say something about ARM
+#   tools/arm_check.sh            all tests that run kernels of ARM
 #   tools/arm_check.sh TEST...    some of the files in tests/
 #
 # Installs what it needs (as root): Debian's Rust compiler with the ARM standard library, a cross C compiler for the
@@ -21,7 +21,7 @@ export RUSTC=/usr/bin/rustc
 export CARGO_BUILD_TARGET=aarch64-unknown-linux-gnu
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/arm
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
-# The path keeps the cross compiler's dynamic loader from the other libc, Debian's own for ARM: with both programs hang.
+# The path keeps the cross compiler's dynamic loader from the other libc, Debian's own for ARM: with both, programs hang.
 arm=/usr/aarch64-linux-gnu
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L $arm -E LD_LIBRARY_PATH=$arm/lib"
 export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
@@ -29,7 +29,7 @@ export RTMO_CUDA_ARCHS=none
 "$RUSTC" --version
 qemu-aarch64 --version | head -1
 
-# The emulator is tens of times slower than a machine: no large maps, and the portable kernels are tested elsewhere.
+# The emulator is tens of times slower than a CPU, so tests with large maps are skipped.
 export RTMO_ISA=${RTMO_ISA-neon}
 skip=(--skip full_size --skip rtmo_ --skip every_size --skip results_depend --skip crowdpose --skip three_levels
   --skip tall_input)

@@ -2,7 +2,7 @@
 # Runs tests of the AVX-512 kernels on an x86-64 machine without AVX-512: in Linux, in Bochs, which emulates a CPU that
 # has it (QEMU does not). On a machine with AVX-512 plain `cargo test` does.
 #
-#   tools/avx512_check.sh [TEST[:FILTER]...]    files in tests/, or lib; with a filter, tests of such names only
+#   tools/avx512_check.sh [TEST[:FILTER]...]    files in tests/, or lib; with a filter, only tests whose names contain it
 #
 # Debian's Bochs has no BF16; versions after 3.0 do. Where `simd` fails in `every_operation_on_every_lane`, they scale
 # short displacements of vdpbf16ps's memory operand by 4, not by 64.

@@ -6,7 +6,8 @@
 #
 # Sections, in this order without any named: kernels tune parity bench pingpong first sanitizer cpu sweep. None needs another,
 # and each of their commands ends after some time (LIMIT seconds, if given), so that a machine lent for minutes can be given some
-# sections at a time, the first ones first. Every kernel test is a process of its own: what breaks the device for one leaves it to the others.
+# sections at a time, the first ones first. Every kernel test runs in its own process, so that a test that breaks the device
+# does not affect the others.
 #
 # Where there is no Rust, build elsewhere and carry the binaries: --build puts the engine and its test binary, stripped, into
 # target/gpu/, and a later run finds them there (RTMO_CUDA_ARCHS=sm_90a builds for the GPU at hand only: smaller, sooner). The same
@@ -132,7 +133,7 @@ bench() {
     run 60 "rtmo-$m by layer" "${bench[@]}" --model "rtmo-$m" --layers
   done
 }
-# Convolutions whose blocks stay, against those whose do not: the network of one image and of sixteen. Each has tiles of its own.
+# Persistent convolution blocks (conv_pp) on and off, with one image and with sixteen. Each setting keeps its own tiles.
 pingpong() {
   local on batch
   for m in $models; do
@@ -151,7 +152,7 @@ first() {
     run 120 "many photos, $batch together" bash -c 'for i in $(seq 400); do echo "$2"; done | { time "$1" infer - --no-draw --quiet --device cuda --batch "$3"; }' _ "$engine" "$image" "$batch"
   done
 }
-# Of the small tests: the others would take these tools minutes.
+# Small tests only: the others would take minutes under these tools.
 sanitizer() {
   if ! command -v compute-sanitizer > /dev/null; then
     say "compute-sanitizer: not installed, skipped"
@@ -166,7 +167,7 @@ sanitizer() {
     done
   done
 }
-# The same machine's CPU may have instructions that no other had.
+# The CPU of this machine may have instruction sets that other test machines lack.
 cpu() {
   local precision precisions=fp32
   case $("$engine" info | sed -n 's/^ISA//p') in

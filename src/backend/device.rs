@@ -13,7 +13,7 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Device {
-    /// The fastest that is here.
+    /// The fastest device of this machine.
     #[default]
     Auto,
     /// The CPU.
@@ -49,7 +49,7 @@ impl fmt::Display for Device {
     }
 }
 
-/// Arithmetic of the network's large convolutions; what is sensitive stays in f32.
+/// Arithmetic of the network's large convolutions. Buffers of [`crate::plan::DType::F32`] stay in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Precision {
@@ -58,7 +58,7 @@ pub enum Precision {
     Fp32,
     /// The upper half of a binary32, accumulated in f32.
     Bf16,
-    /// Factors as sums of two bf16 numbers, three products for one, accumulated in f32: close to fp32, on AMX.
+    /// Each operand is the sum of two bf16 numbers, with three products accumulated in f32: close to fp32, on AMX.
     Bf16x3,
     /// IEEE 754 binary16, accumulated in f32.
     Fp16,
@@ -109,13 +109,13 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// Prepares a plan, and says where it was placed. [`Device::Auto`] takes the first GPU that the compiled kernels support.
-    /// It takes the CPU if there is no such GPU, or if fp32 or bf16 is asked for. fp16 without a GPU becomes fp32 on the CPU:
-    /// compare the placement that is returned with the one that was asked for.
+    /// Prepares a plan, and says where it was placed. [`Device::Auto`] takes the first GPU that the compiled kernels
+    /// support. It takes the CPU if there is no such GPU, or if fp32 or bf16 is asked for. fp16 without a GPU becomes
+    /// fp32 on the CPU: compare the placement that is returned with the one that was asked for.
     ///
     /// # Errors
-    /// [`Error::Device`] if the device is missing, cannot compute in this precision, or lacks memory or anything else that
-    /// the plan needs; [`Error::Usage`] if the environment, the number of threads or the plan makes no sense.
+    /// [`Error::Device`] if the device is missing, cannot compute in this precision, or lacks memory or anything else
+    /// that the plan needs; [`Error::Usage`] if the environment, the number of threads or the plan makes no sense.
     pub fn prepare(&self, plan: Plan) -> Result<(Box<dyn Executor>, Placement)> {
         self.place(plan, false)
     }
@@ -191,10 +191,10 @@ fn usable_gpu() -> Result<cuda::DeviceInfo> {
     found.ok_or_else(|| Error::Device("no GPU that the compiled kernels run on".into()))
 }
 
-/// What GPU work can be done here, in a line.
+/// One line about the GPUs of this machine and the kernels that they load.
 ///
 /// # Errors
-/// Why none can, and how that can be changed.
+/// Why no GPU can be used, and how that can be changed.
 #[cfg(feature = "cuda")]
 pub fn cuda() -> Result<String> {
     usable_gpu()?;

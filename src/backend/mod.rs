@@ -1,4 +1,4 @@
-//! Backends execute [`Plan`]s. They know operations, not RTMO.
+//! Backends execute [`Plan`]s. They know operations: those of any network in `ops`, those of pose networks in `pose`.
 
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -19,7 +19,7 @@ pub trait Executor: Send {
     /// Photos to people. One entry a frame, in order.
     ///
     /// # Errors
-    /// Device failures. The content of photos never causes one.
+    /// Device failures. The content of a photo never causes an error.
     fn run(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>>;
 
     /// Runs that can be in flight at once: 2 on a GPU, where one uploads while the other computes, 1 on a CPU.
@@ -27,26 +27,28 @@ pub trait Executor: Send {
         1
     }
 
-    /// Begins a run. Where [`Executor::queue_depth`] is above 1 it returns without waiting for the run's end. Until all runs
-    /// are finished, only `start` and `finish` may be called.
+    /// Begins a run. Where [`Executor::queue_depth`] is above 1 it returns without waiting for the run's end. Until all
+    /// runs are finished, only `start` and `finish` may be called.
     ///
     /// # Errors
-    /// As `run`, and if `queue_depth` runs are in flight. Never where that is 1: there the run itself is done by `finish`.
+    /// As `run`, and if `queue_depth` runs are in flight. With a `queue_depth` of 1 it never fails: `finish` does the
+    /// whole run.
     fn start(&mut self, _frames: &[Frame<'_>], _options: &RunOptions) -> Result<()> {
         Ok(())
     }
 
-    /// Waits for the oldest run in flight. Takes the same frames and options as its `start`, and returns what `run` does.
+    /// Waits for the oldest run in flight. Takes the same frames and options as its `start`, and returns what `run`
+    /// does.
     ///
     /// # Errors
-    /// As `run`. Where `queue_depth` is above 1, also if no run is in flight, or if the oldest has another number of frames;
-    /// that run stays in flight.
+    /// As `run`. Where `queue_depth` is above 1, also if no run is in flight, or if the oldest has another number of
+    /// frames; that run stays in flight.
     fn finish(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<Vec<Survivors>> {
         self.run(frames, options)
     }
 
-    /// As [`Executor::run`] for the same frames and options as the call before. A GPU still holds these photos and uploads
-    /// nothing.
+    /// As [`Executor::run`] for the same frames and options as the call before. On a GPU these photos are still
+    /// resident, and nothing is uploaded.
     ///
     /// # Errors
     /// As `run`.
@@ -62,14 +64,15 @@ pub trait Executor: Send {
         None
     }
 
-    /// Bytes of GPU memory that it holds: constants, maps and photos, without the driver's context and the kernels' code.
+    /// Bytes of GPU memory that it holds: constants, maps and photos, without the driver's context and the kernels'
+    /// code.
     /// `None` on a CPU.
     fn device_memory(&self) -> Option<usize> {
         None
     }
 
-    /// Values of a map view after the last run, `[h, w, c]`, of image `image` of the batch. Meaningful only if the executor
-    /// was prepared with all buffers kept. A CPU keeps those of the last image only.
+    /// Values of a map view after the last run, `[h, w, c]`, of image `image` of the batch. Meaningful only if the
+    /// executor was prepared with all buffers kept. A CPU keeps those of the last image only.
     ///
     /// # Errors
     /// If the view holds no map of this plan, or the image's are not kept.

@@ -1,4 +1,4 @@
-//! Where the time of a run goes.
+//! Times of the parts of a run.
 
 use super::{Executor, Frame, RunOptions, Survivors};
 use crate::error::Result;
@@ -51,7 +51,7 @@ impl StageTimes {
     }
 }
 
-/// Runs that are measured: a little slower in total than [`Executor::run`], with the same results.
+/// Timed runs. They take a little longer than [`Executor::run`] and return the same results.
 pub trait Profiler: Executor {
     /// One frame, with the time of each step.
     ///

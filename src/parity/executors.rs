@@ -5,8 +5,8 @@ use crate::backend::{Executor, Frame, RunOptions};
 use crate::error::{Error, Result};
 use crate::plan::{Extent, Op, View};
 
-/// Runs a photo on both, and compares every map in the order of computation, and the people. Both were prepared from the
-/// same plan with all buffers kept; `expected` is right.
+/// Runs a photo on both, and compares every map in the order of computation, and the people. Both were prepared from
+/// the same plan with all buffers kept; `expected` is right.
 ///
 /// # Errors
 /// If an executor fails, or their plans differ.

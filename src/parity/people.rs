@@ -80,9 +80,13 @@ impl PeopleError {
         error
     }
 
-    /// How many are missing, and how many extra, for whom a tolerance has no excuse: a score that is undecided, an
-    /// overlap that is, a neighbouring grid of the same person and score that won instead, or someone with an excuse
-    /// who suppresses on one side only.
+    /// How many people are missing, and how many extra, that the tolerance does not explain. A person on one side only
+    /// is explained if
+    ///
+    /// 1. its score is near the threshold;
+    /// 2. or its overlap with another box is near the NMS threshold;
+    /// 3. or the other side has a neighbouring grid cell of the same person, with nearly the same score;
+    /// 4. or a person that is explained suppresses it on the other side.
     pub fn unexplained(&self, tolerance: &Tolerance) -> (usize, usize) {
         let select = SelectParams::default();
         let (score_thr, nms_thr) = (f64::from(select.score_thr), f64::from(select.nms_thr));
@@ -151,6 +155,7 @@ impl fmt::Display for PeopleError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use approx::assert_abs_diff_eq;
 
     /// People of one keypoint, by score and left edge of a box of 100 x 100.
     fn people(list: &[(f32, f32)]) -> Survivors {
@@ -197,7 +202,7 @@ mod tests {
         found.keypoints[0] = [53.0, 54.0];
         let error = PeopleError::between(&people(&[(0.9, 300.0), (0.75, 0.0)]), &found, 1);
         assert_eq!(error.keypoints, [0.0, 5.0]);
-        assert!((error.scores[1] - 0.05).abs() < 1e-6);
+        assert_abs_diff_eq!(error.scores[1], 0.05, epsilon = 1e-6);
         assert!(error.missing.is_empty() && error.extra.is_empty());
         assert!(error.to_string().contains("2 expected, 0 missing"));
     }

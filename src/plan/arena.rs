@@ -26,6 +26,16 @@ pub struct Arena {
     pub len: usize,
 }
 
+impl Arena {
+    /// The offset of a map buffer, in elements.
+    ///
+    /// # Panics
+    /// If the buffer has no place in the arena: it holds survivor rows, or no step touches it.
+    pub fn offset(&self, buffer: BufferId) -> usize {
+        self.offsets[buffer.0].expect("buffer is a map that some step touches")
+    }
+}
+
 impl Plan {
     /// Lifetime of every buffer; `None` if no step touches it.
     pub fn lifetimes(&self) -> Vec<Option<Lifetime>> {
@@ -72,18 +82,10 @@ impl Plan {
         }
         Arena { offsets, len }
     }
-
-    /// The offset of a map buffer.
-    ///
-    /// # Panics
-    /// If the buffer has no place in the arena.
-    pub fn offset(arena: &Arena, buffer: BufferId) -> usize {
-        arena.offsets[buffer.0].expect("buffer is a map that some step touches")
-    }
 }
 
-/// Offsets of blocks of the given lifetimes and lengths, and the length of all: blocks that live together never
-/// overlap; largest first, each at the lowest free offset.
+/// Offsets of blocks of the given lifetimes and lengths, and the total length. Blocks whose lifetimes overlap never
+/// share memory. The largest block is placed first, each at the lowest free offset.
 pub(crate) fn place(blocks: &[(Lifetime, usize)]) -> (Vec<usize>, usize) {
     let mut order: Vec<usize> = (0..blocks.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(blocks[i].1), i));

@@ -1,16 +1,20 @@
-//! What backends may rely on, as code.
+//! Checks of a plan. Backends rely on them for memory safety.
 
 use super::{BufferId, Conv, Extent, Op, Plan, PreAdd, TensorId, View};
 
-/// Values of all maps together, at most: more than any machine's memory, and far from what a `usize` counts.
+/// Most values of all maps together: more than any machine's memory, and sums of a few fit in a `usize`.
 const MAX_VALUES: usize = 1 << 40;
 
 impl Plan {
-    /// Checks what a plan promises its backends: as [`Plan::check_steps`]; nothing is read before it is written; every
-    /// channel of every buffer is written exactly once (so no step writes what it reads); every constant is used.
+    /// Checks what backends rely on:
+    ///
+    /// 1. everything that [`Plan::check_steps`] checks;
+    /// 2. nothing is read before it is written;
+    /// 3. every channel of every buffer is written exactly once, so no step writes what it reads;
+    /// 4. every constant is used.
     ///
     /// # Errors
-    /// The first promise that is broken.
+    /// The first rule that is broken, with the step's name.
     pub fn check(&self) -> Result<(), String> {
         self.check_steps()?;
         let mut written: Vec<Vec<bool>> = self.buffers.iter().map(|b| vec![false; b.c]).collect();
@@ -51,8 +55,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Checks each step by itself: views lie within their buffers and are of the extents that the step asks for, constants
-    /// have the right shapes. What executes any of the steps relies on that for its memory.
+    /// Checks each step by itself: views lie within their buffers and are of the extents that the step asks for,
+    /// constants have the right shapes. Every backend relies on this for memory safety.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -146,7 +150,8 @@ impl Plan {
                 if window % 2 == 1 { Ok(()) } else { Err(format!("window of {window}")) }
             }
             Op::MaxPool { src, dst, window, stride, pad } => {
-                // So every window has a pixel, and there are `ceil(in / stride)`.
+                // With `window = 2 pad + 1` every window has a pixel of the map, and there are `ceil(in / stride)`
+                // windows.
                 if *stride == 0 || pad.checked_mul(2).and_then(|p| p.checked_add(1)) != Some(*window) {
                     return Err(format!("window {window}, stride {stride}, pad {pad}"));
                 }

@@ -1,8 +1,8 @@
 //! The network as data: a static list of fused steps over buffers whose shapes, lifetimes and memory offsets
 //! are known before the first run.
 //!
-//! [`crate::pose::model`] builds a plan and knows no device; [`crate::backend`]s execute plans and know no RTMO.
-//! A plan describes one image; a backend may run it for several at once.
+//! [`crate::pose::model`] builds a plan and knows no device; [`crate::backend`]s execute plans and know operations
+//! only. A plan describes one image; a backend may run it for several at once.
 //!
 //! Layout conventions, for every backend:
 //! * maps are NHWC: pixel `(y, x)` of a `[h, w, c]` buffer starts at element `(y * w + x) * c`;
@@ -82,7 +82,7 @@ pub struct Buffer {
 pub enum DType {
     /// The precision that the plan runs in: f32, bf16 or f16.
     Working,
-    /// f32 in every precision: small maps on which decisions depend, and rows.
+    /// f32 in every precision: class logits and boxes, which decide who is found, and rows.
     F32,
 }
 
@@ -183,8 +183,8 @@ pub enum Op {
         /// Odd window size.
         window: usize,
     },
-    /// Maximum over windows of `window x window` pixels, every `stride` pixels; what lies outside the map counts as minus
-    /// infinity. The output is `ceil(in / stride)` pixels high and wide.
+    /// Maximum over windows of `window x window` pixels, every `stride` pixels; what lies outside the map counts as
+    /// minus infinity. The output is `ceil(in / stride)` pixels high and wide.
     MaxPool {
         /// `c` channels.
         src: View,
@@ -220,7 +220,7 @@ pub enum Op {
         /// Added to the variance.
         eps: f32,
     },
-    /// What only a pose network does, from the photo to its people.
+    /// An operation that only pose networks have.
     Pose(Pose),
 }
 
@@ -365,7 +365,7 @@ impl Plan {
     }
 
     /// Floating-point operations of a step, two per multiply-add, for one image or (after selection) one survivor.
-    /// Counts the arithmetic of the plain algorithm, whatever a backend does instead.
+    /// Counts the arithmetic of the plain algorithm, also where a backend uses another one.
     pub fn flops(&self, step: &Step) -> u64 {
         let size = |t: TensorId| self.tensors[t.0].shape.iter().product::<usize>() as u64;
         match &step.op {

@@ -1,5 +1,5 @@
-//! What only a pose network does: the operations from the photo to the network input, and from the head's maps to
-//! people. Backends keep their code for them in a folder of the same name.
+//! Operations that only pose networks have: from the photo to the network input, and from the head's maps to people.
+//! Each backend keeps its code for them in its `pose` folder.
 
 use super::{Op, Plan, Port, Step, TensorId, View};
 
@@ -10,8 +10,8 @@ pub const KEYPOINTS: &str = "keypoints";
 /// An output: rows of `K` channels, visibility logits.
 pub const VISIBILITY: &str = "visibility";
 
-/// Most head levels of a plan.
-pub const MAX_LEVELS: usize = 4;
+/// Most head levels of a plan, on every backend: P3, P4 and P5 (paper, Table 4).
+pub const MAX_LEVELS: usize = 3;
 
 /// One head level as [`Pose::Select`] sees it.
 #[derive(Clone, Debug)]
@@ -172,8 +172,8 @@ impl Pose {
 }
 
 impl Op {
-    /// Whether the step fixes how many survivor rows there are. It does not write any: every later step depends on it,
-    /// and it on every earlier one.
+    /// Whether the step determines the number of survivor rows. It writes no view, so its order is a rule of its own:
+    /// it depends on every earlier step, and every later step depends on it.
     pub fn fixes_rows(&self) -> bool {
         matches!(self, Op::Pose(Pose::Select { .. }))
     }
@@ -293,7 +293,7 @@ impl Plan {
                         bias.len()
                     ));
                 }
-                // A survivor is a cell of a level.
+                // A survivor is a grid cell of one of the selection's levels.
                 let levels = self.grid_levels();
                 let levels = levels.ok_or("no selection")?;
                 if src.len() != levels.len() {
@@ -342,7 +342,7 @@ impl Plan {
         }
     }
 
-    /// Checks the outputs, and that what a run has one of is there at most once.
+    /// Checks the outputs, and that there is at most one letterbox, one selection and one bin decoder.
     pub(super) fn check_pose_ports(&self) -> Result<(), String> {
         let k = self.keypoints();
         for (name, c) in [(KEYPOINTS, 2 * k), (VISIBILITY, k)] {

@@ -1,4 +1,4 @@
-//! What is RTMO's: the network as a plan, the photo's way into it, and from its survivors to people.
+//! Everything that is specific to RTMO: the network as a plan, letterbox, selection, and people.
 //!
 //! ```text
 //! photo -> letterbox -> [plan: backbone, neck, head] -> select -> [plan: DCC on survivors] -> people

@@ -184,7 +184,7 @@ fn heatmaps(survivors: &Survivors, i: usize, letterbox: &Letterbox) -> Option<He
 }
 
 /// rtmlib's second selection: greedy NMS (0.45 there) on boxes whose far edges count as a pixel more. `people` come by
-/// falling score. (rtmlib returns a person of zeros when nobody is left; this returns nobody.)
+/// falling score. (Where no person is left, rtmlib returns a person of zeros; this returns none.)
 pub fn rtmlib_nms(people: &mut Vec<Person>, thr: f32) {
     let iou = |a: &[f32; 4], b: &[f32; 4]| {
         let area = |r: &[f32; 4]| (r[2] - r[0] + 1.0) * (r[3] - r[1] + 1.0);

@@ -19,8 +19,8 @@ impl<'a> Frame<'a> {
         Frame { photo: photo.into(), letterbox }
     }
 
-    /// That the letterbox was made for this photo and for a network input of `input_size`, width and height, and that the
-    /// photo is whole.
+    /// That the letterbox was made for this photo and for a network input of `input_size`, width and height, and that
+    /// the photo is whole.
     ///
     /// # Errors
     /// [`Error::Usage`] if not.

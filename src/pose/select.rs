@@ -161,6 +161,7 @@ pub fn iou(a: &[f32; 4], b: &[f32; 4]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use approx::assert_abs_diff_eq;
 
     /// One level of `w` cells a row; logits and raw boxes.
     fn run(w: usize, cls: &[f32], bbox: &[[f32; 4]], params: &SelectParams) -> Vec<Candidate> {
@@ -212,8 +213,9 @@ mod tests {
         let [c] = people[..] else { panic!("one person") };
         assert_eq!((c.index, c.prior), (3, [23.5, 23.5]));
         let want = [23.5 + 4.0 - 16.0, 23.5 - 8.0 - 32.0, 23.5 + 4.0 + 16.0, 23.5 - 8.0 + 32.0];
-        assert!(c.bbox.iter().zip(want).all(|(b, w)| (b - w).abs() < 1e-4), "{:?}", c.bbox);
-        assert!((c.center[0] - 27.5).abs() < 1e-4 && (c.size[1] - 64.0).abs() < 1e-4);
+        assert_abs_diff_eq!(c.bbox[..], want[..], epsilon = 1e-4);
+        assert_abs_diff_eq!(c.center[0], 27.5, epsilon = 1e-4);
+        assert_abs_diff_eq!(c.size[1], 64.0, epsilon = 1e-4);
     }
 
     #[test]

@@ -28,8 +28,8 @@ pub struct Conversion {
     pub warnings: Vec<String>,
     /// SHA-256 of the source file, in hexadecimal.
     pub sha256: String,
-    /// Whether that is the published file's, or begins as its official name says where no more is known; `None` if the name
-    /// is not an official one.
+    /// Whether that is the published file's, or begins as its official name says where no more is known; `None` if the
+    /// name is not an official one.
     pub genuine: Option<bool>,
     /// Size of the source file in bytes.
     pub source_bytes: u64,
@@ -65,8 +65,8 @@ impl fmt::Display for Conversion {
 /// Metadata: `arch`, `keypoints`, `input_size`, `source_file`, `source_sha256`, and the source's own metadata.
 ///
 /// # Errors
-/// If the source is not a checkpoint, or holds a NaN, an infinity or a type that cannot be read, or if the destination cannot be written; it is then
-/// left as it was.
+/// If the source is not a checkpoint, or holds a NaN, an infinity or a type that cannot be read, or if the destination
+/// cannot be written; it is then left as it was.
 pub fn convert(source: impl AsRef<Path>, destination: impl AsRef<Path>, half: bool) -> Result<Conversion> {
     let (source, destination) = (source.as_ref(), destination.as_ref());
     let checkpoint = Checkpoint::open(source)?;

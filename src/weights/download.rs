@@ -1,9 +1,13 @@
 //! Published checkpoints from the authors' server.
 //!
-//! What protects the user: the file appears under its name only if its SHA-256 is right (all of it where it is known,
-//! else the 32 bits that the name tells, and from the second time on all bits of the first file); HTTPS is never left for
-//! HTTP; plain HTTP needs the caller's consent; a server that stops sending is left; no more is read than a checkpoint
-//! has; passwords in addresses are not shown.
+//! What protects the user:
+//!
+//! 1. The file appears under its name only if its SHA-256 is right. Where only the 32 bits in its name are known, the
+//!    whole hash is kept at the first download, and later downloads must have the same.
+//! 2. HTTPS is never left for HTTP, and plain HTTP needs the caller's consent.
+//! 3. A server that stops sending is given up.
+//! 4. No more bytes are read than a checkpoint has.
+//! 5. Passwords in addresses are not shown.
 
 use super::registry::Published;
 use crate::atomic_file::{self, AtomicFile};
@@ -17,7 +21,7 @@ use std::time::Duration;
 use ureq::http::{Response, StatusCode, Uri, header};
 use ureq::tls::{RootCerts, TlsConfig};
 
-/// Bytes that no published checkpoint comes near: the largest has 45 million parameters.
+/// Most bytes of a download. The largest published checkpoint has 45 million parameters, 180 MB.
 const LARGEST: u64 = 1 << 30;
 
 /// Where from and how a checkpoint is downloaded.
@@ -68,7 +72,7 @@ pub enum Standing {
     Prefix,
     /// It has the published file's name, but is another: what was expected and what was found.
     Different(String),
-    /// It has a name of its own (after a conversion, say), so nothing is known of it.
+    /// It has another name, for instance after a conversion, so nothing is known about it.
     Unnamed,
 }
 
@@ -89,12 +93,12 @@ fn full_address(model: &Published, options: &DownloadOptions) -> String {
 /// The file appears complete or not at all, and only if it is the published one as far as can be told ([`Standing`]).
 /// Where only 32 bits of its SHA-256 are known, all of them are written beside it (`NAME.sha256`, as `sha256sum` does),
 /// and a later download must have the same. What came before a download was cut is kept beside it (`.NAME.part`) if the
-/// server gave it an ETag, and the next one goes on from there. Of several processes one fetches, the others wait for it
-/// (`.NAME.lock`).
+/// server gave it an ETag, and the next one goes on from there. Of several processes one fetches, the others wait for
+/// it (`.NAME.lock`).
 ///
 /// # Errors
-/// [`Error::Download`] if the server cannot be reached, refuses, stalls, stops early, sends another file, or speaks plain
-/// HTTP unasked; [`Error::Io`] if the file cannot be written. What was there under that name stays then.
+/// [`Error::Download`] if the server cannot be reached, refuses, stalls, stops early, sends another file, or speaks
+/// plain HTTP unasked; [`Error::Io`] if the file cannot be written. What was there under that name stays then.
 pub fn download(
     model: &Published,
     folder: &Path,
@@ -197,8 +201,8 @@ fn pin(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Deletes a checkpoint that [`download`] put into `folder`, and what came of it before; a pinned hash stays. Returns the
-/// bytes freed; `None` if there was nothing.
+/// Deletes a checkpoint that [`download`] put into `folder`, and what came of it before; a pinned hash stays. Returns
+/// the bytes freed; `None` if there was nothing.
 ///
 /// # Errors
 /// If it cannot be deleted.
@@ -214,8 +218,8 @@ pub fn remove(model: &Published, folder: &Path) -> Result<Option<u64>> {
     Ok(freed)
 }
 
-/// Waits for other processes that fetch the same file; whether there was one. On file systems without locks nobody waits:
-/// then two processes fetch twice, and the last one's file stays.
+/// Waits for other processes that fetch the same file; whether there was one. On file systems without locks no
+/// process waits: two processes then fetch twice, and the last one's file stays.
 fn wait(lock: &File, progress: &mut dyn FnMut(Progress)) -> bool {
     match lock.try_lock() {
         Err(TryLockError::WouldBlock) => {
@@ -235,13 +239,13 @@ struct Part {
 
 impl Part {
     /// The bytes that are there, and the ETag to ask for the rest with.
-    fn begun(&self) -> Option<(u64, String)> {
+    fn resume_point(&self) -> Option<(u64, String)> {
         let tag = fs::read_to_string(&self.tag).ok().filter(|tag| is_strong(tag))?;
         let len = fs::symlink_metadata(&self.path).ok().filter(|found| found.is_file())?.len();
         (len > 0).then_some((len, tag))
     }
 
-    /// Deletes what is left; what is not there needs no deleting.
+    /// Deletes the files, if they are there.
     fn discard(&mut self) {
         atomic_file::lose_track(&self.path);
         fs::remove_file(&self.tag).ok();
@@ -281,7 +285,7 @@ impl<'a> Transfer<'a> {
         Error::Download { address: hide_secrets(&self.address), what: hide_secrets(what.as_ref()) }
     }
 
-    /// Why the server is left.
+    /// Why the download failed.
     fn reason(&self, error: ureq::Error) -> String {
         match error {
             ureq::Error::Timeout(ureq::Timeout::PerRead | ureq::Timeout::RecvResponse) => {
@@ -291,9 +295,9 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    fn ask(&self, begun: Option<&(u64, String)>) -> std::result::Result<Response<ureq::Body>, ureq::Error> {
+    fn ask(&self, resume: Option<&(u64, String)>) -> std::result::Result<Response<ureq::Body>, ureq::Error> {
         let mut request = self.agent.get(&self.address);
-        if let Some((len, tag)) = begun {
+        if let Some((len, tag)) = resume {
             request = request.header(header::RANGE, format!("bytes={len}-")).header(header::IF_RANGE, tag);
         }
         request.call()
@@ -301,24 +305,24 @@ impl<'a> Transfer<'a> {
 
     /// Fetches all of the file, or what is missing of it, into `part`.
     fn fetch(&self, part: &mut Part, progress: &mut dyn FnMut(Progress)) -> Result<Content> {
-        let mut begun = part.begun();
-        let mut answer = self.ask(begun.as_ref());
+        let mut resume = part.resume_point();
+        let mut answer = self.ask(resume.as_ref());
         let misfit = match &answer {
             Ok(answer) => {
-                begun.is_some()
+                resume.is_some()
                     && answer.status() == StatusCode::PARTIAL_CONTENT
-                    && !continues(answer, &begun)
+                    && !continues(answer, &resume)
             }
             Err(ureq::Error::StatusCode(code)) => *code == StatusCode::RANGE_NOT_SATISFIABLE.as_u16(),
             Err(_) => false,
         };
         if misfit {
             part.discard();
-            begun = None;
+            resume = None;
             answer = self.ask(None);
         }
         let mut answer = answer.map_err(|error| self.failed(self.reason(error)))?;
-        let start = match (answer.status(), &begun) {
+        let start = match (answer.status(), &resume) {
             (StatusCode::PARTIAL_CONTENT, Some((len, _))) => *len,
             (StatusCode::PARTIAL_CONTENT, None) => {
                 return Err(self.failed("sends a part of the file unasked"));
@@ -330,7 +334,7 @@ impl<'a> Transfer<'a> {
 
         let unwritable = || Error::io("cannot write", &part.path);
         if start == 0 {
-            // Not what a link of that name leads to.
+            // Removed first, so that a link of that name is not followed.
             fs::remove_file(&part.path).ok();
             fs::remove_file(&part.tag).ok();
         }
@@ -342,7 +346,7 @@ impl<'a> Transfer<'a> {
             .map_err(unwritable())?;
         let mut hash = Hash::default();
         if start == 0 {
-            // Of a file without an ETag nothing can be kept.
+            // Without an ETag a later download cannot resume, so nothing is kept.
             let tag = answer
                 .headers()
                 .get(header::ETAG)
@@ -365,7 +369,7 @@ impl<'a> Transfer<'a> {
             }
             Err(error) => {
                 drop(file);
-                if part.begun().is_none() {
+                if part.resume_point().is_none() {
                     part.discard();
                 }
                 Err(error)
@@ -383,7 +387,7 @@ impl<'a> Transfer<'a> {
         path: &Path,
     ) -> Result<()> {
         let (known, most) = (self.length.ok(), self.length.unwrap_or_else(|most| most));
-        // What is read beyond shows that the file is another.
+        // One byte beyond `most` shows that it is another file.
         let mut body = answer.body_mut().as_reader();
         let mut buffer = vec![0; CHUNK];
         loop {
@@ -419,13 +423,13 @@ impl<'a> Transfer<'a> {
 }
 
 /// Whether an answer begins where the bytes that are here end: `Content-Range: bytes 1000-1999/2000`.
-fn continues(answer: &Response<ureq::Body>, begun: &Option<(u64, String)>) -> bool {
+fn continues(answer: &Response<ureq::Body>, resume: &Option<(u64, String)>) -> bool {
     let range = answer.headers().get(header::CONTENT_RANGE).and_then(|range| range.to_str().ok());
     let first = range.and_then(|range| range.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok());
-    begun.as_ref().is_some_and(|(len, _)| first == Some(*len))
+    resume.as_ref().is_some_and(|(len, _)| first == Some(*len))
 }
 
-/// What speaks to the server of `address`.
+/// The HTTP client for the server of `address`.
 fn agent(address: &str, options: &DownloadOptions) -> std::result::Result<ureq::Agent, String> {
     let uri = address.parse::<Uri>().map_err(|error| format!("not an address: {error}"))?;
     let encrypted = match uri.scheme_str() {
@@ -514,7 +518,7 @@ impl Hash {
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 16;
 
-/// What comes next; nothing at the end. A process that was suspended reads on.
+/// Reads the next chunk; empty at the end. An interrupted read is repeated.
 fn next<'a>(from: &mut impl Read, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
     loop {
         match from.read(buffer) {

@@ -200,8 +200,8 @@ impl Contents {
     }
 }
 
-/// A tensor's name without what wrappers of the model put in front: `module.` of data parallelism, `model.` of trainers,
-/// in any order, and `_orig_mod.` of `torch.compile` at any place.
+/// A tensor's name without what wrappers of the model put in front: `module.` of data parallelism, `model.` of
+/// trainers, in any order, and `_orig_mod.` of `torch.compile` at any place.
 fn unwrapped(name: &str) -> String {
     let parts: Vec<&str> = name.split('.').filter(|&part| part != "_orig_mod").collect();
     let wrappers = parts.iter().take_while(|&&part| part == "module" || part == "model").count();
@@ -255,7 +255,7 @@ impl Checkpoint {
         let path = path.as_ref();
         let mut file = open_file(path)?;
         let unreadable = || Error::io("cannot read weights", path);
-        // What is no checkpoint is refused before it is read whole.
+        // A file of another kind is refused before it is read whole.
         let mut bytes = Vec::new();
         (&mut file).take(HEAD).read_to_end(&mut bytes).map_err(unreadable())?;
         kind(&bytes).map_err(|what| Error::weights(path, what))?;
@@ -275,8 +275,12 @@ impl Checkpoint {
     /// As [`Checkpoint::open`].
     ///
     /// # Safety
-    /// While the checkpoint lives nobody may write to the file or cut it (to replace it under its name is harmless):
-    /// values would change while they are read, and a missing page ends the process.
+    /// While the checkpoint lives:
+    ///
+    /// 1. the file must not be written to: values would change while they are read;
+    /// 2. it must not be truncated: reading a missing page ends the process.
+    ///
+    /// Replacing the file under its name is harmless.
     pub unsafe fn open_mapped(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let path = path.as_ref();
         let file = open_file(path)?;
@@ -298,13 +302,13 @@ impl Checkpoint {
         let contents = parse(&bytes).map_err(|what| Error::weights(&path, what))?;
         let mut checkpoint = Checkpoint { path, bytes, contents, warnings: Vec::new() };
         if checkpoint.names().any(|name| name.starts_with("backbone.")) {
-            checkpoint.settle()?;
+            checkpoint.keep_model_tensors()?;
         }
         Ok(checkpoint)
     }
 
-    /// Leaves out what is not the model's, and refuses a model of another kind.
-    fn settle(&mut self) -> Result<()> {
+    /// Drops tensors that do not belong to the model, with a warning, and refuses a model of several classes.
+    fn keep_model_tensors(&mut self) -> Result<()> {
         for (name, neutral) in [("data_preprocessor.mean", 0.0), ("data_preprocessor.std", 1.0)] {
             let few = |entry: &&Entry| elements(&entry.shape).is_some_and(|count| count <= 16);
             let values =
@@ -468,8 +472,8 @@ impl Checkpoint {
         }
     }
 
-    /// Tells the system that the pages of a mapped file are not needed for now, so that they no longer count as
-    /// resident memory. Values can still be read afterwards.
+    /// Tells the system that the pages of a mapped file are not needed now, so that they no longer count as resident
+    /// memory. Values can still be read afterwards.
     pub fn release(&self) {
         #[cfg(unix)]
         if let Bytes::Mapped(map) = &self.bytes {

@@ -146,7 +146,7 @@ pub fn near(name: &str) -> Vec<&'static str> {
     let name = name.to_ascii_lowercase();
     let names = PUBLISHED.iter().flat_map(|p| p.aliases.iter().copied().chain([p.name]));
     let distance = |known: &str| strsim::damerau_levenshtein(&name, known);
-    // A name of one or two letters is near to any other such.
+    // A name of one or two letters is near to every other short name.
     let mut near: Vec<(usize, &str)> = names
         .map(|known| (distance(known), known))
         .filter(|&(distance, known)| distance <= 3 && 2 * distance < known.len())
@@ -176,8 +176,7 @@ fn path(variable: &str) -> Option<PathBuf> {
 /// The folder `rtmo-engine` in the user's cache folder, where downloaded weights are kept and looked for; it need not
 /// exist. `None` where the environment names no such place.
 pub fn cache_folder() -> Option<PathBuf> {
-    let cache = cache::folder(|name| env::var_os(name));
-    cache.map(|cache| cache.join("rtmo-engine"))
+    cache::own_folder()
 }
 
 /// Where weights are looked for.
@@ -327,8 +326,8 @@ fn given(model: Option<&str>, weights: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Whether the file in `$RTMO_WEIGHTS` may be the model that is asked for: it is if none is. A file of one's own stands
-/// for any published one; one that says that it is another does not.
+/// Whether the file in `$RTMO_WEIGHTS` may be the model that is asked for. If no model is named, it may. A file with a
+/// name of one's own stands for any published model; a file with another published model's name does not.
 fn stands_for(path: &Path, model: Option<&str>) -> bool {
     let Some(name) = model else { return true };
     match (find(name), find_by_file(path)) {

@@ -62,7 +62,7 @@ pub(super) fn read(file: &[u8]) -> Parsed<Contents> {
     Ok(contents)
 }
 
-/// Checks what the crate does not, without keeping any of it; returns the header's length.
+/// Checks what the crate does not check, and keeps nothing; returns the header's length.
 fn check_header(file: &[u8]) -> Parsed<usize> {
     // As in the crate.
     const MAX_HEADER: u64 = 100_000_000;

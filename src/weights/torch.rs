@@ -56,7 +56,7 @@ impl<'a> Archive<'a> {
     fn open(file: &'a [u8]) -> Parsed<Archive<'a>> {
         let zip = (|| {
             check_count(file)?;
-            // Not after something else: only a file that begins as an archive comes here.
+            // The archive begins at byte 0: `kind` has checked that.
             let config = Config { archive_offset: ArchiveOffset::Known(0) };
             let zip =
                 ZipArchive::with_config(config, Cursor::new(file)).map_err(|e| printable(e).to_string())?;
@@ -107,7 +107,7 @@ impl<'a> Archive<'a> {
                 })?;
                 let entry = self.zip.by_index(index).map_err(wrong)?;
                 let mut bytes = Vec::new();
-                // One more would show that it is longer than it says.
+                // Reading one byte more shows whether the entry is longer than it says.
                 let inflated = entry.take(size + 1).read_to_end(&mut bytes);
                 inflated.map_err(|error| format!("cannot be inflated: {}", printable(error)))?;
                 if bytes.len() as u64 != size {
@@ -157,7 +157,7 @@ pub(super) fn read_zip(file: &[u8]) -> Parsed<Contents> {
         Some(other) => return Err(format!("unknown byte order '{}'", show(other))),
     };
     let data = archive.locate(&record(b"data.pkl"))?.expect("found above");
-    // An inflated pickle is nothing that tensors lie in.
+    // No tensor lies in an inflated pickle, so it is not kept.
     let inflated = if data.part > 0 { archive.inflated.pop() } else { None };
     let data = inflated.as_deref().unwrap_or_else(|| &file[data.range]);
     let pickle = pickle::read(data, &mut { pickle::MAX_OPS })?;

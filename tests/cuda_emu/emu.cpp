@@ -45,12 +45,26 @@ struct Copy { unsigned char* dst; const void* src; int bytes, total; uint32_t* l
 struct Barrier;
 struct Thread;
 
-// What happens later, on nobody's time: copies, then an arrival or a byte count on a memory barrier.
-struct Async { std::vector<Copy> copies; std::vector<unsigned char> data; unsigned char* data_dst = nullptr; Barrier* bar; int bytes; bool arrive; };
+// Asynchronous work that no thread waits for itself: copies, then an arrival or a byte count on a memory barrier.
+struct Async {
+  std::vector<Copy> copies;
+  std::vector<unsigned char> data;
+  unsigned char* data_dst = nullptr;
+  Barrier* bar;
+  int bytes;
+  bool arrive;
+};
 struct Barrier { int expected, pending; long tx; int phase; std::vector<Thread*> waiting; };
 struct NamedBarrier { int needed = 0, arrived = 0; std::vector<Thread*> waiting; };
 // Lanes of a warp (or a warpgroup) that have come to a collective operation.
-struct Meeting { const char* what = nullptr; uint32_t mask = 0; int arrived = 0; void* operand[128]; void* extra = nullptr; std::vector<Thread*> waiting; };
+struct Meeting {
+  const char* what = nullptr;
+  uint32_t mask = 0;
+  int arrived = 0;
+  void* operand[128];
+  void* extra = nullptr;
+  std::vector<Thread*> waiting;
+};
 struct Product { float* d[128]; int n; uint64_t a, b; int accumulate; uint32_t fenced; };
 struct Warpgroup { Meeting meeting; std::vector<Product> open; std::deque<std::vector<Product>> groups; };
 
@@ -112,7 +126,7 @@ void wake(std::vector<Thread*>& list) {
   for (Thread* t : list) ready.push_back(t);
   list.clear();
 }
-// Gives way to the scheduler until somebody puts this thread into `ready`.
+// Returns to the scheduler until this thread is put into `ready`.
 void pause(const char* what) {
   self->state = what;
   if (_setjmp(self->context) == 0) _longjmp(scheduler, 1);
@@ -137,7 +151,8 @@ void check_source(const void* src, size_t bytes, const char* what) {
   if ((uintptr_t)src % 16) fail("%s: global address %p is not a multiple of 16", what, src);
   const Allocation* a = allocation_of(src, bytes);
   if (!a) fail("%s: %zu bytes at %p are outside every buffer", what, bytes, src);
-  if (dependent && !a->constant && !self->waited) fail("%s reads a buffer of an earlier kernel before griddepcontrol.wait", what);
+  if (dependent && !a->constant && !self->waited)
+    fail("%s reads a buffer of an earlier kernel before griddepcontrol.wait", what);
 }
 void run(const Copy& c) {
   if (c.bytes) std::memcpy(c.dst, c.src, (size_t)c.bytes);
@@ -192,7 +207,8 @@ void check_cluster() {
 
 void meet(Meeting& m, int lanes, uint32_t mask, int lane, const char* what, void* operand, Finish finish, void* extra) {
   if (m.arrived == 0) m.what = what, m.mask = mask;
-  else if (m.mask != mask || std::strcmp(m.what, what)) fail("lanes of one warp disagree: %s (mask %x) and %s (mask %x)", m.what, m.mask, what, mask);
+  else if (m.mask != mask || std::strcmp(m.what, what))
+    fail("lanes of one warp disagree: %s (mask %x) and %s (mask %x)", m.what, m.mask, what, mask);
   m.operand[lane] = operand;
   const int all = lanes == 32 ? __builtin_popcount(mask) : lanes;
   if (++m.arrived < all) return wait_in(m.waiting, what);
@@ -218,18 +234,21 @@ void fiber() {
 }
 
 void on_signal(int signal, siginfo_t* info, void*) {
-  std::snprintf(message, sizeof message, "kernel %s, block %u, thread %u: %s (%s %p)", kernel_name, self ? self->place.block.x : 0,
-                self ? self->place.thread.x : 0, signal == SIGILL ? "misaligned access" : "touches memory outside every buffer",
+  std::snprintf(message, sizeof message, "kernel %s, block %u, thread %u: %s (%s %p)", kernel_name,
+                self ? self->place.block.x : 0, self ? self->place.thread.x : 0,
+                signal == SIGILL ? "misaligned access" : "touches memory outside every buffer",
                 signal == SIGILL ? "code at" : "address", info->si_addr);
   siglongjmp(escape, 1);
 }
 
-void run_cluster(const unsigned grid[3], unsigned cx, unsigned cy, unsigned cluster, unsigned z0, unsigned block_threads) {
+void run_cluster(const unsigned grid[3], unsigned cx, unsigned cy, unsigned cluster, unsigned z0,
+                 unsigned block_threads) {
   threads.clear(), blocks.clear(), ready.clear(), asyncs.clear(), mbarriers.clear();
   landings = 0, cluster_phase = 0, cluster_live = cluster_pending = (int)(cluster * block_threads);
   for (unsigned rank = 0; rank < cluster; rank++) {
     if (!windows[rank]) {
-      windows[rank] = (unsigned char*)mmap(nullptr, WINDOW + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      windows[rank] =
+          (unsigned char*)mmap(nullptr, WINDOW + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
       mprotect(windows[rank] + WINDOW, 4096, PROT_NONE);
     }
     auto b = std::make_unique<Block>();
@@ -242,10 +261,12 @@ void run_cluster(const unsigned grid[3], unsigned cx, unsigned cy, unsigned clus
       auto t = std::make_unique<Thread>();
       t->place = {{i, 0, 0}, {cx, cy, z0 + rank}, {block_threads, 1, 1}, {grid[0], grid[1], grid[2]}};
       t->block = b.get(), t->rank = (int)rank, t->id = (int)i;
-      t->state = nullptr, t->started = t->done = t->waited = t->cluster_arrived = false, t->cluster_target = 0, t->fenced = 0;
+      t->state = nullptr, t->started = t->done = t->waited = t->cluster_arrived = false, t->cluster_target = 0,
+      t->fenced = 0;
       const size_t index = threads.size();
       if (index >= stacks.size())
-        stacks.push_back((unsigned char*)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        stacks.push_back(
+            (unsigned char*)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
       t->stack = stacks[index];
       ready.push_back(t.get());
       threads.push_back(std::move(t));
@@ -285,7 +306,8 @@ void run_cluster(const unsigned grid[3], unsigned cx, unsigned cy, unsigned clus
       fail("deadlock: waits for ever at %s; threads%s", t->state ? t->state : "?", where.c_str());
     }
   for (auto& b : blocks)
-    if (dependent && !b->waited) fail("a block ended without griddepcontrol.wait: later kernels would not wait for earlier ones");
+    if (dependent && !b->waited)
+      fail("a block ended without griddepcontrol.wait: later kernels would not wait for earlier ones");
 }
 
 Kernel* kernels;
@@ -293,7 +315,9 @@ Kernel* kernels;
 }  // namespace
 
 const Place* place;
-Kernel::Kernel(const char* n, Entry e, size_t p, int t) : name(n), entry(e), params(p), threads(t), next(kernels) { kernels = this; }
+Kernel::Kernel(const char* n, Entry e, size_t p, int t) : name(n), entry(e), params(p), threads(t), next(kernels) {
+  kernels = this;
+}
 
 void fail(const char* format, ...) {
   char what[512];
@@ -301,8 +325,9 @@ void fail(const char* format, ...) {
   va_start(args, format);
   std::vsnprintf(what, sizeof what, format, args);
   va_end(args);
-  std::snprintf(message, sizeof message, "kernel %s, block (%u, %u, %u), thread %u: %s", kernel_name, self ? self->place.block.x : 0,
-                self ? self->place.block.y : 0, self ? self->place.block.z : 0, self ? self->place.thread.x : 0, what);
+  std::snprintf(message, sizeof message, "kernel %s, block (%u, %u, %u), thread %u: %s", kernel_name,
+                self ? self->place.block.x : 0, self ? self->place.block.y : 0, self ? self->place.block.z : 0,
+                self ? self->place.thread.x : 0, what);
   siglongjmp(escape, 1);
 }
 
@@ -379,7 +404,8 @@ void ldmatrix4(uint32_t* r, uint32_t address, bool transpose) {
       for (int i = 0; i < 32; i++) {
         const int row = i / 4, col = 2 * (i % 4);
         Load* l = (Load*)o[i];
-        l->r[m] = l->transpose ? matrix[col][row] | (uint32_t)matrix[col + 1][row] << 16 : matrix[row][col] | (uint32_t)matrix[row][col + 1] << 16;
+        l->r[m] = l->transpose ? matrix[col][row] | (uint32_t)matrix[col + 1][row] << 16
+                               : matrix[row][col] | (uint32_t)matrix[row][col + 1] << 16;
       }
     }
   });
@@ -392,7 +418,8 @@ void mma16816(float* c, const uint32_t* a, uint32_t b0, uint32_t b1) {
     for (int i = 0; i < 32; i++) {
       const int g = i / 4, t = 2 * (i % 4);
       const Mma& m = *(Mma*)o[i];
-      for (int j = 0; j < 4; j++) put(A[g + 8 * (j & 1)][t + 8 * (j >> 1)], A[g + 8 * (j & 1)][t + 1 + 8 * (j >> 1)], m.a[j]);
+      for (int j = 0; j < 4; j++)
+        put(A[g + 8 * (j & 1)][t + 8 * (j >> 1)], A[g + 8 * (j & 1)][t + 1 + 8 * (j >> 1)], m.a[j]);
       put(B[t][g], B[t + 1][g], m.b0), put(B[t + 8][g], B[t + 9][g], m.b1);
     }
     for (int i = 0; i < 32; i++)
@@ -441,10 +468,16 @@ void mbar_arrive_cp(uint32_t bar) {
 void bulk_copy(uint32_t dst, const void* src, int bytes, uint32_t bar) {
   if (dst % 16 || bytes % 16 || bytes <= 0) fail("cp.async.bulk of %d bytes to 0x%x: multiples of 16 only", bytes, dst);
   check_source(src, (size_t)bytes, "cp.async.bulk");
-  later({{{at(dst, (size_t)bytes, "cp.async.bulk"), src, bytes, bytes, nullptr}}, {}, nullptr, &barrier_at(bar), bytes, false});
+  later({{{at(dst, (size_t)bytes, "cp.async.bulk"), src, bytes, bytes, nullptr}},
+         {},
+         nullptr,
+         &barrier_at(bar),
+         bytes,
+         false});
 }
 void prefetch(const void* src, int bytes) {
-  if ((uintptr_t)src % 16 || bytes % 16 || !allocation_of(src, (size_t)bytes)) fail("prefetch of %d bytes at %p", bytes, src);
+  if ((uintptr_t)src % 16 || bytes % 16 || !allocation_of(src, (size_t)bytes))
+    fail("prefetch of %d bytes at %p", bytes, src);
 }
 void st_async(uint32_t address, uint32_t bar, const float* v) {
   if (address % 16) fail("st.async: address 0x%x is not a multiple of 16", address);
@@ -462,13 +495,16 @@ Warpgroup& warpgroup() { return self->block->warpgroups[(size_t)self->id / 128];
 void meet_warpgroup(const char* what, void* operand, Finish finish) {
   meet(warpgroup().meeting, 128, ~0u, self->id % 128, what, operand, finish, nullptr);
 }
-// Element (row, k) of a no-swizzle K-major operand: core matrices of 8 rows by 8 halves, 128 contiguous bytes each. What
-// cp.async wrote there must have landed before the fence.proxy.async of every thread that takes part.
+// Element (row, k) of a no-swizzle K-major operand: core matrices of 8 rows by 8 halves, 128 contiguous bytes each.
+// What cp.async wrote there must have landed before the fence.proxy.async of every thread that takes part.
 float element(uint64_t descriptor, int row, int k, uint32_t fenced) {
-  const uint32_t start = (uint32_t)(descriptor & 0x3FFF) << 4, k_step = (uint32_t)(descriptor >> 16 & 0x3FFF) << 4, row_step = (uint32_t)(descriptor >> 32 & 0x3FFF) << 4;
-  const uint32_t address = start + (uint32_t)(k / 8) * k_step + (uint32_t)(row / 8) * row_step + (uint32_t)(row % 8) * 16 + (uint32_t)(k % 8) * 2;
+  const uint32_t start = (uint32_t)(descriptor & 0x3FFF) << 4, k_step = (uint32_t)(descriptor >> 16 & 0x3FFF) << 4,
+                 row_step = (uint32_t)(descriptor >> 32 & 0x3FFF) << 4;
+  const uint32_t address = start + (uint32_t)(k / 8) * k_step + (uint32_t)(row / 8) * row_step +
+                           (uint32_t)(row % 8) * 16 + (uint32_t)(k % 8) * 2;
   const unsigned char* from = at(address | (uint32_t)self->rank << 20, 2, "wgmma operand");
-  if (self->block->landed[(size_t)(from - self->block->shared) / 16] > fenced) fail("wgmma reads what cp.async wrote, without fence.proxy.async between");
+  if (self->block->landed[(size_t)(from - self->block->shared) / 16] > fenced)
+    fail("wgmma reads what cp.async wrote, without fence.proxy.async between");
   uint16_t h;
   std::memcpy(&h, from, 2);
   return half_to_float(h);
@@ -501,7 +537,8 @@ void wgmma(float* d, int n, uint64_t a, uint64_t b, int accumulate) {
     Product p = {{}, first.n, first.a, first.b, first.accumulate, first.fenced};
     for (int i = 0; i < 128; i++) {
       const Operand& o = *(Operand*)all[i];
-      if (o.n != p.n || o.a != p.a || o.b != p.b || o.accumulate != p.accumulate) fail("wgmma: lanes of a warpgroup disagree");
+      if (o.n != p.n || o.a != p.a || o.b != p.b || o.accumulate != p.accumulate)
+        fail("wgmma: lanes of a warpgroup disagree");
       p.d[i] = o.d;
       if (o.fenced < p.fenced) p.fenced = o.fenced;
     }
@@ -531,7 +568,7 @@ void set_registers(int n) {
 
 }  // namespace emu
 
-// ---- C interface ------------------------------------------------------------------------------------------------------
+// ---- C interface ---------------------------------------------------------------------------------------------------
 
 // Device memory between unreadable pages, filled with 0xFF; `constant` memory may be read before griddepcontrol.wait.
 extern "C" void* emu_alloc(size_t bytes, int constant) {
@@ -561,8 +598,9 @@ extern "C" int emu_free(void* p) {
 }
 // Runs one grid. `seed` 0: threads in order and asynchronous work as late as possible; otherwise shuffled by it.
 // Returns 0, or 1 with a message in `error`.
-extern "C" int emu_launch(const char* name, const unsigned* grid, unsigned cluster, unsigned threads, unsigned shared, const void* params, size_t params_bytes,
-                          int dependent, uint64_t seed, char* error, size_t error_bytes) {
+extern "C" int emu_launch(const char* name, const unsigned* grid, unsigned cluster, unsigned threads, unsigned shared,
+                          const void* params, size_t params_bytes, int dependent, uint64_t seed, char* error,
+                          size_t error_bytes) {
   using namespace emu;
   struct sigaction action = {}, old_segv, old_bus, old_ill;
   stack_t alt = {}, old_alt;
@@ -582,15 +620,24 @@ extern "C" int emu_launch(const char* name, const unsigned* grid, unsigned clust
     if ((int)threads > k->threads || threads == 0) fail("%u threads, at most %d are allowed", threads, k->threads);
     if (shared > 227 * 1024) fail("%u bytes of shared memory", shared);
     if (cluster < 1 || cluster > 8 || grid[2] % cluster) fail("grid depth %u in clusters of %u", grid[2], cluster);
-    if (!grid[0] || !grid[1] || !grid[2] || grid[1] > 65535 || grid[2] > 65535) fail("grid (%u, %u, %u)", grid[0], grid[1], grid[2]);
+    if (!grid[0] || !grid[1] || !grid[2] || grid[1] > 65535 || grid[2] > 65535)
+      fail("grid (%u, %u, %u)", grid[0], grid[1], grid[2]);
     entry = k->entry, parameters = params, shared_bytes = shared, emu::dependent = dependent != 0;
     random_state = seed ? seed * 0x9E3779B97F4A7C15ull | 1 : 0;
     const size_t n = (size_t)grid[0] * grid[1] * (grid[2] / cluster);
     size_t step = 1, at = 0;
     if (seed)   // visit the clusters in a scattered order: any step that shares no factor with n
-      for (step = n / 2 + draw((unsigned)n) / 2 + 1; ; step++) { size_t a = step, b = n; while (b) { const size_t r = a % b; a = b, b = r; } if (a == 1) break; }
+      for (step = n / 2 + draw((unsigned)n) / 2 + 1;; step++) {
+        size_t a = step, b = n;
+        while (b) {
+          const size_t r = a % b;
+          a = b, b = r;
+        }
+        if (a == 1) break;
+      }
     for (size_t i = 0; i < n; i++, at = (at + step) % n)
-      run_cluster(grid, (unsigned)(at % grid[0]), (unsigned)(at / grid[0] % grid[1]), cluster, (unsigned)(at / grid[0] / grid[1]) * cluster, threads);
+      run_cluster(grid, (unsigned)(at % grid[0]), (unsigned)(at / grid[0] % grid[1]), cluster,
+                  (unsigned)(at / grid[0] / grid[1]) * cluster, threads);
   }
   sigaction(SIGSEGV, &old_segv, nullptr);
   sigaction(SIGBUS, &old_bus, nullptr);

@@ -1,14 +1,14 @@
-// A GPU in one thread, for the kernel files of src/backend/cuda: they compile with any C++17 compiler when RTMO_EMULATOR is
-// defined, and every wrapper of ops/common/ptx.cuh has here the meaning that the PTX manual gives it.
+// A GPU in one thread, for the kernel files of src/backend/cuda: they compile with any C++17 compiler when
+// RTMO_EMULATOR is defined, and every wrapper of ops/common/ptx.cuh has here the meaning that the PTX manual gives it.
 //
 // * One grid runs cluster by cluster, in shuffled order. Every thread is a fiber; a fiber runs until it must wait, and
 //   the next one is drawn at random, so a missing barrier shows as a wrong result or as a read of poison.
-// * Asynchronous work (cp.async, bulk copies, st.async, wgmma) happens as late as the program allows, or, drawn at random,
-//   at once: waiting too little reads poison, releasing a buffer too early reads what comes next.
+// * Asynchronous work (cp.async, bulk copies, st.async, wgmma) happens as late as the program allows, or, drawn at
+//   random, at once: waiting too little reads poison, releasing a buffer too early reads what comes next.
 // * Shared memory starts as NaNs and ends at an unreadable page; device buffers lie between unreadable pages.
 // * cp.async and bulk copies check their addresses, and that griddepcontrol.wait came first unless they read constants.
-// * Disagreeing warps, a barrier that can never complete, and misaligned addresses (of plain accesses, too: the compiler
-//   is asked to trap them) are errors that name kernel and thread.
+// * Disagreeing warps, a barrier that can never complete, and misaligned addresses (of plain accesses, too: the
+//   compiler is asked to trap them) are errors that name kernel and thread.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -58,7 +58,8 @@ extern const Place* place;             // of the running thread
 unsigned char* shared_memory();
 [[noreturn]] void fail(const char* format, ...);
 void barrier(int id, int threads);     // threads < 0: all of the block that still run
-// Runs `finish` once all lanes of `mask` have come with an operand; `what` must agree. `size` lanes: 32, or 128 for warpgroups.
+// Runs `finish` once all lanes of `mask` have come with an operand; `what` must agree. `size` lanes: 32, or 128 for
+// warpgroups.
 using Finish = void (*)(void** operands, int lanes, void* extra);
 void collective(const char* what, uint32_t mask, void* operand, Finish finish, void* extra = nullptr);
 void shuffle(const char* what, uint32_t mask, uint32_t* value, int source_lane);
@@ -88,7 +89,9 @@ template <class T> T shuffled(const char* what, uint32_t mask, T v, int source) 
 inline int lane() { return (int)(place->thread.x & 31); }
 }
 template <class T> T __shfl_sync(uint32_t mask, T v, int source) { return emu::shuffled("shfl", mask, v, source & 31); }
-template <class T> T __shfl_xor_sync(uint32_t mask, T v, int bits) { return emu::shuffled("shfl.xor", mask, v, emu::lane() ^ bits); }
+template <class T> T __shfl_xor_sync(uint32_t mask, T v, int bits) {
+  return emu::shuffled("shfl.xor", mask, v, emu::lane() ^ bits);
+}
 template <class T> T __shfl_up_sync(uint32_t mask, T v, unsigned d) {
   return emu::shuffled("shfl.up", mask, v, emu::lane() >= (int)d ? emu::lane() - (int)d : emu::lane());
 }
@@ -104,7 +107,9 @@ template <class T> T __ldcg(const T* p) { return *p; }
 inline int min(int a, int b) { return a < b ? a : b; }
 inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
-inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) { return (unsigned)(((uint64_t)high << 32 | low) >> (shift & 31)); }
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+  return (unsigned)(((uint64_t)high << 32 | low) >> (shift & 31));
+}
 inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
 inline int __popc(uint32_t v) { return __builtin_popcount(v); }
 inline int __ffs(uint32_t v) { return __builtin_ffs((int)v); }
@@ -122,7 +127,8 @@ inline void __sincosf(float x, float* s, float* c) {
 using std::fabs;
 using std::fmaf;
 
-// ---- asynchronous copies ---------------------------------------------------------------------------------------------
+// ---- asynchronous copies
+// ---------------------------------------------------------------------------------------------
 
 namespace emu {
 void pdl_launch();
@@ -171,11 +177,12 @@ inline void mbar_wait(uint32_t bar, int parity) { emu::mbar_wait(bar, parity); }
 inline void mbar_wait_cluster(uint32_t bar, int parity) { emu::mbar_wait(bar, parity); }
 inline void mbar_arrive_cp(uint32_t bar) { emu::mbar_arrive_cp(bar); }
 inline void bulk_copy(uint32_t dst, const void* src, int bytes, uint32_t bar) { emu::bulk_copy(dst, src, bytes, bar); }
-inline void settle(uint32_t) {}
+inline void force_here(uint32_t) {}
 inline void prefetch_l2(const void* src, int bytes) { emu::prefetch(src, bytes); }
 inline void st_async_f4(uint32_t address, uint32_t bar, const float (&v)[4]) { emu::st_async(address, bar, v); }
 inline uint64_t wgmma_operand(uint32_t address, uint32_t k_step, uint32_t row_step) {
-  return (uint64_t)((address >> 4) & 0x3FFF) | ((uint64_t)(k_step & 0x3FFF) << 16) | ((uint64_t)(row_step & 0x3FFF) << 32);
+  return (uint64_t)((address >> 4) & 0x3FFF) | ((uint64_t)(k_step & 0x3FFF) << 16) |
+         ((uint64_t)(row_step & 0x3FFF) << 32);
 }
 inline void wgmma_fence() { emu::wgmma_fence(); }
 inline void wgmma_commit() { emu::wgmma_commit(); }
@@ -183,9 +190,12 @@ template <int N> void wgmma_wait() { emu::wgmma_wait(N); }
 template <int N> void registers_less() { emu::set_registers(N); }
 template <int N> void registers_more() { emu::set_registers(N); }
 inline void fence_async_proxy() { emu::fence_async_proxy(); }
-template <int N> void wgmma(float (&d)[N / 8][4], uint64_t a, uint64_t b, int accumulate) { emu::wgmma(&d[0][0], N, a, b, accumulate); }
+template <int N> void wgmma(float (&d)[N / 8][4], uint64_t a, uint64_t b, int accumulate) {
+  emu::wgmma(&d[0][0], N, a, b, accumulate);
+}
 
-// ---- kernels by name -------------------------------------------------------------------------------------------------
+// ---- kernels by name
+// -------------------------------------------------------------------------------------------------
 
 namespace emu {
 using Entry = void (*)(const void* params);

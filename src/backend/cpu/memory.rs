@@ -144,7 +144,7 @@ impl Map {
     pub fn new(plan: &Plan, arena: &Arena, view: View) -> Map {
         let buffer = plan.buffer_of(view);
         let Extent::Map { h, w } = buffer.extent else { panic!("{} is not a map", buffer.name) };
-        let offset = Plan::offset(arena, view.buffer) + view.c0;
+        let offset = arena.offset(view.buffer) + view.c0;
         Map { offset, pitch: buffer.c, h, w, c: view.c }
     }
 

@@ -26,8 +26,8 @@ impl Constants {
         Constants { gpu: gpu.clone(), slabs: vec![], used: 0, known: HashMap::new(), bytes: 0 }
     }
 
-    /// The address of a constant, which is made and copied at its first use. `packing` says all that `make` depends on
-    /// besides the tensor.
+    /// The address of a constant, which is made and copied at its first use. `packing` names everything that `make`
+    /// depends on besides the tensor: it is part of the key.
     ///
     /// # Errors
     /// If the device has no memory left.
@@ -57,7 +57,7 @@ impl Constants {
     }
 
     /// Bytes allocated.
-    pub fn held(&self) -> usize {
+    pub fn allocated(&self) -> usize {
         self.slabs.iter().map(|slab| slab.bytes).sum()
     }
 

@@ -1,7 +1,7 @@
 //! A GPU behind the CUDA driver: memory, modules, streams. The driver is loaded at run time; a machine without one gets
 //! an error, not a crash.
 
-use super::gpu::{Caps, Gpu, LANES, Program, Purpose, Sequence, Upload};
+use super::gpu::{Caps, Gpu, GraphRecipe, Program, Purpose, STREAMS, Upload};
 use super::graph::Graph;
 use super::images::{self, IMAGES};
 use super::launch::{Kernel, Launch, launch};
@@ -81,15 +81,15 @@ fn device_info(ordinal: usize) -> Result<DeviceInfo> {
     })
 }
 
-/// The context of one GPU, a stream for each lane, and the kernels loaded so far.
+/// The context of one GPU, its streams, and the kernels loaded so far.
 pub(super) struct Device {
     info: DeviceInfo,
     arch: &'static str,
     caps: Caps,
     device: sys::CUdevice,
     context: sys::CUcontext,
-    /// Null where opening the device has not come to it.
-    streams: [sys::CUstream; LANES],
+    /// Null before `open` has created it.
+    streams: [sys::CUstream; STREAMS],
     loaded: Mutex<Loaded>,
 }
 
@@ -107,14 +107,15 @@ unsafe impl Sync for Device {}
 
 /// A context on top of this thread's stack of contexts.
 pub(super) struct Entered {
-    /// The stack is a thread's own: the guard stays in it.
+    /// Each thread has its own stack, so the guard must not move to another one.
     of_this_thread: PhantomData<*const ()>,
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
         let mut context = std::ptr::null_mut();
-        // SAFETY: writes one handle; takes off what `enter` put on this thread's stack, since guards are dropped in reverse order.
+        // SAFETY: writes one handle; takes off what `enter` put on this thread's stack, since guards are dropped in
+        // reverse order.
         let _ = unsafe { sys::cuCtxPopCurrent_v2(&mut context) };
     }
 }
@@ -150,8 +151,8 @@ impl Device {
         let caps = caps(arch, info.sms, shared);
         // SAFETY: `device` is valid; the primary context is released in `drop`.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed("creating a context"))?;
-        // From here on what fails drops it, and with it what it has until then.
-        let (streams, loaded) = ([std::ptr::null_mut(); LANES], Mutex::default());
+        // If a later step fails, dropping `opened` releases the context and the streams created so far.
+        let (streams, loaded) = ([std::ptr::null_mut(); STREAMS], Mutex::default());
         let mut opened = Device { info, arch, caps, device, context, streams, loaded };
         let entered = opened.enter()?;
         for stream in &mut opened.streams {
@@ -162,8 +163,8 @@ impl Device {
         Ok(Arc::new(opened))
     }
 
-    /// Makes the context this thread's current one until the guard is dropped. Then the one before is current again: a
-    /// program that uses CUDA itself finds its own.
+    /// Makes the context this thread's current one until the guard is dropped. Then the previous one is current again,
+    /// so that a program that uses CUDA itself keeps its own context.
     pub fn enter(&self) -> Result<Entered> {
         // SAFETY: the context is retained for as long as `self` lives.
         unsafe { sys::cuCtxPushCurrent_v2(self.context) }.result().map_err(failed("entering the context"))?;
@@ -217,36 +218,37 @@ impl Device {
         Ok(function)
     }
 
-    /// The stream of a lane.
-    pub fn stream(&self, lane: usize) -> sys::CUstream {
-        self.streams[lane]
+    /// The stream of this index, below [`STREAMS`].
+    pub fn stream(&self, index: usize) -> sys::CUstream {
+        self.streams[index]
     }
 
-    pub fn synchronize(&self, lane: usize) -> Result<()> {
+    pub fn synchronize(&self, stream: usize) -> Result<()> {
         // SAFETY: the stream lives as long as `self`.
-        unsafe { result::stream::synchronize(self.streams[lane]) }.map_err(failed("running the kernels"))
+        unsafe { result::stream::synchronize(self.streams[stream]) }.map_err(failed("running the kernels"))
     }
 
-    /// Enqueues a kernel. `dependent`: it may start early, where its code knows how to wait.
+    /// Enqueues a kernel. `dependent`: on sm_90 and later it may start before the previous kernel has ended.
     ///
     /// # Safety
     /// The context is current, and every address in the parameters is valid on the device whenever the kernel runs.
-    pub unsafe fn enqueue(&self, item: &Launch, lane: usize, dependent: bool) -> Result<()> {
+    pub unsafe fn enqueue(&self, item: &Launch, stream: usize, dependent: bool) -> Result<()> {
         let function = self.function(item.kernel)?;
         // SAFETY: `function` and the stream belong to this context, addresses are the caller's promise; `dependent` is
         // set for sm_90 code only.
-        unsafe { launch(function, self.streams[lane], item, dependent && self.caps.sm90) }
+        unsafe { launch(function, self.streams[stream], item, dependent && self.caps.sm90) }
     }
 
     /// Enqueues a copy.
     ///
     /// # Safety
-    /// The context is current, and whenever the copy is made, both addresses have so many bytes, those of the host are
-    /// initialised, and nothing writes to them.
-    pub unsafe fn enqueue_upload(&self, upload: Upload, lane: usize) -> Result<()> {
+    /// 1. The context is current.
+    /// 2. While the copy runs, both addresses have `bytes` bytes.
+    /// 3. While the copy runs, the host's bytes are initialised and nothing writes to them.
+    pub unsafe fn enqueue_upload(&self, upload: Upload, stream: usize) -> Result<()> {
         let Upload { from, to, bytes } = upload;
         // SAFETY: the caller's promise; the stream belongs to the context.
-        unsafe { sys::cuMemcpyHtoDAsync_v2(to, from as *const c_void, bytes, self.streams[lane]) }
+        unsafe { sys::cuMemcpyHtoDAsync_v2(to, from as *const c_void, bytes, self.streams[stream]) }
             .result()
             .map_err(failed("upload"))
     }
@@ -256,7 +258,8 @@ impl Drop for Device {
     fn drop(&mut self) {
         if let Ok(_entered) = self.enter() {
             let loaded = self.loaded.get_mut().unwrap_or_else(|e| e.into_inner());
-            // SAFETY: programs hold an `Arc` of the device, so nothing runs any more and the handles are used no longer.
+            // SAFETY: programs hold an `Arc` of the device, so nothing runs any more and the handles are used no
+            // longer.
             unsafe {
                 for stream in self.streams.into_iter().filter(|stream| !stream.is_null()) {
                     let _ = result::stream::destroy(stream);
@@ -274,10 +277,10 @@ impl Drop for Device {
 /// [`Device`] with the handle that programs share.
 pub(super) struct CudaGpu(pub Arc<Device>);
 
-/// What kernels compiled for `arch` may use on a GPU with so much.
+/// What kernels compiled for `arch` may use on a GPU with `sms` multiprocessors and `shared` bytes a block.
 fn caps(arch: &str, sms: u32, shared: u32) -> Caps {
     let (sm90, wgmma) = (images::version(arch) >= (9, 0), arch == "sm_90a");
-    // Kernels that no GPU has run yet are for those who ask for them, and for their tests.
+    // Kernels that no GPU has run yet are used only on request, and in their tests.
     let unproven = cfg!(test) || std::env::var_os("RTMO_PING_PONG").is_some_and(|value| value == "1");
     Caps { sms, shared, sm90, wgmma, unproven }
 }
@@ -324,7 +327,7 @@ impl Gpu for CudaGpu {
         // SAFETY: writes one address; `host` was just allocated.
         let mapped = unsafe { sys::cuMemHostGetDevicePointer_v2(&mut device, host, 0) }.result();
         if mapped.is_err() {
-            // SAFETY: just allocated, and nobody else knows it.
+            // SAFETY: just allocated, and nothing else has its address.
             unsafe { self.free_host(host as u64) };
         }
         mapped.map_err(failed("mapping pinned memory"))?;
@@ -357,8 +360,8 @@ impl Gpu for CudaGpu {
         self.0.synchronize(0)
     }
 
-    unsafe fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>> {
+    unsafe fn compile(&self, recipe: GraphRecipe) -> Result<Box<dyn Program>> {
         // SAFETY: the caller's promise is the same.
-        Ok(Box::new(unsafe { Graph::capture(self.0.clone(), sequence) }?))
+        Ok(Box::new(unsafe { Graph::capture(self.0.clone(), recipe) }?))
     }
 }

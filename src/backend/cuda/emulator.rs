@@ -1,6 +1,6 @@
 //! The kernels under the host emulator of `tests/cuda_emu/`, compiled by the system's C++ compiler at test time.
 
-use super::gpu::{Caps, Gpu, Program, Purpose, Sequence, Upload};
+use super::gpu::{Caps, Gpu, GraphRecipe, Program, Purpose, Upload};
 use super::launch::Launch;
 use crate::error::{Error, Result};
 use libloading::Library;
@@ -18,7 +18,8 @@ struct Emu {
     library: Library,
 }
 
-/// One emulated kernel at a time, whichever library it is in: while one runs, the process's signal handlers are its.
+/// One emulated kernel at a time, whichever library it is in: while one runs, the process's signal handlers belong to
+/// it.
 static LOCK: Mutex<()> = Mutex::new(());
 
 fn compiler() -> Option<String> {
@@ -159,9 +160,9 @@ pub(super) struct Emulator {
     seed: u64,
 }
 
-/// As an H100, as far as kernels can tell.
+/// Capabilities of an H100.
 pub(super) const HOPPER: Caps = Caps { sms: 132, shared: 227 << 10, sm90: true, wgmma: true, unproven: true };
-/// As a T4: what the oldest supported GPUs lack, and as little shared memory.
+/// Capabilities of a T4, the least of all supported GPUs.
 pub(super) const TURING: Caps =
     Caps { sms: 40, shared: 64 << 10, sm90: false, wgmma: false, unproven: false };
 
@@ -248,7 +249,7 @@ impl Emu {
     }
 
     /// # Safety
-    /// The address comes from `alloc`, and nobody uses it any more.
+    /// The address comes from `alloc`, and nothing uses it any more.
     unsafe fn free(&self, address: u64) {
         type Call = unsafe extern "C" fn(*mut c_void) -> c_int;
         // SAFETY: the signature is that of emu.cpp; the caller's promise.
@@ -306,11 +307,11 @@ impl Gpu for Emulator {
         Ok(())
     }
 
-    unsafe fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>> {
+    unsafe fn compile(&self, recipe: GraphRecipe) -> Result<Box<dyn Program>> {
         let Emulator { library, caps, seed } = self;
-        let (under_way, upload) = (AtomicBool::new(false), Mutex::new(None));
+        let (in_flight, upload) = (AtomicBool::new(false), Mutex::new(None));
         let (library, sm90, seed) = (library.clone(), caps.sm90, *seed);
-        Ok(Box::new(Emulated { library, sm90, seed, sequence, under_way, upload }))
+        Ok(Box::new(Emulated { library, sm90, seed, recipe, in_flight, upload }))
     }
 }
 
@@ -318,15 +319,15 @@ struct Emulated {
     library: Arc<Emu>,
     sm90: bool,
     seed: u64,
-    sequence: Sequence,
-    under_way: AtomicBool,
+    recipe: GraphRecipe,
+    in_flight: AtomicBool,
     /// What is still to be copied before the kernels run.
     upload: Mutex<Option<Upload>>,
 }
 
 impl Emulated {
-    /// A GPU may do all of a program's work the moment it is started, or only when somebody waits: the first with odd seeds,
-    /// the second with even ones.
+    /// A GPU may do a program's work at any time between start and wait. Odd seeds do it all at the start, even seeds
+    /// all at the wait.
     fn eager(&self) -> bool {
         self.seed % 2 == 1
     }
@@ -334,27 +335,27 @@ impl Emulated {
 
 impl Program for Emulated {
     unsafe fn start(&self, upload: Option<Upload>) -> Result<()> {
-        assert!(!self.under_way.swap(true, Ordering::Relaxed), "started before it was waited for");
+        assert!(!self.in_flight.swap(true, Ordering::Relaxed), "started before it was waited for");
         *self.upload.lock().unwrap_or_else(|e| e.into_inner()) = upload;
         if self.eager() { self.run_timed().map(|_| ()) } else { Ok(()) }
     }
 
     fn wait(&self) -> Result<()> {
-        let under_way = self.under_way.swap(false, Ordering::Relaxed);
-        if under_way && !self.eager() { self.run_timed().map(|_| ()) } else { Ok(()) }
+        let in_flight = self.in_flight.swap(false, Ordering::Relaxed);
+        if in_flight && !self.eager() { self.run_timed().map(|_| ()) } else { Ok(()) }
     }
 
     fn run_staged(&self) -> Result<Vec<Duration>> {
         let times = self.run_timed()?;
         let mut start = 0;
         let stage = |&end: &usize| times[std::mem::replace(&mut start, end)..end].iter().sum();
-        Ok(self.sequence.marks.iter().map(stage).collect())
+        Ok(self.recipe.marks.iter().map(stage).collect())
     }
 
     fn run_timed(&self) -> Result<Vec<Duration>> {
         let _guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
         let given = self.upload.lock().unwrap_or_else(|e| e.into_inner()).take();
-        for Upload { from, to, bytes } in given.into_iter().chain(self.sequence.upload) {
+        for Upload { from, to, bytes } in given.into_iter().chain(self.recipe.upload) {
             // SAFETY: both blocks belong to the executor and have at least that many bytes.
             unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
         }
@@ -367,7 +368,7 @@ impl Program for Emulated {
             self.library.launch(item, true, self.seed)?;
             Ok(start.elapsed())
         };
-        self.sequence.launches.iter().map(run).collect()
+        self.recipe.launches.iter().map(run).collect()
     }
 }
 

@@ -1,5 +1,5 @@
-//! What the executor needs of a GPU. Two things provide it: a device behind the CUDA driver (`device.rs`) and, in tests,
-//! the host emulator of `tests/cuda_emu/`.
+//! What the executor needs of a GPU. Two things provide it: a device behind the CUDA driver (`device.rs`) and, in
+//! tests, the host emulator of `tests/cuda_emu/`.
 
 use super::launch::Launch;
 use crate::error::Result;
@@ -30,8 +30,8 @@ pub(super) enum Purpose {
     Working,
 }
 
-/// Queues of a GPU that work side by side: while one computes, the other uploads.
-pub(super) const LANES: usize = 2;
+/// Streams of a GPU, which run side by side: while one computes, the other uploads.
+pub(super) const STREAMS: usize = 2;
 
 /// A copy from the host's memory to the device's.
 #[derive(Clone, Copy, Debug)]
@@ -43,31 +43,33 @@ pub(super) struct Upload {
     pub bytes: usize,
 }
 
-/// Work that is repeated: kernels in order.
+/// What a [`Program`] does each time it runs: an upload, then kernels in order. On a GPU it becomes a CUDA graph.
 #[derive(Debug, Default)]
-pub(super) struct Sequence {
-    /// The queue that it goes to, below [`LANES`]. Programs of one lane run one after the other.
-    pub lane: usize,
-    /// Comes before the kernels, and belongs to what is timed. Otherwise a program is given what to upload when it starts, so that
-    /// photos of all sizes share one program.
+pub(super) struct GraphRecipe {
+    /// Index of its stream, below [`STREAMS`]. Programs of one stream run one after the other.
+    pub stream: usize,
+    /// An upload before the kernels that is timed with them. Usually `None`: then [`Program::start`] is given the
+    /// upload, so that photos of all sizes share one program.
     pub upload: Option<Upload>,
     /// Each depends on the one before.
     pub launches: Vec<Launch>,
-    /// Ends of stages, as numbers of launches before them, in order; 0 ends after the upload. The device notes the time
-    /// there and at the start, and kernels do not overlap across. Usually empty.
+    /// Ends of stages, each as the number of launches before it, in order; 0 is the end of the upload. The device
+    /// records the time at the start and at each mark. Kernels do not overlap across a mark. Usually empty.
     pub marks: Vec<usize>,
 }
 
-/// A [`Sequence`] ready to run, on a GPU as one graph. Dropping it waits for its end.
+/// A [`GraphRecipe`] ready to run. Dropping it waits for the end of its last run.
 pub(super) trait Program: Send {
-    /// Lets it begin, after an upload, and returns at once. Until [`Program::wait`] has returned, nothing that it reads or writes
-    /// may be touched, which the caller of [`Gpu::compile`] has promised, and it must not be started again.
+    /// Enqueues an upload and the kernels, and returns at once. Until [`Program::wait`] has returned:
+    ///
+    /// 1. nothing that the program reads or writes may be touched (see [`Gpu::compile`]);
+    /// 2. it must not be started again.
     ///
     /// # Safety
-    /// Until [`Program::wait`] has returned, both addresses of the upload have as many bytes as it says, those of the host
-    /// are initialised, and nothing writes to them.
+    /// Until [`Program::wait`] has returned, both addresses of the upload have `bytes` bytes, the host's bytes are
+    /// initialised, and nothing writes to them.
     unsafe fn start(&self, upload: Option<Upload>) -> Result<()>;
-    /// Waits until its lane has nothing left to do.
+    /// Waits until everything in its stream has run.
     fn wait(&self) -> Result<()>;
     /// Runs it, without an upload, and waits for its end.
     fn run(&self) -> Result<()> {
@@ -77,11 +79,11 @@ pub(super) trait Program: Send {
     }
     /// Runs it and waits for its end; the device's time of each stage.
     fn run_staged(&self) -> Result<Vec<Duration>>;
-    /// Runs it again and again; the time that each launch adds.
+    /// Runs it repeatedly; returns the time that each launch adds.
     fn run_timed(&self) -> Result<Vec<Duration>>;
 }
 
-/// A GPU, for one executor: another one opens it again, and has lanes of its own.
+/// A GPU as one executor sees it. A second executor opens the GPU again and has its own streams.
 pub(super) trait Gpu: Send + Sync {
     fn caps(&self) -> Caps;
     /// For people: name, ordinal, driver.
@@ -91,12 +93,12 @@ pub(super) trait Gpu: Send + Sync {
     /// At least 256-byte aligned.
     fn alloc(&self, bytes: usize, purpose: Purpose) -> Result<u64>;
     /// # Safety
-    /// The address comes from `alloc`, and nobody uses it any more.
+    /// The address comes from `alloc`, and nothing uses it any more.
     unsafe fn free(&self, address: u64);
     /// Pinned host memory: its address on the host and on the device.
     fn alloc_host(&self, bytes: usize) -> Result<(u64, u64)>;
     /// # Safety
-    /// The host's address comes from `alloc_host`, and nobody uses the block any more.
+    /// The host's address comes from `alloc_host`, and nothing uses the block any more.
     unsafe fn free_host(&self, host: u64);
     /// Copies to the device.
     ///
@@ -108,13 +110,14 @@ pub(super) trait Gpu: Send + Sync {
     /// # Safety
     /// From `from` on as many bytes as the slice has belong to one allocation that lives.
     unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()>;
-    /// Turns a sequence into a program.
+    /// Makes a program of a recipe.
     ///
     /// # Safety
-    /// As long as the program lives, every address of the sequence is valid: the host's of the upload for as many bytes,
-    /// initialised; the device's for what the kernels and the upload read and write. Between [`Program::start`] and the end of
-    /// [`Program::wait`] nobody writes what it reads, or touches what it writes.
-    unsafe fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>>;
+    /// 1. As long as the program lives, every address of the recipe is valid: the upload's on the host for its `bytes`,
+    ///    initialised; those on the device for everything that the kernels and the upload read and write.
+    /// 2. Between [`Program::start`] and the end of [`Program::wait`] nothing else writes what the program reads, or
+    ///    touches what it writes.
+    unsafe fn compile(&self, recipe: GraphRecipe) -> Result<Box<dyn Program>>;
 }
 
 /// A device buffer.
@@ -134,20 +137,23 @@ impl Memory {
 
     /// Copies into it, from byte `at` on.
     pub fn write(&self, at: usize, from: &[u8]) -> Result<()> {
-        let to = self.place(at, from.len());
+        let to = self.part(at, from.len());
         // SAFETY: these bytes are the buffer's, which lives as long as `self`.
         unsafe { self.gpu.upload(to, from) }
     }
 
     /// Copies what is there from byte `at` on.
     pub fn read(&self, at: usize, to: &mut [u8]) -> Result<()> {
-        let from = self.place(at, to.len());
+        let from = self.part(at, to.len());
         // SAFETY: these bytes are the buffer's, which lives as long as `self`.
         unsafe { self.gpu.download(from, to) }
     }
 
-    /// The address of a part, which must be one.
-    fn place(&self, at: usize, len: usize) -> u64 {
+    /// The address of `len` bytes from byte `at` on.
+    ///
+    /// # Panics
+    /// If they are not within the buffer.
+    fn part(&self, at: usize, len: usize) -> u64 {
         assert!(at <= self.bytes && len <= self.bytes - at, "{len} bytes from {at} on of {}", self.bytes);
         self.address + at as u64
     }
@@ -183,10 +189,10 @@ impl HostMemory {
         self.host
     }
 
-    /// What it holds. Nobody asks while a [`Program`] is under way that writes there.
+    /// What it holds. Must not be called while a [`Program`] that writes there is in flight.
     pub fn read(&self) -> &[u8] {
         // SAFETY: `host` points to `bytes` initialised bytes for as long as `self` lives; the executor waits for a
-        // program before it looks at what that has written.
+        // program before it reads what that has written.
         unsafe { std::slice::from_raw_parts(self.host as *const u8, self.bytes) }
     }
 

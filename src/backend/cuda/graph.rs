@@ -1,7 +1,7 @@
-//! A sequence as a CUDA graph.
+//! A graph recipe as a CUDA graph.
 
 use super::device::{Device, failed};
-use super::gpu::{Program, Sequence, Upload};
+use super::gpu::{GraphRecipe, Program, Upload};
 use crate::error::Result;
 use cudarc::driver::{result, sys};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 pub(super) struct Graph {
     exec: sys::CUgraphExec,
     events: Events,
-    sequence: Sequence,
+    recipe: GraphRecipe,
     device: Arc<Device>,
 }
 
@@ -18,23 +18,23 @@ pub(super) struct Graph {
 unsafe impl Send for Graph {}
 
 impl Graph {
-    /// Captures a sequence on its lane's stream.
+    /// Captures a recipe on its stream.
     ///
     /// # Errors
     /// What the driver says.
     ///
     /// # Safety
     /// As of [`Gpu::compile`](super::gpu::Gpu::compile).
-    pub unsafe fn capture(device: Arc<Device>, sequence: Sequence) -> Result<Graph> {
+    pub unsafe fn capture(device: Arc<Device>, recipe: GraphRecipe) -> Result<Graph> {
         let _entered = device.enter()?;
-        let stream = device.stream(sequence.lane);
-        for item in &sequence.launches {
+        let stream = device.stream(recipe.stream);
+        for item in &recipe.launches {
             device.function(item.kernel)?; // modules cannot be loaded during capture
         }
-        // In an `Events` from the first one on, so that a failure leaves none behind.
+        // `Events` owns each event at once, so that a failure destroys those created before.
         let mut events = Events(Vec::new());
-        if !sequence.marks.is_empty() {
-            for _ in 0..=sequence.marks.len() {
+        if !recipe.marks.is_empty() {
+            for _ in 0..=recipe.marks.len() {
                 events.0.push(
                     result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(failed("event"))?,
                 );
@@ -44,7 +44,7 @@ impl Graph {
         // SAFETY: the stream belongs to this context, and is this executor's alone.
         unsafe { result::stream::begin_capture(stream, mode) }.map_err(failed("capturing a graph"))?;
         // SAFETY: the context was entered above; addresses are the caller's promise.
-        let enqueued = unsafe { enqueue_all(&device, &sequence, &events.0) };
+        let enqueued = unsafe { enqueue_all(&device, &recipe, &events.0) };
         // SAFETY: ends the capture begun above, whatever was enqueued.
         let graph = unsafe { result::stream::end_capture(stream) };
         let instantiated = enqueued.and_then(|()| {
@@ -57,54 +57,54 @@ impl Graph {
             Ok(exec)
         });
         if let Ok(graph) = graph {
-            // SAFETY: not used after; what was made of it is independent.
+            // SAFETY: not used after; the executable graph is independent of it.
             unsafe { sys::cuGraphDestroy(graph) };
         }
-        let graph = Graph { device, exec: instantiated?, events, sequence };
+        let graph = Graph { device, exec: instantiated?, events, recipe };
         // SAFETY: as above.
         unsafe { sys::cuGraphUpload(graph.exec, stream) }.result().map_err(failed("uploading a graph"))?;
-        graph.device.synchronize(graph.sequence.lane)?;
+        graph.device.synchronize(graph.recipe.stream)?;
         Ok(graph)
     }
 }
 
-/// Enqueues a sequence for capture, with an event at the start and at each mark (none for no events).
+/// Enqueues a recipe for capture, with an event at the start and at each mark (none for no events).
 ///
 /// # Safety
-/// The device's context is current, and the sequence's addresses are valid whenever the graph runs.
-unsafe fn enqueue_all(device: &Device, sequence: &Sequence, events: &[sys::CUevent]) -> Result<()> {
-    let mut marks = sequence.marks.iter().peekable();
+/// The device's context is current, and the recipe's addresses are valid whenever the graph runs.
+unsafe fn enqueue_all(device: &Device, recipe: &GraphRecipe, events: &[sys::CUevent]) -> Result<()> {
+    let mut marks = recipe.marks.iter().peekable();
     let mut events = events.iter();
     let mut record = || -> Result<()> {
         let Some(event) = events.next() else { return Ok(()) };
         // Only an external record becomes a node of the graph; a plain one would be an edge, and never happen.
         let external = sys::CUevent_record_flags::CU_EVENT_RECORD_EXTERNAL as u32;
         // SAFETY: event and stream belong to the current context.
-        unsafe { sys::cuEventRecordWithFlags(*event, device.stream(sequence.lane), external) }
+        unsafe { sys::cuEventRecordWithFlags(*event, device.stream(recipe.stream), external) }
             .result()
             .map_err(failed("recording an event"))
     };
     record()?;
-    if let Some(upload) = sequence.upload {
+    if let Some(upload) = recipe.upload {
         // SAFETY: the caller's promise.
-        unsafe { device.enqueue_upload(upload, sequence.lane) }?;
+        unsafe { device.enqueue_upload(upload, recipe.stream) }?;
     }
     // The first kernel follows a copy, an event, or the end of another graph: a full dependence.
     let mut dependent = false;
-    for done in 0..=sequence.launches.len() {
+    for done in 0..=recipe.launches.len() {
         while marks.next_if_eq(&&done).is_some() {
             record()?;
             dependent = false;
         }
-        let Some(item) = sequence.launches.get(done) else { break };
+        let Some(item) = recipe.launches.get(done) else { break };
         // SAFETY: the caller's promise.
-        unsafe { device.enqueue(item, sequence.lane, dependent) }?;
+        unsafe { device.enqueue(item, recipe.stream, dependent) }?;
         dependent = true;
     }
     Ok(())
 }
 
-/// Events of the current context. What drops them has it current, or has destroyed them before.
+/// Events of the current context, which must be current when they are destroyed: dropped, or by `destroy`.
 struct Events(Vec<sys::CUevent>);
 
 impl Drop for Events {
@@ -137,21 +137,21 @@ impl Program for Graph {
         let _entered = self.device.enter()?;
         if let Some(upload) = upload {
             // SAFETY: entered; the caller's promise.
-            unsafe { self.device.enqueue_upload(upload, self.sequence.lane) }?;
+            unsafe { self.device.enqueue_upload(upload, self.recipe.stream) }?;
         }
         // SAFETY: `exec` is valid, its buffers are owned by the executor that owns this program.
         let launched =
-            unsafe { sys::cuGraphLaunch(self.exec, self.device.stream(self.sequence.lane)) }.result();
+            unsafe { sys::cuGraphLaunch(self.exec, self.device.stream(self.recipe.stream)) }.result();
         if launched.is_err() {
-            // Nothing waits for the upload then.
-            let _ = self.device.synchronize(self.sequence.lane);
+            // The caller waits only for runs that were launched, so the upload must end here.
+            let _ = self.device.synchronize(self.recipe.stream);
         }
         launched.map_err(failed("launching a graph"))
     }
 
     fn wait(&self) -> Result<()> {
         let _entered = self.device.enter()?;
-        self.device.synchronize(self.sequence.lane)
+        self.device.synchronize(self.recipe.stream)
     }
 
     fn run_staged(&self) -> Result<Vec<Duration>> {
@@ -162,17 +162,17 @@ impl Program for Graph {
     /// Kernels overlap, so one alone has no time of its own. What each adds is the difference between the graph that
     /// ends with it and the one that ends before it.
     fn run_timed(&self) -> Result<Vec<Duration>> {
-        let (device, whole) = (&self.device, &self.sequence);
+        let (device, whole) = (&self.device, &self.recipe);
         let _entered = device.enter()?;
         if let Some(upload) = whole.upload {
             // SAFETY: entered; this program's addresses are valid as long as it lives, and it is waited for at once.
-            unsafe { device.enqueue_upload(upload, whole.lane) }?;
-            device.synchronize(whole.lane)?;
+            unsafe { device.enqueue_upload(upload, whole.stream) }?;
+            device.synchronize(whole.stream)?;
         }
         let mut ends = Vec::with_capacity(whole.launches.len() + 1);
         for count in 0..=whole.launches.len() {
-            let part = Sequence {
-                lane: whole.lane,
+            let part = GraphRecipe {
+                stream: whole.stream,
                 upload: None,
                 launches: whole.launches[..count].to_vec(),
                 marks: vec![count],
@@ -196,7 +196,7 @@ const REPLAYS: usize = 25;
 impl Drop for Graph {
     fn drop(&mut self) {
         let Ok(_entered) = self.device.enter() else { return };
-        let _ = self.device.synchronize(self.sequence.lane);
+        let _ = self.device.synchronize(self.recipe.stream);
         // SAFETY: every launch of the graph has ended.
         unsafe { sys::cuGraphExecDestroy(self.exec) };
         self.events.destroy();

@@ -23,8 +23,8 @@ pub fn compiled_archs() -> Vec<&'static str> {
     archs
 }
 
-/// A hash of the convolution kernels for an architecture: tiles measured with other code say nothing about this one. The
-/// same for the same build on every machine (FNV-1a).
+/// A hash (FNV-1a) of the convolution kernels for an architecture, the same on every machine. Tiles that were measured
+/// with other kernels are not used.
 pub(super) fn fingerprint(arch: &str) -> u64 {
     let of_conv = |file: &str| conv::files().any(|f| f == file);
     let convs = IMAGES.iter().filter(|image| image.arch == arch && of_conv(image.file));

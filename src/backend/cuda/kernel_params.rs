@@ -1,5 +1,5 @@
-//! How parameter structs of kernels are written down: once, in the `params.rs` of each operation, with the types that the kernel
-//! sees. `build/params.rs` makes the C++ header from the same file and says what it may hold.
+//! How parameter structs of kernels are written down: once, in the `params.rs` of each operation, with the types that
+//! the kernel sees. `build/params.rs` makes the C++ header from the same file and says what it may hold.
 
 use bytemuck::Pod;
 use half::f16;

@@ -107,8 +107,8 @@ pub(super) unsafe fn launch(
         numAttrs: attributes.len() as u32,
     };
     let mut params = [launch.params.bytes().as_ptr() as *mut c_void];
-    // SAFETY: the kernel takes exactly one parameter, a struct of this size (both sides are made from one text), which the driver
-    // copies during the call; the rest is the caller's promise.
+    // SAFETY: the kernel takes exactly one parameter, a struct of this size (both sides are made from one text), which
+    // the driver copies during the call; the rest is the caller's promise.
     let code = unsafe { sys::cuLaunchKernelEx(&config, function, params.as_mut_ptr(), std::ptr::null_mut()) };
     code.result().map_err(|e| {
         let (grid, block, shared) = (launch.grid, launch.threads, launch.shared);

@@ -1,4 +1,4 @@
-//! From a schedule to launches: what every operation is given to make its own.
+//! From a schedule to launches: what an operation is given to make its launch.
 
 use super::constants::Constants;
 use super::launch::Launch;
@@ -8,9 +8,9 @@ use super::schedule::{Schedule, Storage, beyond};
 use crate::error::Result;
 use crate::plan::{Op, Plan, View};
 
-/// Memory that a batch of images works in. Device addresses.
+/// Device addresses of a [`Workspace`](super::workspace::Workspace)'s memory.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct WorkspaceAddresses {
     pub images: usize,
     /// Survivors an image can have.
     pub capacity: usize,
@@ -37,13 +37,13 @@ pub(super) struct Lowering<'a> {
     pub plan: &'a Plan,
     pub schedule: &'a Schedule,
     pub constants: &'a mut Constants,
-    pub place: Place,
-    /// The tile of a launch of convolutions.
+    pub workspace: WorkspaceAddresses,
+    /// Chooses the tile of a launch of convolutions.
     pub choose: &'a mut dyn FnMut(&[Shape]) -> Choice,
 }
 
 impl<'a> Lowering<'a> {
-    /// All launches of a run, in order: the schedule's groups, then the one that hands the people over.
+    /// All launches of a run, in order: the schedule's groups, then `collect`, which writes the people to the host.
     ///
     /// # Errors
     /// If constants do not fit into device memory, or a kernel does not fit into the GPU's shared memory.
@@ -78,10 +78,10 @@ impl<'a> Lowering<'a> {
         self.schedule.storage[view.buffer.0].pitch() as i32
     }
 
-    /// Where a view's first channel of the first pixel of the first image is.
+    /// Address of a view's first channel, in the first pixel of the first image.
     pub fn address(&self, view: View) -> u64 {
         let offset = self.schedule.offsets[view.buffer.0];
-        let Place { arena, rows, images, capacity, .. } = self.place;
+        let WorkspaceAddresses { arena, rows, images, capacity, .. } = self.workspace;
         match self.schedule.storage[view.buffer.0] {
             Storage::Half { .. } => arena + ((offset + view.c0) * 2) as u64,
             Storage::Float { .. } => arena + (offset * 2 + view.c0 * 4) as u64,

@@ -54,7 +54,7 @@ pub(super) struct Schedule {
     pub row: usize,
 }
 
-/// How far ahead a step may be drawn into a launch.
+/// A launch takes steps from at most this many places after its first.
 const LOOK_AHEAD: usize = 12;
 
 /// Whether `later` must wait for `earlier`.
@@ -70,19 +70,20 @@ fn depends(plan: &Plan, later: usize, earlier: usize) -> bool {
 }
 
 impl Schedule {
-    /// Checks that the kernels can do every step, and arranges them. `keep_all`: no buffers share memory;
+    /// Checks that the kernels support every step, and groups the steps into launches. `keep_all`: no buffers share
+    /// memory;
     /// `group`: independent steps share launches, where their operation has a kernel for that.
     ///
     /// # Errors
-    /// A step that is beyond the kernels, by name and with the reason; steps after the selection in an order that the kernels
-    /// do not expect.
+    /// A step that is beyond the kernels, by name and with the reason; steps after the selection in an order that the
+    /// kernels do not expect.
     pub fn new(plan: &Plan, keep_all: bool, group: bool) -> Result<Schedule> {
         for step in &plan.steps {
             let supported = ops::of(plan, &step.op).supports(plan, &step.op);
             supported.map_err(|why| beyond(plan, &step.name, &why))?;
         }
         let groups = groups(plan, if group { LOOK_AHEAD } else { 0 });
-        // plans without outputs are parts of networks, for tests, which do not run all of it
+        // Plans without outputs are parts of networks, for tests.
         if !plan.outputs.is_empty() {
             let last = plan.steps.last().map_or("", |s| &s.name);
             pose::ends_in_order(plan, &groups).map_err(|why| beyond(plan, last, &why))?;
@@ -152,7 +153,7 @@ fn groups(plan: &Plan, look_ahead: usize) -> Vec<Group> {
             if done[j] || !operation.together(plan, first, &plan.steps[j].op) {
                 continue;
             }
-            // everything before `j` that it needs must have run in an earlier launch
+            // All steps before `j` that it depends on must be in an earlier launch.
             if (0..j).all(|k| (done[k] && !steps.contains(&k)) || !depends(plan, j, k)) {
                 steps.push(j);
                 done[j] = true;

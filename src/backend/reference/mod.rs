@@ -1,45 +1,20 @@
-//! The reference: every operation of a [`Plan`] in f64, written as its definition reads. Slow, and the measure of all
-//! other backends.
+//! The reference: every operation of a [`Plan`] in f64, written as its definition reads. It is slow, and the other
+//! backends are compared with it.
 //!
-//! All buffers stay intact after a run. A single step can be executed on inputs of one's choice: [`Reference::set_map`]
-//! its inputs, [`Reference::run_steps`], then [`Reference::map`] its output.
+//! All buffers stay intact after a run. To execute a single step on given inputs, call [`Reference::set_map`] for its
+//! inputs, [`Reference::run_steps`], then [`Reference::map`] for its output.
 
 pub mod ops;
+mod pose;
 
-use super::{Executor, Frame, Profiler, RunOptions, SelectParams, StepTime, Survivors};
+pub use pose::Person;
+
+use super::{Executor, Frame, Profiler, RunOptions, StepTime, Survivors};
 use crate::error::{Error, Result};
-use crate::plan::{
-    Act, BinAxis, BinDecode, BufferId, Conv, Extent, Gau, GridLevel, Op, Plan, Pose, PreAdd, TensorId, View,
-};
-use crate::plan::{KEYPOINTS, VISIBILITY};
-use ops::{ConvSpec, activate, dot, iou, sigmoid, softmax};
+use crate::plan::{BufferId, Conv, Extent, KEYPOINTS, Op, Plan, Pose, PreAdd, TensorId, VISIBILITY, View};
+use ops::{ConvSpec, activate, sigmoid};
 use std::ops::Range;
 use std::time::Instant;
-
-/// A survivor of [`Pose::Select`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Person {
-    /// Index of the head level.
-    pub level: usize,
-    /// Row-major index of the grid cell in its level.
-    pub cell: usize,
-    /// `sigmoid(cls)`.
-    pub score: f64,
-    /// Box centre in network-input pixels.
-    pub center: [f64; 2],
-    /// Box width and height in network-input pixels.
-    pub size: [f64; 2],
-    /// Grid point.
-    pub prior: [f64; 2],
-}
-
-impl Person {
-    /// `x1, y1, x2, y2`.
-    pub fn corners(&self) -> [f64; 4] {
-        let ([x, y], [w, h]) = (self.center, self.size);
-        [x - w / 2.0, y - h / 2.0, x + w / 2.0, y + h / 2.0]
-    }
-}
 
 /// Executes a plan in f64.
 pub struct Reference {
@@ -172,7 +147,6 @@ impl Reference {
 
     fn execute(&mut self, op: &Op) {
         match op {
-            Op::Pose(Pose::Letterbox { .. }) => {}
             Op::Conv(c) => self.conv(c),
             Op::PoolPyramid { src, dst, window } => self.pool_pyramid(*src, *dst, *window),
             Op::MaxPool { src, dst, window, stride, .. } => {
@@ -181,15 +155,7 @@ impl Reference {
             }
             Op::Attention { qkv, dst, heads } => self.attention(*qkv, *dst, *heads),
             Op::LayerNorm { src, dst, gamma, beta, eps } => self.layer_norm(*src, *dst, *gamma, *beta, *eps),
-            Op::Pose(Pose::Select { levels }) => {
-                let people = self.select(levels);
-                self.set_people(people);
-            }
-            Op::Pose(Pose::SurvivorLinear { src, weight, bias, dst }) => {
-                self.survivor_linear(src, weight, bias, *dst)
-            }
-            Op::Pose(Pose::Gau(g)) => self.gau(g),
-            Op::Pose(Pose::BinDecode(d)) => self.bin_decode(d),
+            Op::Pose(pose) => self.pose(pose),
         }
     }
 
@@ -236,123 +202,6 @@ impl Reference {
         let (gamma, beta) = (self.tensor(gamma), self.tensor(beta));
         self.set_map(dst, &ops::layer_norm(&self.map(src), &gamma, &beta, f64::from(eps)));
     }
-
-    fn select(&self, levels: &[GridLevel]) -> Vec<Person> {
-        let SelectParams { score_thr, nms_thr, max_people, force } = self.options.select;
-        let mut candidates = Vec::new();
-        for (level, grid) in levels.iter().enumerate() {
-            let (_, w) = self.plan.hw(grid.cls);
-            let stride = grid.stride as f64;
-            let boxes = self.map(grid.bbox);
-            for (cell, (logit, b)) in self.map(grid.cls).into_iter().zip(boxes.chunks_exact(4)).enumerate() {
-                let prior = [cell % w, cell / w].map(|i| i as f64 * stride + (stride - 1.0) / 2.0);
-                let center = [prior[0] + b[0] * stride, prior[1] + b[1] * stride];
-                let size = [b[2].exp() * stride, b[3].exp() * stride];
-                candidates.push(Person { level, cell, score: sigmoid(logit), center, size, prior });
-            }
-        }
-        // A stable sort: among equals, the grid's order.
-        candidates.sort_by(|a, b| b.score.total_cmp(&a.score));
-        if let Some(n) = force {
-            candidates.truncate(n);
-            return candidates;
-        }
-        candidates.retain(|c| c.score > f64::from(score_thr));
-        let mut people: Vec<Person> = Vec::new();
-        for candidate in candidates {
-            if people.iter().all(|p| iou(&p.corners(), &candidate.corners()) <= f64::from(nms_thr)) {
-                people.push(candidate);
-            }
-        }
-        people.truncate(max_people.unwrap_or(usize::MAX));
-        people
-    }
-
-    fn survivor_linear(&mut self, src: &[View], weight: &[TensorId], bias: &[TensorId], dst: View) {
-        let mut rows = Vec::new();
-        for person in &self.people {
-            let view = src[person.level];
-            let pitch = self.plan.buffer_of(view).c;
-            let x = &self.buffers[view.buffer.0][person.cell * pitch + view.c0..][..view.c];
-            let (weight, bias) = (self.tensor(weight[person.level]), self.tensor(bias[person.level]));
-            rows.extend(weight.chunks_exact(view.c).zip(&bias).map(|(w, b)| dot(w, x) + b));
-        }
-        self.set_map(dst, &rows);
-    }
-
-    fn gau(&mut self, gau: &Gau) {
-        let Gau { tokens, dim, expansion: e, key_dim: s, .. } = *gau;
-        let norm_gain = self.tensor(gau.norm_gain)[0];
-        let (uv, out, residual_gain) =
-            (self.tensor(gau.uv), self.tensor(gau.out), self.tensor(gau.residual_gain));
-        let (q_gain, q_bias) = (self.tensor(gau.q_gain), self.tensor(gau.q_bias));
-        let (k_gain, k_bias) = (self.tensor(gau.k_gain), self.tensor(gau.k_bias));
-        let mut result = Vec::new();
-        for x in self.map(gau.src).chunks_exact(tokens * dim) {
-            let (mut u, mut v, mut q, mut k) = (vec![], vec![], vec![], vec![]);
-            for (i, x) in x.chunks_exact(dim).enumerate() {
-                let norm = dot(x, x).sqrt() / (dim as f64).sqrt();
-                // Not f64::max, which would make 1e-5 of a NaN.
-                let norm = if norm < 1e-5 { 1e-5 } else { norm };
-                let n: Vec<f64> = x.iter().map(|x| x / norm * norm_gain).collect();
-                let z: Vec<f64> = uv.chunks_exact(dim).map(|row| activate(Act::Silu, dot(row, &n))).collect();
-                let (base, bias) = (&z[2 * e..], i * s);
-                u.push(z[..e].to_vec());
-                v.push(z[e..2 * e].to_vec());
-                q.push((0..s).map(|j| base[j] * q_gain[j] + q_bias[bias + j]).collect::<Vec<_>>());
-                k.push((0..s).map(|j| base[j] * k_gain[j] + k_bias[bias + j]).collect::<Vec<_>>());
-            }
-            for i in 0..tokens {
-                let mut gated = vec![0.0; e];
-                for j in 0..tokens {
-                    let a = (dot(&q[i], &k[j]) / (s as f64).sqrt()).max(0.0).powi(2);
-                    gated.iter_mut().zip(&v[j]).for_each(|(g, v)| *g += a * v);
-                }
-                gated.iter_mut().zip(&u[i]).for_each(|(g, u)| *g *= u);
-                let x = &x[i * dim..][..dim];
-                result.extend((0..dim).map(|c| dot(&out[c * e..][..e], &gated) + x[c] * residual_gain[c]));
-            }
-        }
-        self.set_map(gau.dst, &result);
-    }
-
-    fn bin_decode(&mut self, decode: &BinDecode) {
-        let features = self.map(decode.src);
-        let mut keypoints = vec![0.0; self.people.len() * decode.tokens * 2];
-        let axis = |axis: usize, bins: &BinAxis, keypoints: &mut [f64]| -> Vec<f64> {
-            let weight = self.tensor(bins.weight);
-            let half = decode.pe_dim / 2;
-            let period = |j: usize| f64::from(decode.temperature).powf(j as f64 / half as f64);
-            let mut heatmaps = Vec::new();
-            for (n, person) in self.people.iter().enumerate() {
-                let size = f64::from(decode.padding) * person.size[axis];
-                let at = |i: usize| {
-                    let t = if bins.bins == 1 { -0.5 } else { i as f64 / (bins.bins - 1) as f64 - 0.5 };
-                    person.center[axis] - person.prior[axis] + t * size
-                };
-                let place: Vec<f64> = (0..bins.bins).map(at).collect();
-                let code: Vec<Vec<f64>> = place
-                    .iter()
-                    .map(|x| {
-                        let angle = |j| x / period(j);
-                        (0..half).map(|j| angle(j).cos()).chain((0..half).map(|j| angle(j).sin())).collect()
-                    })
-                    .collect();
-                for token in 0..decode.tokens {
-                    let f = &features[(n * decode.tokens + token) * decode.dim..][..decode.dim];
-                    let r: Vec<f64> = weight.chunks_exact(decode.dim).map(|row| dot(row, f)).collect();
-                    let logits: Vec<f64> = code.iter().map(|code| dot(&r, code)).collect();
-                    let p = softmax(&logits);
-                    keypoints[(n * decode.tokens + token) * 2 + axis] = person.prior[axis] + dot(&p, &place);
-                    heatmaps.extend(p);
-                }
-            }
-            heatmaps
-        };
-        let heatmaps = [axis(0, &decode.x, &mut keypoints), axis(1, &decode.y, &mut keypoints)];
-        self.heatmaps = heatmaps;
-        self.set_map(decode.dst, &keypoints);
-    }
 }
 
 impl Executor for Reference {
@@ -395,12 +244,7 @@ impl Profiler for Reference {
         let (w, h) = self.plan.input_size();
         frame.check((w, h))?;
         self.batch = 1;
-        let mut row = vec![0; w * 3];
-        let mut input = Vec::with_capacity(h * w * 3);
-        for y in 0..h {
-            frame.letterbox.sample_row(frame.photo, y, &mut row);
-            input.extend(row.iter().map(|&v| f64::from(v)));
-        }
+        let input = pose::letterbox(frame, (w, h));
         self.options = *options;
         let mut times = Vec::new();
         for step in 0..self.plan.steps.len() {
@@ -418,55 +262,6 @@ impl Profiler for Reference {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Two levels of strides 16 and 32 of a 64x32 input; logits and box numbers as given, cell by cell.
-    fn select(cells: &[(f64, [f64; 4])], params: SelectParams) -> Vec<Person> {
-        let mut plan = Plan::default();
-        let mut levels = Vec::new();
-        for (h, w, stride) in [(2, 4, 16), (1, 2, 32)] {
-            levels.push(GridLevel { cls: plan.map("cls", h, w, 1), bbox: plan.map("bbox", h, w, 4), stride });
-        }
-        plan.push("select", Op::Pose(Pose::Select { levels: levels.clone() }));
-        let mut reference = Reference::new(plan);
-        for (level, cells) in levels.iter().zip([&cells[..8], &cells[8..]]) {
-            reference.set_map(level.cls, &cells.iter().map(|c| c.0).collect::<Vec<_>>());
-            reference.set_map(level.bbox, &cells.iter().flat_map(|c| c.1).collect::<Vec<_>>());
-        }
-        reference.set_options(&RunOptions { select: params, heatmaps: false });
-        reference.run_steps(0..1);
-        reference.people().to_vec()
-    }
-
-    #[test]
-    fn selection_decodes_sorts_and_suppresses() {
-        let none = (-9.0, [0.0; 4]);
-        let mut cells = vec![none; 10];
-        cells[6] = (0.0, [0.5, -0.25, 0.0, 2f64.ln()]);
-        // Two boxes of 16x16, 2 pixels apart: intersection 14 * 16, IoU 224 / 288 = 0.78.
-        cells[1] = (1.0, [0.0; 4]);
-        cells[2] = (2.0, [-1.0 + 2.0 / 16.0, 0.0, 0.0, 0.0]);
-        cells[9] = (1.0, [0.0, 0.0, -1.0, -1.0]);
-        let params = SelectParams::default();
-
-        let people = select(&cells, params);
-        let places: Vec<_> = people.iter().map(|p| (p.level, p.cell)).collect();
-        assert_eq!(places, [(0, 2), (1, 1), (0, 6)], "the weaker of the two that overlap is gone");
-        assert_eq!((people[2].score, people[2].prior), (0.5, [2.0 * 16.0 + 7.5, 16.0 + 7.5]));
-        assert_eq!(people[2].center, [39.5 + 8.0, 23.5 - 4.0]);
-        assert_eq!(people[2].corners(), [39.5, 3.5, 55.5, 35.5]);
-        assert_eq!(people[1].prior, [32.0 + 15.5, 15.5]);
-        assert!((people[1].size[0] - 32.0 / std::f64::consts::E).abs() < 1e-12);
-
-        let places = |params| select(&cells, params).iter().map(|p| (p.level, p.cell)).collect::<Vec<_>>();
-        // Among equal scores the grid's order holds; strict thresholds.
-        assert_eq!(places(SelectParams { nms_thr: 0.8, ..params }), [(0, 2), (0, 1), (1, 1), (0, 6)]);
-        assert_eq!(places(SelectParams { score_thr: 0.5, nms_thr: 0.8, ..params }), [(0, 2), (0, 1), (1, 1)]);
-        assert_eq!(places(SelectParams { max_people: Some(2), ..params }), [(0, 2), (1, 1)]);
-        assert_eq!(
-            places(SelectParams { force: Some(5), ..params }),
-            [(0, 2), (0, 1), (1, 1), (0, 6), (0, 0)]
-        );
-    }
 
     #[test]
     fn views_are_read_and_written_in_place() {

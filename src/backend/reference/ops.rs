@@ -160,14 +160,6 @@ pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// Intersection over union of two boxes `x1, y1, x2, y2`.
-pub fn iou(a: &[f64; 4], b: &[f64; 4]) -> f64 {
-    let area = |b: &[f64; 4]| (b[2] - b[0]) * (b[3] - b[1]);
-    let w = (a[2].min(b[2]) - a[0].max(b[0])).max(0.0);
-    let h = (a[3].min(b[3]) - a[1].max(b[1])).max(0.0);
-    w * h / (area(a) + area(b) - w * h)
-}
-
 /// `1 - erf(x)`: within 3 of zero by `erf(x) = 2 / sqrt(pi) exp(-x^2) sum_n 2^n x^(2n+1) / (2n+1)!!` (DLMF 7.6.2),
 /// beyond by the continued fraction DLMF 7.9.1.
 fn erfc(x: f64) -> f64 {
@@ -203,6 +195,7 @@ fn parallel_rows(data: &mut [f64], len: usize, f: impl Fn(usize, &mut [f64]) + S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use approx::assert_abs_diff_eq;
 
     #[test]
     fn erfc_equals_known_values() {
@@ -214,10 +207,10 @@ mod tests {
             (4.0, 1.541_725_790_028_002e-8),
             (-4.0, 2.0 - 1.541_725_790_028_002e-8),
         ] {
-            assert!((erfc(x) - expected).abs() < 1e-14, "erfc({x}) = {}", erfc(x));
+            assert_abs_diff_eq!(erfc(x), expected, epsilon = 1e-14);
         }
         // The two formulas meet.
-        assert!((erfc(2.999_999_999) - erfc(3.0)).abs() < 1e-12);
+        assert_abs_diff_eq!(erfc(2.999_999_999), erfc(3.0), epsilon = 1e-12);
     }
 
     #[test]

@@ -11,8 +11,8 @@ use crate::vision::Image;
 /// Grey level of the border, in all three channels.
 pub const BORDER: u8 = 114;
 
-/// Sampling geometry of one photo size and one input size. Cheap to make (microseconds), and worth keeping for photos
-/// of the same size.
+/// Sampling geometry of one photo size and one input size. Made in microseconds, and worth keeping for photos of the
+/// same size.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Letterbox {
     photo: (usize, usize),
@@ -75,7 +75,7 @@ impl Letterbox {
             Geometry::Warp(warp) => warp.sample_row(picture, y, row),
             Geometry::Resize(resize) => resize.sample_row(picture, y, row),
         }
-        // Channels are sampled alike, and the border is grey: their order may change afterwards.
+        // All channels are sampled alike, and the border is grey, so their order can be changed afterwards.
         picture.order().make_bgr(row);
     }
 

@@ -20,8 +20,8 @@ use std::ops::Range;
 /// where `p` is 114 outside the photo.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Warp {
-    /// Horizontal positions, one for each column of the input; more than one such row of numbers if ties between two
-    /// of OpenCV's roundings fall differently in different rows.
+    /// Horizontal positions, one for each column of the input; more than one row of numbers if ties in OpenCV's
+    /// rounding fall differently in different rows.
     pub columns: Vec<i32>,
     /// One for each row of the input.
     pub rows: Vec<WarpRow>,
@@ -78,7 +78,8 @@ impl Warp {
 
         // warpAffine, in 1/1024 px and then 1/32 px. Without rotation m[0][1] and m[1][0] are rounding errors of the
         // solution, around 1e-16: the first can still tip a tie in a row's x; the second, times 1024 * column, always
-        // rounds to zero. OpenCV has 32 bits here; positions that do not fit are far outside, and so they stay.
+        // rounds to zero. OpenCV has 32 bits here; positions that do not fit are far outside the photo, and clamping
+        // keeps them there.
         let fixed = |v: f64| (v * 1024.0).round_ties_even() as i64;
         let to_32nds = |v: i64| ((v + 16) >> 5).clamp(-(1 << 30), 1 << 30) as i32;
         let deltas: Vec<i64> = (0..input_w).map(|x| fixed(m[0][0] * x as f64)).collect();

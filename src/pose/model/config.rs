@@ -1,5 +1,6 @@
 //! The hyper-parameters of a network of the RTMO family, and whether a checkpoint holds such a network.
 
+use super::build_from;
 use super::darknet::Darknet;
 use super::dcc::{BIN_TEMPERATURE, Dcc};
 use super::head::{Head, MODULE};
@@ -8,7 +9,6 @@ use super::net::Net;
 use super::probe::Probe;
 use super::resnet::ResNet;
 use super::source::{Comparison, Shapes};
-use super::tell;
 use crate::error::{Error, Result};
 use crate::plan::View;
 use crate::variant::Variant;
@@ -42,10 +42,10 @@ impl Backbone {
         }
     }
 
-    pub(super) fn tell(&self, net: &mut Net<'_>, image: View) -> Result<[View; 3]> {
+    pub(super) fn append(&self, net: &mut Net<'_>, image: View) -> Result<[View; 3]> {
         match self {
-            Backbone::Darknet(darknet) => darknet.tell(net, image),
-            Backbone::ResNet(resnet) => resnet.tell(net, image),
+            Backbone::Darknet(darknet) => darknet.append(net, image),
+            Backbone::ResNet(resnet) => resnet.append(net, image),
         }
     }
 }
@@ -94,7 +94,7 @@ impl Variant {
     }
 }
 
-/// Everything that tells one network of the family from another.
+/// The hyper-parameters in which networks of the family differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Keypoints of a person: 17 (COCO, body7), 14 (CrowdPose), or any other number.
@@ -111,7 +111,7 @@ pub struct Config {
     pub dcc: Dcc,
 }
 
-/// An input size for which a network is told where only its tensors matter: they do not depend on it.
+/// An input size for networks that are built for their tensors only, which do not depend on it.
 pub(super) const ANY_INPUT: (usize, usize) = (32, 32);
 
 impl Config {
@@ -144,7 +144,7 @@ impl Config {
     /// Name and shape of every tensor that inference needs, as upstream's `state_dict` has them.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let mut shapes = Shapes::default();
-        tell(self, &mut shapes, ANY_INPUT).expect("a list of shapes has every tensor");
+        build_from(self, &mut shapes, ANY_INPUT).expect("a list of shapes has every tensor");
         shapes.tensors
     }
 
@@ -166,7 +166,7 @@ impl Config {
             Err(Error::Tensor { path, tensor: tensor.into(), expected, got })
         };
         let mut comparison = Comparison::new(checkpoint);
-        tell(self, &mut comparison, ANY_INPUT)?;
+        build_from(self, &mut comparison, ANY_INPUT)?;
         let constants = self.constants();
         for (name, expected) in &constants {
             if checkpoint.contains(name) {
@@ -178,7 +178,7 @@ impl Config {
                 }
             }
         }
-        let mut known: Vec<&str> = comparison.told.iter().map(String::as_str).collect();
+        let mut known: Vec<&str> = comparison.compared.iter().map(String::as_str).collect();
         known.extend(constants.iter().map(|(name, _)| name));
         known.sort_unstable();
         for name in checkpoint.names() {

@@ -53,7 +53,7 @@ impl Darknet {
     }
 
     /// Appends the backbone; returns C3, C4, C5.
-    pub(super) fn tell(&self, net: &mut Net<'_>, image: View) -> Result<[View; 3]> {
+    pub(super) fn append(&self, net: &mut Net<'_>, image: View) -> Result<[View; 3]> {
         // Focus puts four pixels into a cell.
         let pixels = Inputs::of(12, net.inputs(&[image]).first());
         let stem = net.conv_bn(STEM, [self.stem, 12, 3, 3], NORM, pixels)?.unfocus();

@@ -54,7 +54,7 @@ impl Dcc {
 
     /// Appends everything after the selection for `k` keypoints; `pose` are the pose branches' last maps, `vector` is
     /// the length of a grid's pose feature. Sets the plan's outputs.
-    pub(super) fn tell(&self, net: &mut Net<'_>, k: usize, vector: usize, pose: Vec<View>) -> Result<()> {
+    pub(super) fn append(&self, net: &mut Net<'_>, k: usize, vector: usize, pose: Vec<View>) -> Result<()> {
         let Dcc { dim, encoding, .. } = *self;
 
         // BN(Linear(out_pose(x))) is one linear map, and out_kpt_vis another one of the same x. Levels differ in

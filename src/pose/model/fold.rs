@@ -2,7 +2,7 @@
 
 /// A convolution with a bias, and no activation of its own: `y = W x + b` at every place of the kernel's window.
 ///
-/// Where a network is told without values, filters have extents only, and `weight` and `bias` are empty. Every rewrite
+/// Where a network is built without values, filters have extents only, and `weight` and `bias` are empty. Every rewrite
 /// below holds for these too.
 #[derive(Clone, Debug)]
 pub(super) struct Filter {

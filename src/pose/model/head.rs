@@ -65,7 +65,7 @@ impl Head {
     ///
     /// Convolutions that do not depend on each other follow one another: class and pose branches of all levels advance
     /// together.
-    pub(super) fn tell(&self, net: &mut Net<'_>, maps: &[View], strides: &[usize]) -> Result<Dense> {
+    pub(super) fn append(&self, net: &mut Net<'_>, maps: &[View], strides: &[usize]) -> Result<Dense> {
         let half = self.projected / 2;
         let mut cls: Vec<View> = maps.iter().map(|p| p.slice(0, half)).collect();
         let mut pose: Vec<View> = maps.iter().map(|p| p.slice(half, half)).collect();
@@ -85,7 +85,7 @@ impl Head {
                 }
             }
         }
-        // Scores and boxes decide who is found, at next to no cost: they are f32 in every precision.
+        // Class logits and boxes decide who is found, and are cheap: they are f32 in every precision.
         let mut levels = Vec::new();
         for (level, &stride) in strides.iter().enumerate() {
             let (cls, pose) = (cls[level], pose[level]);

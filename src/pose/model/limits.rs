@@ -1,5 +1,5 @@
-//! What a checkpoint may ask for. Its shapes size everything that is computed with it, and a file comes from anywhere:
-//! each extent and count has a limit, and so has the memory that follows from them.
+//! Limits of what a checkpoint may ask for. A file may come from anywhere, and its shapes determine the size of
+//! everything that is computed with it. So each extent, each count, and the memory that follows from them has a limit.
 //!
 //! | | at most | published |
 //! |---|---|---|
@@ -27,10 +27,10 @@ pub(super) const INPUT: usize = 8192;
 const ROW: u64 = 1 << 20;
 /// Bytes that folding may add: linear layers that follow each other become one, positions become a table.
 const FOLDED: u64 = 16 << 20;
-/// Bytes. Networks of few weights have maps, too.
+/// Bytes of maps that are granted besides the weights' size: small networks have large maps.
 const MAPS: u64 = 32 << 20;
 
-/// Checks the memory that a network would take, before it takes any: `plan` was told with `shapes`, without values.
+/// Checks the memory that a network would take, before it is allocated: `plan` was built with `shapes`, without values.
 /// A caller that asks for a larger input than 640x640 grants as many times more for what grows with it.
 ///
 /// # Errors

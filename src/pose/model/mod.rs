@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Layers are rewritten on the way, exactly (`fold.rs`): batch norms and RepVGG branches are folded, linear layers
-//! that follow each other are one, concats are channel slices, and whatever only survivors need is computed for them
+//! that follow each other are one, concats are channel slices, and what only survivors need is computed for survivors
 //! only.
 
 mod config;
@@ -26,7 +26,7 @@ mod source;
 pub use crate::variant::Variant;
 pub use dcc::BOX_PADDING;
 pub use random::{noise_image, random};
-// What tests of networks that nobody published are made of.
+// For tests of unpublished networks.
 #[doc(hidden)]
 pub use {
     config::{Backbone, Config, Stage},
@@ -51,9 +51,9 @@ use source::{Shapes, Source};
 ///
 /// # Errors
 /// A tensor that is missing, of the wrong shape, or that the network has no use for (those that serve training only are
-/// let pass); shapes beyond what a file may ask for; constants of the method other than the published ones; a tensor with
-/// values that are no weights (negative variances, results beyond f32); an input size that the strides do not divide, or
-/// that is out of range.
+/// let pass); shapes beyond what a file may ask for; constants of the method other than the published ones; a tensor
+/// with values that are no weights (negative variances, results beyond f32); an input size that the strides do not
+/// divide, or that is out of range.
 pub fn build(checkpoint: &Checkpoint, input: impl Into<Option<(usize, usize)>>) -> Result<Plan> {
     let asked = input.into();
     if let Some((w, h)) = asked
@@ -66,24 +66,24 @@ pub fn build(checkpoint: &Checkpoint, input: impl Into<Option<(usize, usize)>>) 
     let config = Config::read(checkpoint)?;
     let input = asked.map_or_else(|| weights::input_size(checkpoint), Ok)?;
     let mut shapes = Shapes::default();
-    let outline = tell(&config, &mut shapes, input)?;
+    let outline = build_from(&config, &mut shapes, input)?;
     limits::check_memory(checkpoint.path(), &outline, &shapes, asked.is_some())?;
-    let plan = tell(&config, &mut &*checkpoint, input)?;
+    let plan = build_from(&config, &mut &*checkpoint, input)?;
     checkpoint.release();
     debug_assert_eq!(plan.check(), Ok(()));
     Ok(plan)
 }
 
-/// Tells the network of a configuration for one input size: every tensor that it takes from `source`, and every step
-/// that it makes of them. All that is known about the network comes from here.
-fn tell(config: &Config, source: &mut dyn Source, (w, h): (usize, usize)) -> Result<Plan> {
+/// Builds the network of a configuration for one input size: asks `source` for every tensor, and appends every step.
+/// This is the only description of the network.
+fn build_from(config: &Config, source: &mut dyn Source, (w, h): (usize, usize)) -> Result<Plan> {
     let mut net = Net::new(source);
     let image = net.plan.letterbox(w, h);
     net.holds(image, Signal::PIXELS);
-    let features = config.backbone.tell(&mut net, image)?;
-    let maps = config.neck.tell(&mut net, features, config.levels, config.head.projected)?;
-    let dense = config.head.tell(&mut net, &maps, config.strides())?;
+    let features = config.backbone.append(&mut net, image)?;
+    let maps = config.neck.append(&mut net, features, config.levels, config.head.projected)?;
+    let dense = config.head.append(&mut net, &maps, config.strides())?;
     net.plan.push("select", Op::Pose(Pose::Select { levels: dense.levels }));
-    config.dcc.tell(&mut net, config.keypoints, config.head.vector, dense.pose)?;
+    config.dcc.append(&mut net, config.keypoints, config.head.vector, dense.pose)?;
     Ok(net.plan)
 }

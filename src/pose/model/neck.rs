@@ -14,7 +14,7 @@ const EPS: f64 = 1e-5;
 const NORM: Norm = Norm::before_activation(EPS);
 const LINEAR: Norm = Norm::linear(EPS);
 
-/// Heads of the encoder's attention. No shape tells it; every published configuration says 8.
+/// Heads of the encoder's attention. No shape depends on it; every published configuration has 8.
 const ATTENTION_HEADS: usize = 8;
 /// Temperature of the encoder's position encoding (`pe_temperature`).
 pub(super) const POSITION_TEMPERATURE: f64 = 1e4;
@@ -53,7 +53,7 @@ impl Neck {
 
     /// Appends the neck. Returns the finest `levels` maps that end at the coarsest, each projected to `projected`
     /// channels, finest first.
-    pub(super) fn tell(
+    pub(super) fn append(
         &self,
         net: &mut Net<'_>,
         [c3, c4, c5]: [View; 3],
@@ -91,7 +91,8 @@ impl Neck {
             outputs.push(self.csp_rep(net, &block, branches)?);
         }
 
-        // `projector`: linear, but before padded 3x3 convolutions, so its bias must be there to be padded around.
+        // `projector` is linear, but padded 3x3 convolutions follow. Padding is zeros around values with the bias, so
+        // the projector cannot be merged into them.
         let mut maps = Vec::new();
         for (i, x) in outputs[3 - levels..].iter().enumerate() {
             let name = format!("neck.projector.convs.{i}");
@@ -149,10 +150,10 @@ impl Neck {
         Ok(conv1.stack(net.conv_bn(&format!("{prefix}.conv2"), shape, NORM, inputs)?))
     }
 
-    /// `conv1 | conv2` of a `CSPRepLayer` over `concat(upsample(high), input_proj(low))`, without the concat and without
-    /// the upsampling: a 1x1 map of the high half commutes with nearest-neighbour upsampling, so it runs at the low
-    /// resolution and is added on the fly. `input_proj` has no activation; it is merged into the map of the low half
-    /// unless the two in sequence are less work.
+    /// `conv1 | conv2` of a `CSPRepLayer` over `concat(upsample(high), input_proj(low))`, without the concat and
+    /// without the upsampling: a 1x1 map of the high half commutes with nearest-neighbour upsampling, so it runs at the
+    /// low resolution and is added on the fly. `input_proj` has no activation; it is merged into the map of the low
+    /// half unless the two in sequence are less work.
     fn fuse_upsampled(
         &self,
         net: &mut Net<'_>,

@@ -1,4 +1,4 @@
-//! What the parts of the network are built with: asks a [`Source`] for a layer's tensors, appends steps to a plan.
+//! The builder that all parts of the network use: asks a [`Source`] for a layer's tensors and appends steps to a plan.
 
 use super::fold::{BatchNorm, Filter};
 use super::signal::{Inputs, Signal};
@@ -27,8 +27,8 @@ pub(super) struct Norm {
 }
 
 impl Norm {
-    /// Before a SiLU or ReLU. SiLU's gain falls as its inputs grow: around 1, what does not go to plan dies out within
-    /// some layers. (Around 0 it would grow.)
+    /// Before a SiLU or ReLU. Around a mean of 1, SiLU's gain falls as its inputs grow, so deviations from the expected
+    /// signal die out within some layers. Around 0 they would grow.
     pub const fn before_activation(eps: f64) -> Norm {
         Norm { eps, mean: 1.0, var: 1.0 }
     }
@@ -38,12 +38,12 @@ impl Norm {
         Norm { eps, mean: 0.0, var: 1.0 }
     }
 
-    /// What makes the sum with a map of this signal as this one's.
+    /// The norm whose output, added to a map of this signal, has this norm's mean and variance.
     pub const fn less(self, signal: Signal) -> Norm {
         Norm { mean: self.mean - signal.mean(), var: self.var - signal.var(), ..self }
     }
 
-    /// One of two whose sum is as this one's.
+    /// Half of this norm: the sum of two has its mean and variance.
     pub const fn half(self) -> Norm {
         Norm { mean: self.mean / 2.0, var: self.var / 2.0, ..self }
     }
@@ -142,8 +142,8 @@ impl<'a> Net<'a> {
         Ok(filter.plus_bias(self.values(bias, &shape[..1], init)?))
     }
 
-    /// A 1x1 convolution that makes an output of the network, `[out, in, 1, 1]`: its bias is generated around what
-    /// `bias` says, less the answer to its inputs' means.
+    /// A 1x1 convolution that makes an output of the network, `[out, in, 1, 1]`: its bias is generated as `bias` says,
+    /// less the layer's output for the means of its inputs.
     pub fn output(
         &mut self,
         prefix: &str,
@@ -287,7 +287,8 @@ impl ConvStep<'_, '_> {
         let ConvStep { net, name, filter, src, shape } = self;
         let ConvShape { stride, groups, pre_add, act, post_add, .. } = shape;
         let Filter { cout, cin, kernel, weight, bias } = filter;
-        // Told for its tensors only, a network may have groups that do not divide its channels; a checkpoint's may not.
+        // A network that is built for its tensors only may have groups that do not divide its channels; with values it
+        // may not.
         let fits = (src.c, dst.c) == (cin * groups, cout);
         assert!(fits || !net.source.has_values(), "{name}: {} to {} channels", src.c, dst.c);
         let mut signal = match act {

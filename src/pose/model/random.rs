@@ -2,10 +2,10 @@
 //! boxes of the size of people, soft heatmaps) without being one. For benchmarks, and for tests that compare with
 //! PyTorch: `tools/dump_reference.py` generates the same.
 
+use super::build_from;
 use super::config::{ANY_INPUT, Config};
 use super::signal::Inputs;
 use super::source::{Init, Source};
-use super::tell;
 use crate::error::Result;
 use crate::variant::Variant;
 use crate::weights::Checkpoint;
@@ -20,8 +20,8 @@ type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 /// every machine.
 ///
 /// Every value is a uniform number that depends on `seed`, the tensor's name and the index only, of a variance that
-/// suits the layer. Batch norms get the statistics that their input has if all goes to plan, so that what SiLU sees
-/// has mean and variance 1. About one grid cell in fifty passes the default score threshold.
+/// suits the layer. Batch norms get the expected statistics of their input, so that SiLU's inputs have mean and
+/// variance 1. About one grid cell in fifty passes the default score threshold.
 pub fn random(variant: Variant, keypoints: usize, levels: usize, seed: u64) -> Checkpoint {
     let label = format!("generated {variant} of {keypoints} keypoints, seed {seed}");
     Checkpoint::from_tensors(label, random_tensors(&variant.config(keypoints, levels), seed))
@@ -30,7 +30,7 @@ pub fn random(variant: Variant, keypoints: usize, levels: usize, seed: u64) -> C
 /// What [`random`] generates, for any network of the family: name to shape and values.
 pub fn random_tensors(config: &Config, seed: u64) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
     let mut generator = Generator { seed, tensors: Tensors::new() };
-    tell(config, &mut generator, ANY_INPUT).expect("a generator has every tensor");
+    build_from(config, &mut generator, ANY_INPUT).expect("a generator has every tensor");
     generator.tensors
 }
 
@@ -72,18 +72,18 @@ impl Generator {
                 uniform(count, (-half, half))
             }
             Init::Mean { weight, inputs } => {
-                self.answers(weight, inputs).into_iter().map(|mean| mean as f32).collect()
+                self.mean_outputs(weight, inputs).into_iter().map(|mean| mean as f32).collect()
             }
             Init::Unbiased { weight, inputs, around } => {
                 let bias = self.generate(name, shape, around);
-                let means = self.answers(weight, inputs);
+                let means = self.mean_outputs(weight, inputs);
                 bias.iter().zip(means).map(|(b, m)| (f64::from(*b) - m) as f32).collect()
             }
         }
     }
 
-    /// What the layer of a weight that was generated before answers to the means of its inputs.
-    fn answers(&self, weight: &str, inputs: &Inputs) -> Vec<f64> {
+    /// The output of a layer for the means of its inputs. Its weight was generated before.
+    fn mean_outputs(&self, weight: &str, inputs: &Inputs) -> Vec<f64> {
         let (shape, values) = &self.tensors[weight];
         let (channels, window) = (shape[1], shape[2] * shape[3]);
         let means: Vec<f64> = inputs.means().take(channels).collect();

@@ -44,7 +44,7 @@ impl ResNet {
     }
 
     /// Appends the backbone; returns C3, C4, C5.
-    pub(super) fn tell(&self, net: &mut Net<'_>, image: View) -> Result<[View; 3]> {
+    pub(super) fn append(&self, net: &mut Net<'_>, image: View) -> Result<[View; 3]> {
         let names = ["backbone.conv1", "backbone.bn1"];
         let conv1 = net.conv_then_bn(names, [self.stem, 3, 7, 7], NORM, net.inputs(&[image]))?;
         let src = net.conv("backbone.conv1", conv1, image).stride(2).relu().to("c1")?;
@@ -68,8 +68,8 @@ impl ResNet {
     }
 }
 
-/// `Bottleneck`: `relu(bn3(conv3(relu(bn2(conv2(relu(bn1(conv1(x)))))))) + identity)`, where the identity of a block that
-/// changes the map's shape is a 1x1 convolution and its batch norm.
+/// `Bottleneck`: `relu(bn3(conv3(relu(bn2(conv2(relu(bn1(conv1(x)))))))) + identity)`, where the identity of a block
+/// that changes the map's shape is a 1x1 convolution and its batch norm.
 fn bottleneck(
     net: &mut Net<'_>,
     prefix: &str,

@@ -1,4 +1,4 @@
-//! What the values of maps are like in a network with generated weights, if all goes to plan. Builders carry it along
+//! Expected mean and variance of maps in a network with generated weights. Builders carry it along
 //! with the maps, so that each layer's weights and batch norm can be generated to suit its input.
 
 /// Mean and variance of a map's values: those of a sum of `maps` independent ones.

@@ -1,5 +1,6 @@
 //! Where a network's tensors come from. The builders ask a [`Source`] for each tensor where they use it, stating its
-//! shape; that one telling yields the plan, the list of tensors, the check of a checkpoint, and generated weights.
+//! shape. One pass over the builders yields the plan, the list of tensors, the check of a checkpoint, or generated
+//! weights.
 
 use super::signal::Inputs;
 use crate::error::{Error, Result};
@@ -16,9 +17,9 @@ pub(super) enum Init {
     Halves([(f64, f64); 2]),
     /// A weight whose outputs have this variance where its inputs have a mean square of 1.
     Weight(f64),
-    /// A batch norm's running mean: what the layer of this weight answers to its inputs' means.
+    /// A batch norm's running mean: the output of this weight's layer for the means of its inputs.
     Mean { weight: String, inputs: Inputs },
-    /// A bias that takes the answer to the inputs' means off again.
+    /// A bias that subtracts the layer's output for the means of its inputs.
     Unbiased { weight: String, inputs: Inputs, around: Box<Init> },
 }
 
@@ -36,14 +37,15 @@ impl Init {
 
 /// What a builder reads its tensors from.
 pub(super) trait Source {
-    /// The values of a tensor of this shape in row-major order. None at all if the source [has none](Source::has_values).
+    /// The values of a tensor of this shape in row-major order. None at all if the source [has
+    /// none](Source::has_values).
     ///
     /// # Errors
     /// If there is no such tensor, or one of another shape.
     fn tensor(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Cow<'_, [f32]>>;
 
-    /// Whether tensors come with values. Without, a network is told for its names and shapes only: no constant is
-    /// computed, and telling it takes next to no time or memory.
+    /// Whether tensors come with values. Without values a network is built for its names and shapes only: no constant
+    /// is computed, which takes little time and memory.
     fn has_values(&self) -> bool;
 
     /// The file, for messages.
@@ -65,10 +67,10 @@ impl Source for &Checkpoint {
     }
 }
 
-/// Names and shapes, as they are told.
+/// A list of the names and shapes that the builders ask for.
 #[derive(Default)]
 pub(super) struct Shapes {
-    /// In the order of the telling.
+    /// In the order of the builders.
     pub tensors: Vec<(String, Vec<usize>)>,
 }
 
@@ -87,16 +89,16 @@ impl Source for Shapes {
     }
 }
 
-/// Compares the shapes of a checkpoint with those that are told. Values are not read.
+/// Compares the shapes of a checkpoint with those that the builders ask for. Values are not read.
 pub(super) struct Comparison<'a> {
     checkpoint: &'a Checkpoint,
-    /// In the order of the telling.
-    pub told: Vec<String>,
+    /// Names compared so far, in the order of the builders.
+    pub compared: Vec<String>,
 }
 
 impl<'a> Comparison<'a> {
     pub fn new(checkpoint: &'a Checkpoint) -> Comparison<'a> {
-        Comparison { checkpoint, told: Vec::new() }
+        Comparison { checkpoint, compared: Vec::new() }
     }
 }
 
@@ -110,7 +112,7 @@ impl Source for Comparison<'_> {
             Some(got) if got != shape => complaint(format!("shape {shape:?}"), format!("{got:?}")),
             Some(got) if got.contains(&0) => complaint("at least one element".into(), format!("{got:?}")),
             Some(_) => {
-                self.told.push(name.into());
+                self.compared.push(name.into());
                 Ok(Cow::default())
             }
         }

@@ -1,5 +1,5 @@
-//! The operations, each in a folder of its own: kernel (`.cu`), parameters (`params.rs`, of which the build makes the kernel's
-//! header), limits, packing and launch (`mod.rs`). Here is what they have in common, and the table of them.
+//! The operations, one folder each: kernel (`.cu`), parameters (`params.rs`, of which the build makes the
+//! kernel's header), limits, packing and launch (`mod.rs`). Here is what they have in common, and the table of them.
 
 pub mod attention;
 pub mod conv;
@@ -17,10 +17,10 @@ use super::schedule::Storage;
 use crate::error::Result;
 use crate::plan::{DType, Op, Plan, View};
 
-/// Nothing, or why a step is beyond the kernels.
+/// `Ok`, or why the kernels cannot do a step.
 pub type Supported = std::result::Result<(), String>;
 
-/// What the backend knows of an operation.
+/// An operation of the backend.
 pub trait Operation: Sync {
     /// Whether the kernels can do this step.
     fn supports(&self, plan: &Plan, op: &Op) -> Supported;
@@ -60,7 +60,7 @@ pub fn of(plan: &Plan, op: &Op) -> &'static dyn Operation {
     }
 }
 
-/// Says why, unless something holds.
+/// An error with the reason `why` unless `ok`.
 pub fn require(ok: bool, why: impl FnOnce() -> String) -> Supported {
     if ok { Ok(()) } else { Err(why()) }
 }

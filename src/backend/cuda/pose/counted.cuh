@@ -1,5 +1,5 @@
-// Reads before `pdl_wait`. From select on, kernel N may read what kernel N - 2 or an earlier one wrote before its own `pdl_wait`,
-// because:
+// Reads before `pdl_wait`. From select on, kernel N may read what kernel N - 2 or an earlier one wrote before its own
+// `pdl_wait`, because:
 //
 //   1. every block calls `pdl_launch` only after its `pdl_wait`;
 //   2. so when N starts, N - 1 has passed its wait, and N - 2 has ended;

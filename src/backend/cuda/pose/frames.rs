@@ -1,4 +1,4 @@
-//! What the host hands to a run, as one block: a `Frame` for each image, sampling tables, photos.
+//! The input of a run, which the host writes as one block: a `Frame` for each image, sampling tables, photos.
 
 use super::params::{Frame as Header, Sampler, Survivor};
 use crate::backend::{Frame, SelectParams};
@@ -110,7 +110,7 @@ fn put<const N: usize>(block: &mut [u8], at: usize, items: impl Iterator<Item = 
     }
 }
 
-/// The logit that a score above `score` exceeds: no score is above 1, every one is above anything negative.
+/// The logit of a score threshold. A threshold of 1 or more lets no score pass, a negative one lets all pass.
 fn logit(score: f32) -> f32 {
     let s = f64::from(score);
     if s < 0.0 {
@@ -139,7 +139,7 @@ mod tests {
     fn photos_of_a_batch_may_be_large_together_but_not_alone() {
         let input = (640, 640);
         let of = |width: usize, height: usize| Photo { width, height, bgr: vec![0; width * height * 3] };
-        // the memory of these is reserved only, nobody touches it
+        // This memory is reserved only and never touched.
         let photo = of(4000, 3000);
         let letterbox = Letterbox::new((4000, 3000), input);
         let frames = [Frame::new(&photo, &letterbox); 64];

@@ -11,7 +11,9 @@ mod survivor_linear;
 
 use super::ops::Operation;
 use super::schedule::Group;
-use crate::plan::{Op, Plan, Pose};
+use crate::plan::{MAX_LEVELS, Op, Plan, Pose};
+
+const _: () = assert!(params::LEVELS == MAX_LEVELS, "kernels take every plan's head levels");
 
 /// The operation of a step: one row each.
 pub fn of(pose: &Pose) -> &'static dyn Operation {
@@ -24,9 +26,10 @@ pub fn of(pose: &Pose) -> &'static dyn Operation {
     }
 }
 
-/// Whether what follows the selection is what the kernels from there on rely on, see `counted.cuh`: each reads, before the one
-/// that it depends on has ended, what the ones before that wrote. gau may do so with what the selection wrote since
-/// survivor_linear is between, collect with visibilities since gau and bin_decode are.
+/// Checks that the kernels after the selection run in the order that their early reads rely on, see `counted.cuh`:
+///
+/// 1. gau reads early what the selection wrote: survivor_linear must run between them;
+/// 2. collect reads visibilities early, which survivor_linear wrote: gau and bin_decode must run between them.
 ///
 /// # Errors
 /// What was expected.

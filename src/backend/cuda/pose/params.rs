@@ -2,12 +2,13 @@
 
 use crate::backend::cuda::kernel_params::params;
 
-/// Head levels.
+/// Head levels: as many as a plan may have, `plan::MAX_LEVELS`.
 pub const LEVELS: usize = 3;
-/// Floats of a person in the results before its keypoints: score, x1, y1, x2, y2, gx, gy. Then come K times x, y, and K times
-/// the visibility's sigmoid.
+/// Floats of a person in the results before its keypoints: score, x1, y1, x2, y2, gx, gy. Then come K times x, y, and K
+/// times the visibility's sigmoid.
 pub const PERSON_FLOATS: usize = 7;
-/// Keypoints that the survivor kernels hold in registers.
+/// Keypoints of a person that the kernels of this folder hold in registers. The CPU has no limit but the checkpoint's,
+/// 1024.
 pub const MAX_TOKENS: usize = 20;
 
 /// How a photo becomes the network's input, see letterbox.cu.
@@ -19,8 +20,9 @@ pub enum Sampler {
 }
 
 params! {
-    /// One photo of the batch, and what the caller wants to know of it. Written by the host before each run, at the start of
-    /// one block that also holds the tables and the photos; `photo`, `columns` and `rows` are offsets from its start in bytes.
+    /// One photo of the batch, and what the caller wants to know of it. Written by the host before each run, at the
+    /// start of one block that also holds the tables and the photos; `photo`, `columns` and `rows` are offsets from its
+    /// start in bytes.
     Frame {
         photo: i64,
         columns: i32, rows: i32,    // sampling tables
@@ -30,7 +32,7 @@ params! {
         score_logit: f32,           // a grid is a candidate if its class logit is strictly above this
         nms_thr: f32,               // a candidate is suppressed if its IoU with a better one is strictly above this
         max_people: i32,            // at most this many; negative: all
-        force: i32,                 // negative: off; else the best `force` grids survive, whatever their scores and overlaps
+        force: i32,                 // negative: off; else the best `force` grids survive in any case
         reserved: i32,
     }
 

@@ -67,8 +67,8 @@ fn add(plan: &mut Plan, c: &Case, rng: &mut Rng, name: &str) -> (Vec<View>, View
     (inputs, dst)
 }
 
-/// fp16 output rounding is 2^-11 at most, 2.8e-4 rms; sums of fp16 products in fp32 add nothing of that size, tanh.approx
-/// on a GPU adds 2^-11 of the half input.
+/// fp16 output rounding is 2^-11 at most, 2.8e-4 rms; sums of fp16 products in fp32 add nothing of that size,
+/// tanh.approx on a GPU adds 2^-11 of the half input.
 const CONV: f64 = 6e-4;
 
 pub(in crate::backend::cuda) fn check_conv(
@@ -326,8 +326,8 @@ fn older_gpus_have_a_tile_for_everything() {
     }
 }
 
-/// Each of these mistakes in a kernel must be noticed without a GPU: the tests are worth nothing otherwise. A mistake is a file, what it
-/// says, what it says by mistake, and why that is one.
+/// The tests must notice each of these mistakes in a kernel without a GPU. A mistake
+/// is a file, what it says, what it says by mistake, and why that is one.
 ///
 /// The file is compiled with one kernel only, `name`, whose line begins with `CONV_` and says `kept`.
 pub(in crate::backend::cuda) fn check_mistake(
@@ -355,7 +355,7 @@ pub(in crate::backend::cuda) fn check_mistake(
         noticed |= std::panic::catch_unwind(run).is_err();
         std::panic::set_hook(hook);
     }
-    assert!(noticed, "nobody noticed: {what}");
+    assert!(noticed, "no test noticed: {what}");
 }
 
 #[test]

@@ -9,8 +9,8 @@ mod network;
 mod people;
 
 use super::emulator::{Emulator, HOPPER, TURING};
-use super::gpu::{Caps, Gpu, Memory, Program, Purpose, Sequence};
-use super::lower::{Lowering, Place};
+use super::gpu::{Caps, Gpu, GraphRecipe, Memory, Program, Purpose};
+use super::lower::{Lowering, WorkspaceAddresses};
 use super::ops::conv::{shape::Shape, tiles::Choice, tune};
 use super::pose::params::{Count, Survivor};
 use super::schedule::Storage;
@@ -48,8 +48,8 @@ pub(super) fn gpus(seeds: &[u64]) -> Vec<Arc<dyn Gpu>> {
     all
 }
 
-/// Those of [`gpus`], each also with a single multiprocessor, so that blocks have several turns; and one that is older, with
-/// less shared memory.
+/// Those of [`gpus`], each also with a single multiprocessor, so that a block does several tiles; and one that is
+/// older, with less shared memory.
 fn gpus_of_all_sizes(seed: u64) -> Vec<Arc<dyn Gpu>> {
     let large = gpus(&[seed]);
     let small = large.iter().map(|gpu| Limited::new(gpu.clone(), 1) as Arc<dyn Gpu>);
@@ -68,7 +68,7 @@ fn real() -> Option<Arc<dyn Gpu>> {
     }
 }
 
-/// A GPU with less to give than it has.
+/// A GPU that pretends to have fewer multiprocessors and buffers.
 pub(super) struct Limited {
     gpu: Arc<dyn Gpu>,
     /// Multiprocessors: where there are few, blocks that stay until all tiles are done have many.
@@ -120,10 +120,10 @@ impl Gpu for Limited {
         // SAFETY: the caller's promise.
         unsafe { self.gpu.download(from, to) }
     }
-    unsafe fn compile(&self, sequence: Sequence) -> Result<Box<dyn Program>> {
+    unsafe fn compile(&self, recipe: GraphRecipe) -> Result<Box<dyn Program>> {
         self.programs.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the caller's promise.
-        unsafe { self.gpu.compile(sequence) }
+        unsafe { self.gpu.compile(recipe) }
     }
 }
 
@@ -140,8 +140,8 @@ struct Rig {
     gpu: Arc<dyn Gpu>,
     x: CudaExecutor,
     r: Reference,
-    /// Index of the setup that runs, and the image of its batch that is filled and read.
-    setup: usize,
+    /// Index of the workspace that runs, and the image of its batch that is filled and read.
+    workspace: usize,
     image: usize,
     /// Where [`Pose::BinDecode`] leaves its probabilities, if anywhere.
     heat: Option<[Memory; 2]>,
@@ -151,16 +151,16 @@ impl Rig {
     fn new(gpu: &Arc<dyn Gpu>, plan: &Plan) -> Rig {
         let x = CudaExecutor::on(gpu.clone(), plan.clone(), OPTIONS).unwrap();
         let r = Reference::new(plan.clone());
-        let mut rig = Rig { gpu: gpu.clone(), x, r, setup: 0, image: 0, heat: None };
+        let mut rig = Rig { gpu: gpu.clone(), x, r, workspace: 0, image: 0, heat: None };
         rig.batch(1);
         rig
     }
 
     /// From now on batches of so many images run.
     fn batch(&mut self, images: usize) {
-        self.setup = self.x.setup(images, 0).unwrap();
-        (self.x.last, self.image) = (self.setup, 0);
-        let s = &self.x.setups[self.setup];
+        self.workspace = self.x.workspace(images, 0).unwrap();
+        (self.x.last, self.image) = (self.workspace, 0);
+        let s = &self.x.workspaces[self.workspace];
         for m in [&s.arena, &s.rows] {
             m.write(0, &vec![0xFF; m.bytes]).unwrap(); // NaNs everywhere
         }
@@ -172,13 +172,13 @@ impl Rig {
 
     /// Memory and byte of element 0 of the first pixel or row of a view.
     fn place(&self, view: View) -> (&Memory, usize) {
-        let (s, setup) = (&self.x.schedule, &self.x.setups[self.setup]);
+        let (s, workspace) = (&self.x.schedule, &self.x.workspaces[self.workspace]);
         let offset = s.offsets[view.buffer.0];
         let map = (offset + self.image * s.image) * 2;
         match s.storage[view.buffer.0] {
-            Storage::Half { .. } | Storage::Cells => (&setup.arena, map + view.c0 * 2),
-            Storage::Float { .. } => (&setup.arena, map + view.c0 * 4),
-            Storage::Rows { .. } => (&setup.rows, (offset * setup.capacity + view.c0) * 4),
+            Storage::Half { .. } | Storage::Cells => (&workspace.arena, map + view.c0 * 2),
+            Storage::Float { .. } => (&workspace.arena, map + view.c0 * 4),
+            Storage::Rows { .. } => (&workspace.rows, (offset * workspace.capacity + view.c0) * 4),
         }
     }
 
@@ -218,11 +218,11 @@ impl Rig {
                 reserved: 0,
             })
             .collect();
-        let setup = &self.x.setups[0];
-        assert!(people.len() <= setup.capacity);
-        setup.survivors.write(0, bytemuck::cast_slice(&list)).unwrap();
+        let workspace = &self.x.workspaces[0];
+        assert!(people.len() <= workspace.capacity);
+        workspace.survivors.write(0, bytemuck::cast_slice(&list)).unwrap();
         let count = Count { people: people.len() as i32, lost: 0 };
-        setup.counts.write(0, bytemuck::bytes_of(&count)).unwrap();
+        workspace.counts.write(0, bytemuck::bytes_of(&count)).unwrap();
         self.r.set_people(people.to_vec());
     }
 
@@ -245,21 +245,22 @@ impl Rig {
 
     /// Runs the scheduled launches; checks that the kernels wrote nothing but the steps' outputs.
     fn run_device(&mut self, mut choose: impl FnMut(&[Shape]) -> Choice) -> Result<()> {
-        let setup = &self.x.setups[self.setup];
+        let workspace = &self.x.workspaces[self.workspace];
         let heat = self.heat.as_ref().map_or([0; 2], |h| [h[0].address, h[1].address]);
-        let place = Place { heat, ..setup.place() };
+        let addresses = WorkspaceAddresses { heat, ..workspace.addresses() };
         let (plan, schedule) = (&self.x.plan, &self.x.schedule);
         let constants = &mut self.x.constants;
-        let launches = Lowering { plan, schedule, constants, place, choose: &mut choose }.launches()?;
+        let launches =
+            Lowering { plan, schedule, constants, workspace: addresses, choose: &mut choose }.launches()?;
         let snapshot = |m: &Memory| {
             let mut data = vec![0; m.bytes];
             m.read(0, &mut data).unwrap();
             data
         };
-        let before = [snapshot(&setup.arena), snapshot(&setup.rows)];
+        let before = [snapshot(&workspace.arena), snapshot(&workspace.rows)];
         // SAFETY: addresses are those of the executor and of `heat`, which outlive the program.
-        unsafe { self.gpu.compile(Sequence { launches, ..Sequence::default() }) }?.run()?;
-        let after = [snapshot(&setup.arena), snapshot(&setup.rows)];
+        unsafe { self.gpu.compile(GraphRecipe { launches, ..GraphRecipe::default() }) }?.run()?;
+        let after = [snapshot(&workspace.arena), snapshot(&workspace.rows)];
         let mut allowed = [vec![false; before[0].len()], vec![false; before[1].len()]];
         for step in &plan.steps {
             let Some(view) = step.op.writes() else { continue };
@@ -272,8 +273,8 @@ impl Rig {
             };
             let start = self.place(view).1; // of the first image
             let c = if schedule.storage[view.buffer.0] == Storage::Cells { 4 } else { view.c };
-            let pixels = if which == 1 { setup.capacity } else { buffer.extent.pixels() };
-            for image in 0..if which == 1 { 1 } else { setup.images } {
+            let pixels = if which == 1 { workspace.capacity } else { buffer.extent.pixels() };
+            for image in 0..if which == 1 { 1 } else { workspace.images } {
                 for p in 0..pixels {
                     let at = start + image * schedule.image * 2 + p * pitch * size;
                     allowed[which][at..at + c * size].fill(true);

@@ -6,11 +6,12 @@ use crate::backend::cuda::launch::Launch;
 use crate::backend::cuda::ops::conv;
 use crate::backend::cuda::ops::conv::params::{ConvLaunch, Trigger};
 use crate::backend::cuda::schedule::Schedule;
-use crate::backend::cuda::setup::Key;
+use crate::backend::cuda::workspace::ProgramKey;
 use crate::backend::{Frame, Profiler, RunOptions, SelectParams, Survivors};
 use crate::parity::{self, Tolerance};
 use crate::pose::model;
 use crate::weights::{Architecture, Checkpoint};
+use approx::assert_abs_diff_eq;
 use std::time::Duration;
 
 #[test]
@@ -65,8 +66,8 @@ fn a_whole_network_finds_the_same_people() {
             .unwrap();
         let Storage::Rows { pitch } = x.schedule.storage[gau.buffer.0] else { unreachable!("rows") };
         let mut vectors = vec![0f32; want.scores.len() * pitch];
-        let at = x.schedule.offsets[gau.buffer.0] * x.setups[0].capacity * 4;
-        x.setups[0].rows.read(at, bytemuck::cast_slice_mut(&mut vectors)).unwrap();
+        let at = x.schedule.offsets[gau.buffer.0] * x.workspaces[0].capacity * 4;
+        x.workspaces[0].rows.read(at, bytemuck::cast_slice_mut(&mut vectors)).unwrap();
         let vectors: Vec<f32> = vectors.chunks_exact(pitch).flat_map(|r| &r[..gau.c]).copied().collect();
         let (relative, _) = distance(&vectors, &r.map(gau));
         assert!(relative < 1e-2, "keypoint vectors differ by {relative:.2e}");
@@ -75,7 +76,9 @@ fn a_whole_network_finds_the_same_people() {
         assert!(visible < 0.02, "visibility differs by {visible:.3}");
         for (heat, bins) in [(&got.heatmaps_x, 192), (&got.heatmaps_y, 256)] {
             assert_eq!(heat.len(), all * bins);
-            assert!(heat.chunks_exact(bins).all(|p| (p.iter().sum::<f32>() - 1.0).abs() < 1e-4));
+            for probabilities in heat.chunks_exact(bins) {
+                assert_abs_diff_eq!(probabilities.iter().sum::<f32>(), 1.0, epsilon = 1e-4);
+            }
         }
 
         // buffers that share memory, launches one by one, batches: the same people. Other launches choose other tiles,
@@ -99,16 +102,16 @@ fn a_whole_network_finds_the_same_people() {
         assert_eq!(staged, std::slice::from_ref(&one));
         let stages = [times.letterbox, times.network, times.select, times.dcc, times.download];
         assert!(stages.iter().all(|t| !t.is_zero()) && times.network > times.select, "{times:?}");
-        // nothing is held at first: a plain run
+        // no input is resident at first: a plain run
         for _ in 0..2 {
             assert_eq!(y.run_again(&[frame], &options).unwrap(), std::slice::from_ref(&one));
-            assert!(y.held.is_some());
+            assert!(y.resident.is_some());
         }
         if x.gpu.caps() != TURING {
             y.run(&[frame, frame], &options).unwrap().iter().for_each(alike);
             // survivors that do not fit into a batch's memory: the frames run again, alone
-            let batch = y.setups.iter().position(|s| s.images == 2).unwrap();
-            y.setups[batch].capacity = 1;
+            let batch = y.workspaces.iter().position(|s| s.images == 2).unwrap();
+            y.workspaces[batch].capacity = 1;
             y.lower(batch).unwrap();
             for each in y.run(&[frame, frame], &options).unwrap() {
                 assert_eq!(each, one);
@@ -138,7 +141,8 @@ fn maps_are_within_the_promised_bounds() {
     }
 }
 
-/// ResNet's stem, max pool, and first block with a stride, from a photo: convolutions with ReLU after a residual, 1x1 with stride 2.
+/// ResNet's stem, max pool, and first block with a stride, from a photo: convolutions with ReLU after a residual, 1x1
+/// with stride 2.
 #[test]
 fn a_resnet_s_first_layers_are_the_reference_s() {
     let input = (72, 40);
@@ -231,10 +235,11 @@ fn engines_in_several_threads_do_not_mix() {
     }
 }
 
-/// Runs under way together give what each gives alone, in the order in which they were begun, whatever the sizes of photos and
-/// batches; with GPUs that work at once and such that work only when waited for.
+/// Runs in flight together give the same results as each alone, in the order in which they were started, for all sizes
+/// of photos and batches, on a GPU that works at once (odd seeds) and on one that works only when waited for (even
+/// seeds).
 #[test]
-fn runs_under_way_do_not_mix() {
+fn runs_in_flight_do_not_mix() {
     let (input, plan, options, plain) = two_people();
     // the third is larger than the memory that was set aside for photos
     let sizes = [(40, 30), (33, 47), (300, 200), (20, 20)];
@@ -259,7 +264,7 @@ fn runs_under_way_do_not_mix() {
             assert!(x.finish(&frames[..2], &options).is_err(), "another number of frames");
             assert_eq!(x.finish(&frames[i..=i], &options).unwrap(), std::slice::from_ref(want), "photo {i}");
         }
-        assert!(x.finish(&frames[..1], &options).is_err(), "none is under way");
+        assert!(x.finish(&frames[..1], &options).is_err(), "none is in flight");
 
         // batches among them, one of nothing, and one whose people do not fit at first
         x.start(&frames[..2], &options).unwrap();
@@ -270,23 +275,23 @@ fn runs_under_way_do_not_mix() {
         x.start(&[], &options).unwrap();
         assert_eq!(x.finish(&frames[2..4], &options).unwrap(), pairs[2..4]);
         assert_eq!(x.finish(&[], &options).unwrap(), []);
-        let small = x.setup(2, 0).unwrap();
-        x.setups[small].capacity = 1;
+        let small = x.workspace(2, 0).unwrap();
+        x.workspaces[small].capacity = 1;
         x.lower(small).unwrap();
         x.start(&frames[..2], &options).unwrap();
         x.start(&frames[2..3], &options).unwrap();
         assert_eq!(x.finish(&frames[..2], &options).unwrap(), alone[..2], "again, alone");
         assert_eq!(x.finish(&frames[2..3], &options).unwrap(), alone[2..3]);
 
-        // what is under way when the engine goes ends first
+        // Dropping the engine waits for the runs in flight.
         x.start(&frames[..1], &options).unwrap();
         x.start(&frames[1..2], &options).unwrap();
         drop(x);
     }
 }
 
-/// A run that fails for lack of memory leaves nothing behind that a later one would stumble over: neither launches that know
-/// memory which is gone, nor such as know nothing of memory that has come.
+/// After a run that failed for lack of memory, later runs must not use launches with old addresses: neither of memory
+/// that was freed, nor without memory that was added.
 #[test]
 fn runs_go_on_after_one_that_found_no_memory() {
     let (input, plan, options, plain) = two_people();
@@ -326,19 +331,19 @@ fn photos_of_all_sizes_share_a_program() {
         let sizes = (0..30).map(|i| (16 + i * 37 % 200, 20 + i * 53 % 170));
         let photos: Vec<(Photo, Letterbox)> = sizes.map(|(w, h)| photo(w as u64, w, h, input)).collect();
         for (photo, letterbox) in &photos {
-            let (setup, _) = x.prepare(0, &[Frame::new(photo, letterbox)], &options).unwrap();
-            let key = Key { heatmaps: false, staged: None };
-            x.setups[setup].program(&x.gpu, &plan, key).unwrap();
+            let (workspace, _) = x.prepare(0, &[Frame::new(photo, letterbox)], &options).unwrap();
+            let key = ProgramKey { heatmaps: false, staged: None };
+            x.workspaces[workspace].program(&x.gpu, &plan, key).unwrap();
         }
         // One before the memory for photos has grown for the first time, one after.
         assert_eq!(counted.programs.load(Ordering::Relaxed), 2);
         // From 1 MB to 36 MB the memory for photos grows by a half at least each time, and 1.5^9 is 38.
-        let setup = &mut x.setups[0];
+        let workspace = &mut x.workspaces[0];
         let mut sizes = vec![];
         for side in (600..=3450).step_by(150) {
-            setup.make_room(&x.gpu, side * side * 3).unwrap();
-            assert!(setup.input.bytes >= side * side * 3);
-            sizes.push(setup.input.bytes);
+            workspace.make_room(&x.gpu, side * side * 3).unwrap();
+            assert!(workspace.input.bytes >= side * side * 3);
+            sizes.push(workspace.input.bytes);
         }
         sizes.dedup();
         assert!(sizes.len() <= 10, "moved for most of 20 photos: {sizes:?}");
@@ -378,7 +383,7 @@ fn one_engine_takes_less_than_300_mb() {
         let prepared = x.device_memory().unwrap();
         assert!(prepared > 80 << 20, "less than the weights take: {prepared} bytes");
         // a large photo
-        x.setups[0].make_room(&x.gpu, 4000 * 3000 * 3).unwrap();
+        x.workspaces[0].make_room(&x.gpu, 4000 * 3000 * 3).unwrap();
         let bytes = x.device_memory().unwrap();
         assert!(bytes >= prepared + 30_000_000, "the photo is not counted: {bytes} after {prepared}");
         println!("{prepared} bytes, {bytes} with a photo of 12 megapixels");
@@ -386,17 +391,18 @@ fn one_engine_takes_less_than_300_mb() {
     }
 }
 
-/// A T4 has the least shared memory of the GPUs that are supported; a wide input has more tokens for attention than the usual one.
+/// A T4 has the least shared memory of the GPUs that are supported; a wide input has more tokens for attention than the
+/// usual one.
 #[test]
 fn wide_inputs_fit_into_the_smallest_gpu() {
     let plan = model::build(&model::random(model::Variant::T, 17, 2, 0), (960, 544)).unwrap();
     let Some(gpu) = Emulator::start(TURING, 0) else { return };
     let x = CudaExecutor::on(gpu, plan, Options { keep_all: false, ..OPTIONS }).unwrap();
-    let attention = x.setups[0].launches.iter().find(|l| l.kernel.name == "attention").unwrap();
+    let attention = x.workspaces[0].launches.iter().find(|l| l.kernel.name == "attention").unwrap();
     assert_eq!(attention.shared, 59_584);
 }
 
-/// The rest of many photos is a batch of a size of its own: it takes the choices of the larger batches before it.
+/// The last batch of many photos may have any size: it takes the choices of the larger batches before it.
 #[test]
 fn a_batch_after_a_larger_one_is_not_measured() {
     let (_, plan, ..) = two_people();
@@ -414,10 +420,14 @@ fn a_batch_after_a_larger_one_is_not_measured() {
         }
         x.options.tune = true;
         for images in [4, 3] {
-            let setup = x.setup(images, 0).unwrap();
+            let workspace = x.workspace(images, 0).unwrap();
             let conv = |l: &Launch| l.params.clone().get_mut::<ConvLaunch>().copied();
             let late = |l: &&Launch| conv(l).is_some_and(|p| p.trigger == Trigger::Late as i32);
-            assert_eq!(x.setups[setup].launches.iter().filter(late).count(), shapes.len(), "{images} images");
+            assert_eq!(
+                x.workspaces[workspace].launches.iter().filter(late).count(),
+                shapes.len(),
+                "{images} images"
+            );
         }
         assert!(shapes.iter().all(|s| x.cache.get(&gpu.caps(), s, 3).is_none()), "measured");
     }

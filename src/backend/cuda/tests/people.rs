@@ -80,19 +80,19 @@ fn selection_is_the_reference_s() {
                     rig.set(l.bbox, &boxes);
                 }
                 let header = frame_header(select);
-                rig.x.setups[0].input.write(0, bytemuck::bytes_of(&header)).unwrap();
+                rig.x.workspaces[0].input.write(0, bytemuck::bytes_of(&header)).unwrap();
                 rig.r.set_options(&RunOptions { select: *select, heatmaps: false });
                 let last = plan.steps.len() - 1;
                 rig.run_device(|_| unreachable!("no convolutions")).unwrap();
-                let setup = &rig.x.setups[0];
+                let workspace = &rig.x.workspaces[0];
                 rig.r.run_steps(last..last + 1);
 
                 let mut count = Count::default();
-                setup.counts.read(0, bytemuck::bytes_of_mut(&mut count)).unwrap();
+                workspace.counts.read(0, bytemuck::bytes_of_mut(&mut count)).unwrap();
                 let mut list = vec![Survivor::default(); count.people as usize];
                 let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut list);
                 assert_eq!(bytes.len(), count.people as usize * SURVIVOR_BYTES);
-                setup.survivors.read(0, bytes).unwrap();
+                workspace.survivors.read(0, bytes).unwrap();
                 let want = rig.r.people();
                 let what = format!("{select:?} on {shapes:?}");
                 assert_eq!((count.people as usize, count.lost), (want.len(), 0), "{what}");
@@ -109,8 +109,8 @@ fn selection_is_the_reference_s() {
     }
 }
 
-/// Candidates by number, where the ways to sort them meet: logits above the threshold on so many grids, equal ones among
-/// them, and boxes that suppress each other.
+/// Candidates by number, where the ways to sort them meet: logits above the threshold on so many grids, equal ones
+/// among them, and boxes that suppress each other.
 #[test]
 fn any_number_of_candidates_is_sorted_and_suppressed() {
     let shapes = [(60, 60, 8), (10, 10, 32)];
@@ -146,16 +146,16 @@ fn any_number_of_candidates_is_sorted_and_suppressed() {
             ];
             for select in selects.into_iter().take(if n > 600 { 1 } else { 3 }) {
                 let header = frame_header(&select);
-                rig.x.setups[0].input.write(0, bytemuck::bytes_of(&header)).unwrap();
+                rig.x.workspaces[0].input.write(0, bytemuck::bytes_of(&header)).unwrap();
                 rig.r.set_options(&RunOptions { select, heatmaps: false });
                 let last = plan.steps.len() - 1;
                 rig.run_device(|_| unreachable!("no convolutions")).unwrap();
                 rig.r.run_steps(last..last + 1);
-                let setup = &rig.x.setups[0];
+                let workspace = &rig.x.workspaces[0];
                 let mut count = Count::default();
-                setup.counts.read(0, bytemuck::bytes_of_mut(&mut count)).unwrap();
+                workspace.counts.read(0, bytemuck::bytes_of_mut(&mut count)).unwrap();
                 let mut list = vec![Survivor::default(); count.people as usize];
-                setup.survivors.read(0, bytemuck::cast_slice_mut(&mut list)).unwrap();
+                workspace.survivors.read(0, bytemuck::cast_slice_mut(&mut list)).unwrap();
                 let got: Vec<_> = list.iter().map(|s| (s.level as usize, s.cell as usize)).collect();
                 let want: Vec<_> = rig.r.people().iter().map(|p| (p.level, p.cell)).collect();
                 assert!(
@@ -179,11 +179,11 @@ fn survivors_beyond_the_capacity_are_counted() {
         rig.set(levels[0].cls, &[1.0; 9]);
         rig.set(levels[0].bbox, &[0.0; 36]);
         let header = frame_header(&SelectParams { force: Some(7), ..SelectParams::default() });
-        rig.x.setups[0].input.write(0, bytemuck::bytes_of(&header)).unwrap();
-        rig.x.setups[0].capacity = 2;
+        rig.x.workspaces[0].input.write(0, bytemuck::bytes_of(&header)).unwrap();
+        rig.x.workspaces[0].capacity = 2;
         rig.run_device(|_| unreachable!("no convolutions")).unwrap();
         let mut count = Count::default();
-        rig.x.setups[0].counts.read(0, bytemuck::bytes_of_mut(&mut count)).unwrap();
+        rig.x.workspaces[0].counts.read(0, bytemuck::bytes_of_mut(&mut count)).unwrap();
         assert_eq!((count.people, count.lost), (2, 5));
     }
 }
@@ -285,7 +285,7 @@ fn gated_attention_units_gate() {
             let values = rng.normals(n * tokens * d, scale);
             rig.set(src, &values);
             run_last(&mut rig);
-            // normalised tokens enter as fp16, and attention squares what comes of it
+            // normalised tokens enter as fp16, and attention squares the rounding error
             rig.close(dst, 2e-3, &format!("{tokens} tokens, {n} people, scale {scale}"));
         }
     }

@@ -1,14 +1,18 @@
-// Multi-head self-attention over the pixels of a map: O = softmax(Q K^T) V per head, head dimension 32, Q already scaled.
+// Multi-head self-attention over the pixels of a map: O = softmax(Q K^T) V per head, head dimension 32, Q already
+// scaled.
 //
-// Tile           one block = 32 queries of one head; 8 warps = 2 groups of 16 queries x 4 slices of the keys. Keys and values of the
-//                head come into shared memory 448 at a time, as many as 64 KiB (sm_75) hold with the queries, as planes of 8 channels (one 16-byte slot a token).
-// Maths          each warp keeps a running softmax over its keys: with m the largest score so far, l = sum exp(s - m) and
-//                o = sum exp(s - m) v; a new maximum m' rescales l and o by exp(m - m'). At the end the slices' (m, l, o) are
-//                merged by the same rule and o / l is stored. Scores and sums in fp32; exp(s - m) enters the product as fp16.
+// Tile           one block = 32 queries of one head; 8 warps = 2 groups of 16 queries x 4 slices of the keys. Keys and
+//                values of the head come into shared memory 448 at a time, as many as 64 KiB (sm_75) hold with the
+//                queries, as planes of 8 channels (one 16-byte slot a token).
+// Maths          each warp keeps a running softmax over its keys: with m the largest score so far, l = sum exp(s - m)
+//                and o = sum exp(s - m) v; a new maximum m' rescales l and o by exp(m - m'). At the end the slices' (m,
+//                l, o) are merged by the same rule and o / l is stored. Scores and sums in fp32; exp(s - m) enters the
+//                product as fp16.
 // Fragments      the accumulators of Q K^T are, two n8 tiles at a time, exactly the A fragment of the product with V.
 #include "attention.params.cuh"
 
-constexpr int QUERIES = ATTENTION_QUERIES, SLICES = ATTENTION_SLICES, DIM = HEAD_DIM, PLANES = DIM / 8, CHUNK = ATTENTION_CHUNK, THREADS = 256;
+constexpr int QUERIES = ATTENTION_QUERIES, SLICES = ATTENTION_SLICES, DIM = HEAD_DIM, PLANES = DIM / 8,
+              CHUNK = ATTENTION_CHUNK, THREADS = 256;
 static_assert(CHUNK % (SLICES * 16) == 0, "every slice has as many keys of a whole chunk");
 
 KERNEL(attention, AttentionLaunch, 256, 1) {
@@ -25,7 +29,8 @@ KERNEL(attention, AttentionLaunch, 256, 1) {
     for (int i = tid; i < count * PLANES; i += THREADS) {
       const int k8 = i % PLANES, t = i / PLANES;
       const bool real = first + t < p.tokens;
-      cp16(planes + (uint32_t)(k8 * pitch + t) * 16, src + (long long)(real ? first + t : 0) * p.qkv_pitch + k8 * 8, real ? 16 : 0);
+      cp16(planes + (uint32_t)(k8 * pitch + t) * 16, src + (long long)(real ? first + t : 0) * p.qkv_pitch + k8 * 8,
+           real ? 16 : 0);
     }
   };
   load(queries, q_slots, qkv, q0, QUERIES);
@@ -34,7 +39,7 @@ KERNEL(attention, AttentionLaunch, 256, 1) {
   uint32_t q[2][4];
   for (int first = 0; first < p.tokens; first += CHUNK) {
     const int count = min((p.tokens - first + 15) & ~15, CHUNK);
-    if (first) __syncthreads();   // everybody is done with the chunk before
+    if (first) __syncthreads();   // all warps are done with the chunk before
     load(keys, slots, qkv + c, first, count);
     load(values, slots, qkv + 2 * c, first, count);
     cp_commit();
@@ -42,7 +47,8 @@ KERNEL(attention, AttentionLaunch, 256, 1) {
     __syncthreads();
     if (first == 0)
 #pragma unroll
-      for (int k = 0; k < 2; k++) ldmatrix4(q[k], queries + (uint32_t)((k * 2 + (lane >> 4)) * q_slots + group * 16 + (lane & 15)) * 16);
+      for (int k = 0; k < 2; k++)
+        ldmatrix4(q[k], queries + (uint32_t)((k * 2 + (lane >> 4)) * q_slots + group * 16 + (lane & 15)) * 16);
     for (int t = slice * 16; t < count; t += SLICES * 16) {
       // scores of 16 keys
       float s[2][4] = {};
@@ -78,7 +84,8 @@ KERNEL(attention, AttentionLaunch, 256, 1) {
             l[h] += s[n][2 * h + j];
           }
       }
-      const uint32_t a[4] = {pack2(s[0][0], s[0][1]), pack2(s[0][2], s[0][3]), pack2(s[1][0], s[1][1]), pack2(s[1][2], s[1][3])};
+      const uint32_t a[4] = {pack2(s[0][0], s[0][1]), pack2(s[0][2], s[0][3]), pack2(s[1][0], s[1][1]),
+                             pack2(s[1][2], s[1][3])};
 #pragma unroll
       for (int n = 0; n < 4; n += 2) {
         uint32_t b[4];   // channels n * 8 .. and n * 8 + 8 ..; keys t .. t + 7 and t + 8 ..
@@ -93,14 +100,15 @@ KERNEL(attention, AttentionLaunch, 256, 1) {
     l[h] += __shfl_xor_sync(~0u, l[h], 1);
     l[h] += __shfl_xor_sync(~0u, l[h], 2);
   }
-  __syncthreads();   // keys and values are no longer read: their place takes the slices' sums
+  __syncthreads();   // keys and values are no longer read: their memory now holds the slices' sums
   constexpr int ROW = DIM + 4;   // floats a query: o, then m and l
   float* sums = reinterpret_cast<float*>(smem);
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     float* row = sums + (slice * QUERIES + group * 16 + (lane >> 2) + 8 * h) * ROW;
 #pragma unroll
-    for (int n = 0; n < 4; n++) *reinterpret_cast<float2*>(row + n * 8 + 2 * (lane & 3)) = make_float2(o[n][2 * h], o[n][2 * h + 1]);
+    for (int n = 0; n < 4; n++)
+      *reinterpret_cast<float2*>(row + n * 8 + 2 * (lane & 3)) = make_float2(o[n][2 * h], o[n][2 * h + 1]);
     if ((lane & 3) == 0) row[DIM] = m[h], row[DIM + 1] = l[h];
   }
   __syncthreads();

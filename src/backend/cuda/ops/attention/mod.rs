@@ -35,7 +35,7 @@ impl Operation for Attention {
             dst_pitch: cx.pitch(*dst),
             tokens: tokens as i32,
             heads: *heads as i32,
-            images: cx.place.images as i32,
+            images: cx.workspace.images as i32,
             reserved: 0,
         };
         // queries, keys and values in planes of 8 channels; over them, later, each slice's sums of the queries
@@ -43,7 +43,7 @@ impl Operation for Attention {
         let slots = tokens.next_multiple_of(16).min(ATTENTION_CHUNK) | 1;
         let loads = planes * (ATTENTION_QUERIES | 1) * 16 + 2 * planes * slots * 16;
         let sums = ATTENTION_SLICES * ATTENTION_QUERIES * (HEAD_DIM + 4) * 4;
-        let grid = [tokens.div_ceil(ATTENTION_QUERIES) as u32, *heads as u32, cx.place.images as u32];
+        let grid = [tokens.div_ceil(ATTENTION_QUERIES) as u32, *heads as u32, cx.workspace.images as u32];
         let shared = loads.max(sums) as u32;
         Ok(Launch { shared, ..Launch::new(KERNEL, grid, 256, params, steps) })
     }

@@ -14,21 +14,21 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 pub struct Cache {
     path: Option<PathBuf>,
-    /// Choices, and the microseconds that a launch took, for people who read the file.
+    /// Choices, and the microseconds that a launch took.
     known: HashMap<String, (Choice, f64)>,
     changed: bool,
 }
 
 impl Cache {
-    /// The file for a GPU in the user's cache folder. A file that is missing counts as empty, a line that is damaged or
-    /// asks for what the kernels cannot do as missing.
+    /// Reads the file for a GPU. A missing file counts as empty. A line that is damaged, or that asks for what the
+    /// kernels cannot do, is ignored.
     pub fn open(identity: &str) -> Cache {
-        let Some(folder) = cache::folder(|name| std::env::var_os(name)) else { return Cache::default() };
+        let Some(folder) = cache::own_folder() else { return Cache::default() };
         // Kernels of another version of this crate are other kernels.
         let text: String = format!("{identity} {}", env!("CARGO_PKG_VERSION"));
         let name: String =
             text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
-        Cache::read(folder.join("rtmo-engine").join(format!("tiles-{name}.txt")))
+        Cache::read(folder.join(format!("tiles-{name}.txt")))
     }
 
     fn read(path: PathBuf) -> Cache {
@@ -57,7 +57,7 @@ impl Cache {
         self.changed = true;
     }
 
-    /// Writes the file if there is news; a folder that cannot be written only costs the next start its time.
+    /// Writes the file if anything has changed. If it cannot be written, the next start measures again.
     pub fn save(&mut self) {
         let Some(path) = self.path.as_ref().filter(|_| self.changed) else { return };
         let mut lines: Vec<String> = self.known.iter().map(|(s, c)| line(s, c)).collect();

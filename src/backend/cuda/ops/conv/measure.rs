@@ -1,4 +1,4 @@
-//! Times on this GPU: which tiles are fastest.
+//! Measures on this GPU which tiles are fastest.
 
 use super::cache::Cache;
 use super::launch_params;
@@ -6,49 +6,54 @@ use super::params::{ConvLaunch, ConvStep};
 use super::shape::Shape;
 use super::tiles::{self, Choice};
 use super::tune;
-use crate::backend::cuda::gpu::{Caps, Gpu, Memory, Purpose, Sequence};
+use crate::backend::cuda::gpu::{Caps, Gpu, GraphRecipe, Memory, Purpose};
 use crate::backend::cuda::launch::Launch;
 use crate::error::Result;
 use crate::plan::Act;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Launches, and what was nearly as fast as the choice that was remembered for them, with the time it took.
-pub type Rivals = Vec<(Vec<Shape>, Vec<(Duration, Choice)>)>;
+/// Launches, each with the choices that were nearly as fast as the one that was kept, and their times.
+pub type RunnersUp = Vec<(Vec<Shape>, Vec<(Duration, Choice)>)>;
 
-/// Times every candidate for each of these launches on scratch memory, and remembers the fastest; returns those that came
-/// close. The GPU should have nothing else to do.
+/// Times every candidate for each of these launches on scratch memory, and remembers the fastest; returns those that
+/// came close. The GPU should have nothing else to do.
 ///
-/// A candidate alternates with a launch of another kind, as in a network: after itself a kernel would find its code in the
-/// caches, and room beside it for its first loads.
+/// A candidate alternates with a launch of another kind, as in a network. After itself it would find its code in the
+/// caches and free shared memory for its first loads, and be measured too fast.
 ///
 /// # Errors
 /// Failures of the device.
-pub fn tiles(gpu: &Arc<dyn Gpu>, cache: &mut Cache, unknown: &[Vec<Shape>], images: usize) -> Result<Rivals> {
+pub fn tiles(
+    gpu: &Arc<dyn Gpu>,
+    cache: &mut Cache,
+    unknown: &[Vec<Shape>],
+    images: usize,
+) -> Result<RunnersUp> {
     /// How many that came close, and how close.
     const CLOSE: (usize, f64) = (4, 1.25);
-    let mut rivals = Vec::new();
+    let mut runners_up = Vec::new();
     let caps = gpu.caps();
-    // In a chain, as in a run; shorter for batches, which take long enough.
+    // Launches form a chain, as in a run. Batches take longer, so their chains are shorter.
     let repeats = (24 / images).clamp(4, 20);
-    let between = Between::new(gpu, &caps)?;
+    let interleaved = Interleaved::new(gpu, &caps)?;
     for shapes in unknown {
         if cache.get(&caps, shapes, images).is_some() {
             continue;
         }
-        let bench = Bench::new(gpu, shapes, images)?;
+        let bench = ScratchLaunch::new(gpu, shapes, images)?;
         let mut best: Option<(Duration, Choice)> = None;
         let mut all: Vec<(Duration, Choice)> = Vec::new();
         let first = tune::built_in(&caps, shapes, images);
         let candidates = std::iter::once(first).chain(tune::ranked(&caps, shapes, images));
         for choice in candidates {
             let Some(launch) = bench.launch(shapes, &choice) else { continue };
-            let launches = vec![[between.launch.clone(), launch]; repeats].concat();
-            let chain = between.time * repeats as u32;
-            // SAFETY: addresses are those of `bench` and `between`.
+            let launches = vec![[interleaved.launch.clone(), launch]; repeats].concat();
+            let chain = interleaved.time * repeats as u32;
+            // SAFETY: addresses are those of `bench` and `interleaved`.
             let time = unsafe { fastest(gpu, launches, best.map(|b| b.0 + chain)) }?.saturating_sub(chain);
             all.push((time, choice));
-            // a challenger must be clearly faster than the built-in choice
+            // A choice must be 3 % faster than the built-in one to replace it.
             let margin = if best.is_some_and(|b| b.1 == first) { 0.97 } else { 1.0 };
             if best.is_none_or(|b| time.as_secs_f64() < b.0.as_secs_f64() * margin) {
                 best = Some((time, choice));
@@ -59,24 +64,24 @@ pub fn tiles(gpu: &Arc<dyn Gpu>, cache: &mut Cache, unknown: &[Vec<Shape>], imag
             all.retain(|c| c.1 != choice && c.0 < time.mul_f64(CLOSE.1));
             all.sort_by_key(|c| c.0);
             let close = all.into_iter().take(CLOSE.0).map(|(t, c)| (t / repeats as u32, c));
-            rivals.push((shapes.clone(), close.collect()));
+            runners_up.push((shapes.clone(), close.collect()));
         }
     }
     cache.save();
-    Ok(rivals)
+    Ok(runners_up)
 }
 
-/// Time of a network's launches, whatever is in its memory.
+/// Time of a network's launches. The content of its memory does not matter.
 ///
 /// # Errors
 /// Failures of the device.
 ///
 /// # Safety
-/// The launches' addresses are valid, and nobody else uses them meanwhile.
+/// The launches' addresses are valid, and nothing else uses them meanwhile.
 pub unsafe fn network(gpu: &Arc<dyn Gpu>, launches: Vec<Launch>) -> Result<Duration> {
     let marks = vec![launches.len()];
     // SAFETY: the caller's promise; the program ends here.
-    let program = unsafe { gpu.compile(Sequence { launches, marks, ..Sequence::default() }) }?;
+    let program = unsafe { gpu.compile(GraphRecipe { launches, marks, ..GraphRecipe::default() }) }?;
     program.run()?;
     let mut times = Vec::new();
     for _ in 0..15 {
@@ -93,12 +98,12 @@ pub unsafe fn network(gpu: &Arc<dyn Gpu>, launches: Vec<Launch>) -> Result<Durat
 unsafe fn fastest(gpu: &Arc<dyn Gpu>, launches: Vec<Launch>, best: Option<Duration>) -> Result<Duration> {
     let marks = vec![launches.len()];
     // SAFETY: the caller's promise; the program ends here.
-    let program = unsafe { gpu.compile(Sequence { launches, marks, ..Sequence::default() }) }?;
+    let program = unsafe { gpu.compile(GraphRecipe { launches, marks, ..GraphRecipe::default() }) }?;
     program.run()?; // caches warm
     let mut time = Duration::MAX;
     for _ in 0..6 {
         time = time.min(program.run_staged()?.iter().sum());
-        // no run of the winner will be that much slower than its best
+        // No run of the fastest choice is 20 % slower than its best run.
         if best.is_some_and(|best| time > best.mul_f64(1.2)) {
             break;
         }
@@ -106,30 +111,30 @@ unsafe fn fastest(gpu: &Arc<dyn Gpu>, launches: Vec<Launch>, best: Option<Durati
     Ok(time)
 }
 
-/// What runs between the candidates: a small convolution, with most of an SM's shared memory where it can have it.
-struct Between {
+/// The launch that alternates with candidates: a small convolution that takes most of an SM's shared memory.
+struct Interleaved {
     launch: Launch,
-    /// Of one such launch in a chain of its own.
+    /// Time of one launch in a chain of this launch alone.
     time: Duration,
-    _memory: Bench,
+    _memory: ScratchLaunch,
 }
 
-impl Between {
-    fn new(gpu: &Arc<dyn Gpu>, caps: &Caps) -> Result<Between> {
+impl Interleaved {
+    fn new(gpu: &Arc<dyn Gpu>, caps: &Caps) -> Result<Interleaved> {
         let (h, w, act) = (40, 40, Act::Silu);
         let shape = Shape { kernel: 3, stride: 1, cin: 64, cout: 128, h, w, oh: h, ow: w, group: 0, act };
-        let memory = Bench::new(gpu, &[shape], 1)?;
+        let memory = ScratchLaunch::new(gpu, &[shape], 1)?;
         let choice = tune::built_in(caps, &[shape], 1);
         let launch = memory.launch(&[shape], &choice).expect("the built-in choice can be launched");
         let count = 20;
         // SAFETY: addresses are those of `memory`.
         let time = unsafe { fastest(gpu, vec![launch.clone(); count], None) }? / count as u32;
-        Ok(Between { launch, time, _memory: memory })
+        Ok(Interleaved { launch, time, _memory: memory })
     }
 }
 
 /// Scratch memory to time a launch of convolutions on.
-struct Bench {
+struct ScratchLaunch {
     caps: Caps,
     images: usize,
     src: Memory,
@@ -138,8 +143,8 @@ struct Bench {
     bias: Memory,
 }
 
-impl Bench {
-    fn new(gpu: &Arc<dyn Gpu>, shapes: &[Shape], images: usize) -> Result<Bench> {
+impl ScratchLaunch {
+    fn new(gpu: &Arc<dyn Gpu>, shapes: &[Shape], images: usize) -> Result<ScratchLaunch> {
         let most = |of: &dyn Fn(&Shape) -> usize| shapes.iter().map(of).max().unwrap_or(1);
         let zeroed = |bytes: usize, purpose| -> Result<Memory> {
             let memory = Memory::new(gpu, bytes, purpose)?;
@@ -147,7 +152,7 @@ impl Bench {
             Ok(memory)
         };
         let padded = |s: &Shape| s.kernel * s.kernel * (s.cin + 64) * s.cout.next_multiple_of(256) * 2;
-        Ok(Bench {
+        Ok(ScratchLaunch {
             caps: gpu.caps(),
             images,
             src: zeroed(images * most(&|s| s.h * s.w * s.cin * 2), Purpose::Working)?,
@@ -165,7 +170,7 @@ impl Bench {
         let image = image.min(part / self.images / 2).min(self.src.bytes / self.images / 2) & !7;
         let mut params =
             ConvLaunch { image: image as i64, ..launch_params(shapes.len(), self.images, choice) };
-        let (mut blocks, mut cut) = (0, Vec::new());
+        let (mut blocks, mut geometries) = (0, Vec::new());
         for (i, (shape, slot)) in shapes.iter().zip(&mut params.step).enumerate() {
             let g = tiles::geometry(shape, choice)?;
             *slot = ConvStep {
@@ -179,13 +184,13 @@ impl Bench {
                 ..g.step
             };
             blocks += (g.tiles * self.images) as i32;
-            cut.push(g);
+            geometries.push(g);
         }
-        params.stages = tiles::stages(&cut, choice) as i32;
-        let grid = tiles::grid(&self.caps, &cut, self.images, choice);
+        params.stages = tiles::stages(&geometries, choice) as i32;
+        let grid = tiles::grid(&self.caps, &geometries, self.images, choice);
         Some(Launch {
             cluster: choice.split as u32,
-            shared: tiles::shared_bytes(&cut, choice) as u32,
+            shared: tiles::shared_bytes(&geometries, choice) as u32,
             ..Launch::new(kernel, grid, choice.tile.threads, params, &[])
         })
     }

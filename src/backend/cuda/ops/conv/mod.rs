@@ -1,6 +1,7 @@
 //! Convolutions: one launch for up to four independent ones, with the kernel and tile that suit their shapes.
 //!
-//! * `conv.cuh` is what all convolution kernels share; [`tiles`] is how they cut a map, [`pack`] how they read weights.
+//! * `conv.cuh` is what all convolution kernels share; [`tiles`] is how they split a map, [`pack`] how they read
+//!   weights.
 //! * A family is a file of kernels built on one machine instruction. Leaving one out is leaving out its name below.
 //! * [`tune`] chooses among them: by a table, by an estimate, or by what [`measure`] found and [`cache`] keeps.
 
@@ -96,10 +97,10 @@ impl Operation for Convolution {
         let shapes: Vec<Shape> = convs.iter().map(|c| Shape::of(plan, c)).collect();
         let choice = (cx.choose)(&shapes);
         let tile = choice.tile;
-        let mut params = launch_params(steps.len(), cx.place.images, &choice);
+        let mut params = launch_params(steps.len(), cx.workspace.images, &choice);
         params.image = cx.image();
         let mut blocks = 0;
-        let mut cut = Vec::new();
+        let mut geometries = Vec::new();
         for ((c, shape), slot) in convs.iter().zip(&shapes).zip(&mut params.step) {
             let g = geometry(shape, &choice).expect("the choice was made for these shapes");
             let weight = &plan.tensors[c.weight.0].data;
@@ -132,21 +133,21 @@ impl Operation for Convolution {
                 first_block: blocks,
                 ..g.step
             };
-            blocks += (g.tiles * cx.place.images) as i32;
-            cut.push(g);
+            blocks += (g.tiles * cx.workspace.images) as i32;
+            geometries.push(g);
         }
-        params.stages = stages(&cut, &choice) as i32;
-        let grid = grid(&cx.constants.gpu.caps(), &cut, cx.place.images, &choice);
+        params.stages = stages(&geometries, &choice) as i32;
+        let grid = grid(&cx.constants.gpu.caps(), &geometries, cx.workspace.images, &choice);
         let kernel = tile.kernel(&shapes).expect("the choice was made for these shapes");
         Ok(Launch {
             cluster: choice.split as u32,
-            shared: shared_bytes(&cut, &choice) as u32,
+            shared: shared_bytes(&geometries, &choice) as u32,
             ..Launch::new(kernel, grid, tile.threads, params, steps)
         })
     }
 }
 
-/// What a choice says of a launch's parameters.
+/// The launch parameters that a choice determines.
 fn launch_params(steps: usize, images: usize, choice: &Choice) -> ConvLaunch {
     ConvLaunch {
         steps: steps as i32,
@@ -167,9 +168,10 @@ fn bias(cx: &mut Lowering<'_>, c: &Conv, len: usize) -> Result<u64> {
     })
 }
 
-/// Lets convolutions that can pull the next convolution's weights into L2; `constants` bytes of weights in all.
+/// Makes each convolution whose kernel can do so prefetch the next convolution's weights into L2. `constants`: bytes of
+/// all weights. If they fit into L2 together, nothing is prefetched.
 pub fn prefetch(launches: &mut [Launch], constants: usize) {
-    /// As much stays in L2.
+    /// Weights up to this size stay in L2.
     const STAYS: usize = 40 << 20;
     if constants < STAYS {
         return;

@@ -30,7 +30,8 @@ pub fn conv(weight: &[f32], shape: &Shape, tile: &Tile, chunks: usize) -> Vec<u8
     packed.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
-/// A first layer of stride 2, `[cout, k, k, 3]`, as one of stride 1 over the photo's cells, `[cout, cells, cells, 16]`: cells as
+/// A first layer of stride 2, `[cout, k, k, 3]`, as one of stride 1 over the photo's cells, `[cout, cells, cells, 16]`:
+/// cells as
 /// `letterbox.cu` writes them. Taps that the layer does not have are zeros.
 pub fn stem(weight: &[f32], cout: usize, stem: &Stem) -> Vec<f32> {
     let (k, cells) = (stem.kernel, stem.cells);

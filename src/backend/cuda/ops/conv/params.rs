@@ -1,7 +1,7 @@
 //! Parameters of the convolution kernels.
 //!
-//! Maps are fp16, NHWC, all images of a batch `image` halves apart. A pitch is the distance from one pixel to the next in
-//! elements; addresses are already moved to their first channel, which is a multiple of 8 (16 bytes).
+//! Maps are fp16, NHWC, all images of a batch `image` halves apart. A pitch is the distance from one pixel to the next
+//! in elements; addresses are already moved to their first channel, which is a multiple of 8 (16 bytes).
 
 use crate::backend::cuda::kernel_params::params;
 use half::f16;

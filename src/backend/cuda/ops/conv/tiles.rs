@@ -1,4 +1,4 @@
-//! The convolution kernels that exist, and how a convolution is cut into their tiles (see `conv.cuh`).
+//! The convolution kernels that exist, and how a convolution is split into their tiles (see `conv.cuh`).
 
 use super::params::{ConvStep, Trigger};
 use super::shape::Shape;
@@ -44,7 +44,8 @@ pub struct Tile {
     pub acts: &'static [Act],
     pub serves: Serves,
     pub family: &'static dyn Family,
-    /// Pixels and channels of a tile, channels of a step, weight stages (at most, if the family counts them for a launch).
+    /// Pixels and channels of a tile, channels of a step, weight stages (at most, if the family counts them for a
+    /// launch).
     pub bm: usize,
     pub bn: usize,
     pub bk: usize,
@@ -104,7 +105,8 @@ pub trait Family: Sync {
     fn tiles(&self) -> &'static [Tile];
     /// Whether it may run on this GPU, in a launch of so many steps.
     fn runs(&self, caps: &Caps, steps: usize) -> bool;
-    /// Whether its blocks can do tiles `width` wide, or split and buffer as the choice wants, beyond what holds for all.
+    /// Whether its blocks can do tiles `width` wide, or split and buffer as the choice wants, beyond what holds for
+    /// all.
     fn can(&self, shape: &Shape, choice: &Choice) -> bool;
     /// Activation buffers without which its pipeline cannot work, however many chunks there are.
     fn buffers(&self, tile: &Tile, kernel: usize) -> usize;
@@ -120,7 +122,7 @@ pub trait Family: Sync {
     fn along(&self, _caps: &Caps, tiles: usize, _columns: usize) -> usize {
         tiles
     }
-    /// Cycles of a launch of one step, where blocks are not one for each tile.
+    /// Cycles of a launch of one step, for families whose blocks do several tiles.
     fn cycles(&self, _caps: &Caps, _step: &Geometry, _images: usize, _choice: &Choice) -> Option<f64> {
         None
     }
@@ -128,8 +130,8 @@ pub trait Family: Sync {
     fn busy(&self, _caps: &Caps, _step: &Geometry, _images: usize) -> bool {
         true
     }
-    /// Of the most promising choices for a launch, how many of this family are measured before all others; `None`: as they
-    /// come.
+    /// How many of this family's most promising choices are measured before all others; `None`: in the order of
+    /// estimates.
     fn first(&self) -> Option<usize> {
         None
     }
@@ -137,7 +139,7 @@ pub trait Family: Sync {
     fn prefetches(&self) -> bool;
 }
 
-/// How a launch is cut: a kernel and its free parameters.
+/// How a launch is split into tiles: a kernel and its free parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
     pub tile: &'static Tile,
@@ -154,7 +156,7 @@ pub struct Choice {
 pub const SPLITS: [usize; 3] = [1, 2, 4];
 /// Activation buffers that `conv_wg.cu` has barriers for; no kernel needs more.
 const MAX_BUFFERS: usize = 8;
-/// Loads of a thread under way at a time, as in `conv.cuh`.
+/// Loads of a thread in flight at a time, as in `conv.cuh`.
 const LOADS: usize = 4;
 
 /// Geometry of one step under a choice.
@@ -193,7 +195,7 @@ pub fn window(shape: &Shape, n0: usize, bn: usize) -> (usize, usize) {
 }
 
 /// Tiles over a map.
-struct Cut {
+struct Tiling {
     tile_w: usize,
     tile_h: usize,
     halo_w: usize,
@@ -203,14 +205,14 @@ struct Cut {
     tiles: usize,
 }
 
-impl Cut {
-    /// `None` if a tile cannot be cut that way.
-    fn new(shape: &Shape, tile: &Tile, width: i32) -> Option<Cut> {
+impl Tiling {
+    /// `None` if the kernel has no tile of this width.
+    fn new(shape: &Shape, tile: &Tile, width: i32) -> Option<Tiling> {
         let bm = tile.bm;
         match (shape.kernel, width) {
             (1, 0) => {
                 let tiles = (shape.oh * shape.ow).div_ceil(bm);
-                Some(Cut { tile_w: bm, tile_h: 1, halo_w: bm, halo_h: 1, row: bm, tiles_x: tiles, tiles })
+                Some(Tiling { tile_w: bm, tile_h: 1, halo_w: bm, halo_h: 1, row: bm, tiles_x: tiles, tiles })
             }
             (3, -1) if shape.stride == 1 => {
                 let row = shape.ow + 2;
@@ -220,7 +222,7 @@ impl Cut {
                 }
                 let tiles = (shape.oh * row - 2).div_ceil(bm);
                 let halo_w = bm + 2 * row + 2;
-                Some(Cut { tile_w: bm, tile_h: 1, halo_w, halo_h: 1, row, tiles_x: tiles, tiles })
+                Some(Tiling { tile_w: bm, tile_h: 1, halo_w, halo_h: 1, row, tiles_x: tiles, tiles })
             }
             (kernel @ (3 | 4), width @ 8..) if bm.is_multiple_of(width as usize) => {
                 let tile_w = width as usize;
@@ -235,14 +237,14 @@ impl Cut {
                 let (halo_w, halo_h) = (halo(tile_w), halo(tile_h));
                 let tiles_x = shape.ow.div_ceil(tile_w);
                 let tiles = tiles_x * shape.oh.div_ceil(tile_h);
-                Some(Cut { tile_w, tile_h, halo_w, halo_h, row: halo_w, tiles_x, tiles })
+                Some(Tiling { tile_w, tile_h, halo_w, halo_h, row: halo_w, tiles_x, tiles })
             }
             _ => None,
         }
     }
 }
 
-/// Cuts a convolution; `None` if the kernel cannot do it that way.
+/// Splits a convolution into tiles; `None` if the kernel cannot do it that way.
 pub fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
     let tile = choice.tile;
     // a choice may come from a file
@@ -258,8 +260,9 @@ pub fn geometry(shape: &Shape, choice: &Choice) -> Option<Geometry> {
         return None;
     }
     let flat = choice.width == -1;
-    let Cut { tile_w, tile_h, halo_w, halo_h, row, tiles_x, tiles } = Cut::new(shape, tile, choice.width)?;
-    // The table of taps is for kernels up to 3x3; 4x4 reckons.
+    let Tiling { tile_w, tile_h, halo_w, halo_h, row, tiles_x, tiles } =
+        Tiling::new(shape, tile, choice.width)?;
+    // The table of taps is for kernels up to 3x3. The 4x4 kernel computes its taps.
     let mut tap = [0; 9];
     if shape.kernel <= 3 {
         for (i, tap) in tap.iter_mut().enumerate().take(shape.kernel * shape.kernel) {
@@ -320,7 +323,7 @@ pub fn chunks(shape: &Shape, tile: &Tile) -> usize {
     widths.max().unwrap_or(0).div_ceil(tile.bk)
 }
 
-/// The fewest activation buffers that a kernel's pipeline can live with.
+/// The fewest activation buffers that a kernel's pipeline works with.
 pub fn buffers_needed(shape: &Shape, tile: &Tile, chunks: usize, split: usize) -> usize {
     chunks.div_ceil(split).min(tile.family.buffers(tile, shape.kernel))
 }

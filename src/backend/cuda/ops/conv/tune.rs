@@ -5,12 +5,13 @@ use super::shape::Shape;
 use super::tiles::{Choice, Geometry, SPLITS, chunks, geometry, possible, tile, tiles, window};
 use crate::backend::cuda::gpu::Caps;
 
-/// `[kernel, stride, cin, cout, output side]`, tile, width of the output tile, split along K, activation buffers, trigger.
+/// `[kernel, stride, cin, cout, output side]`, tile, width of the output tile, split along K, activation buffers,
+/// trigger.
 type Measured = ([usize; 5], &'static str, i32, usize, usize, Trigger);
 
-/// The best tiles for the layers of rtmo-s and rtmo-l that were measured on an H100 for batch 1, beside a neighbour and then
-/// inside the whole network (`benches/record`, the tiles of 2026-11-23); layers that share launches there, and some of other
-/// networks, alone and with earlier kernels. What is measured at the first load goes before this.
+/// The best tiles for the layers of rtmo-s and rtmo-l that were measured on an H100 for batch 1, beside a neighbour and
+/// then inside the whole network (`benches/record`, the tiles of 2026-11-23); layers that share launches there, and
+/// some of other networks, alone and with earlier kernels. Choices measured at the first load take precedence.
 #[rustfmt::skip]
 const MEASURED: &[Measured] = &[
     ([1, 1, 32, 32, 160], "conv_mma_64x32x32_3_4x1x1", 0, 1, 1, Mid),
@@ -99,7 +100,7 @@ pub fn built_in(caps: &Caps, shapes: &[Shape], images: usize) -> Choice {
             }
         }
     }
-    // Estimates of families of wgmma are rough: conv_mma, unless that has nothing for it.
+    // Estimates of the wgmma families are rough, so conv_mma is taken.
     let cost = |c: &Choice| estimate(caps, shapes, images, c);
     let all = candidates(caps, shapes, images);
     let best = all.iter().filter(|c| c.tile.family.file() == FALLBACK);
@@ -130,7 +131,8 @@ fn estimate(caps: &Caps, shapes: &[Shape], images: usize, choice: &Choice) -> f6
 }
 
 /// What is worth measuring for a launch, the most promising first: nearly everything for single images, some for
-/// batches, where a measurement takes long. Families with a quota come first, with their best way for each of a few tiles.
+/// batches, where a measurement takes long. Families with a quota come first, with their best way for each of a few
+/// tiles.
 pub fn ranked(caps: &Caps, shapes: &[Shape], images: usize) -> Vec<Choice> {
     const BATCHED: usize = 16;
     let cost = |c: &Choice| estimate(caps, shapes, images, c);
@@ -151,7 +153,7 @@ pub fn ranked(caps: &Caps, shapes: &[Shape], images: usize) -> Vec<Choice> {
     ranked
 }
 
-/// Everything that is possible for a launch, but for what makes no difference.
+/// All choices that are possible for a launch, without those that differ in nothing that matters.
 pub fn candidates(caps: &Caps, shapes: &[Shape], images: usize) -> Vec<Choice> {
     let main = shapes.iter().max_by_key(|s| s.work()).expect("a launch has steps");
     let widths: &[i32] = match (main.kernel, main.stride) {

@@ -1,5 +1,5 @@
-// LayerNorm over the channels of each pixel: (x - mean) / sqrt(var + eps) gamma + beta, in fp32. One warp a pixel, up to 1024
-// channels in registers; the variance is the mean of squared differences, so nothing cancels.
+// LayerNorm over the channels of each pixel: (x - mean) / sqrt(var + eps) gamma + beta, in fp32. One warp a pixel, up
+// to 1024 channels in registers; the variance is the mean of squared differences, so nothing cancels.
 #include "layer_norm.params.cuh"
 
 DEVICE float warp_sum(float v) {
@@ -45,7 +45,8 @@ KERNEL(layer_norm, LayerNormLaunch, 128, 1) {
     uint32_t w[4];
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-      const float2 g = *reinterpret_cast<const float2*>(p.gamma + c + 2 * j), b = *reinterpret_cast<const float2*>(p.beta + c + 2 * j);
+      const float2 g = *reinterpret_cast<const float2*>(p.gamma + c + 2 * j),
+                   b = *reinterpret_cast<const float2*>(p.beta + c + 2 * j);
       w[j] = pack2(fmaf(v[i][j].x * scale, g.x, b.x), fmaf(v[i][j].y * scale, g.y, b.y));
     }
     *reinterpret_cast<uint4*>(dst + c) = make_uint4(w[0], w[1], w[2], w[3]);

@@ -38,11 +38,11 @@ impl Operation for LayerNorm {
             dst_pitch: cx.pitch(*dst),
             pixels: pixels as i32,
             c: src.c as i32,
-            images: cx.place.images as i32,
+            images: cx.workspace.images as i32,
             eps: *eps,
         };
         // a warp a pixel
-        let grid = [pixels.div_ceil(4) as u32, cx.place.images as u32, 1];
+        let grid = [pixels.div_ceil(4) as u32, cx.workspace.images as u32, 1];
         Ok(Launch::new(KERNEL, grid, 128, params, steps))
     }
 }

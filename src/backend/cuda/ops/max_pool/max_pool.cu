@@ -1,13 +1,14 @@
-// Max pooling with a stride: dst[y, x] = max of src over the window that starts at (y stride - pad, x stride - pad). Outside counts as
-// minus infinity. The host has made sure that every window has a pixel of the map.
+// Max pooling with a stride: dst[y, x] = max of src over the window that starts at (y stride - pad, x stride - pad).
+// Outside counts as minus infinity. The host has made sure that every window has a pixel of the map.
 //
-// One thread takes 8 channels of an output pixel; neighbouring threads take neighbouring channels, so a warp reads and writes whole
-// rows of 16-byte words.
+// One thread takes 8 channels of an output pixel; neighbouring threads take neighbouring channels, so a warp reads and
+// writes whole rows of 16-byte words.
 #include "half8.cuh"
 #include "max_pool.params.cuh"
 
 KERNEL(max_pool, MaxPoolLaunch, 256, 1) {
-  const int i = (int)(blockIdx.x * 256 + threadIdx.x), groups = p.c / 8, pixel = i / groups, c = (i - pixel * groups) * 8;
+  const int i = (int)(blockIdx.x * 256 + threadIdx.x), groups = p.c / 8, pixel = i / groups,
+            c = (i - pixel * groups) * 8;
   const int y = pixel / p.ow, x = pixel - y * p.ow, top = y * p.stride - p.pad, left = x * p.stride - p.pad;
   const int y0 = max(top, 0), y1 = min(top + p.window, p.h), x0 = max(left, 0), x1 = min(left + p.window, p.w);
   const half* src = p.src + (int)blockIdx.y * p.image + c;

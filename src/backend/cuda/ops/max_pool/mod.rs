@@ -41,12 +41,12 @@ impl Operation for MaxPool {
             window: *window as i32,
             stride: *stride as i32,
             pad: *pad as i32,
-            images: cx.place.images as i32,
+            images: cx.workspace.images as i32,
             reserved: 0,
         };
         // a thread takes 8 channels of an output pixel
         let threads = oh * ow * (src.c / 8);
-        let grid = [threads.div_ceil(THREADS as usize) as u32, cx.place.images as u32, 1];
+        let grid = [threads.div_ceil(THREADS as usize) as u32, cx.workspace.images as u32, 1];
         Ok(Launch::new(KERNEL, grid, THREADS, params, steps))
     }
 }

@@ -1,18 +1,18 @@
-//! What a GPU's tensor cores can do at most, measured: `peak.cu`.
+//! The measured peak rate of a GPU's tensor cores: `peak.cu`.
 
 mod params;
 
 use self::params::PeakLaunch;
 use crate::backend::cuda::device::{CudaGpu, Device};
-use crate::backend::cuda::gpu::{Caps, Gpu, Memory, Purpose, Sequence};
+use crate::backend::cuda::gpu::{Caps, Gpu, GraphRecipe, Memory, Purpose};
 use crate::backend::cuda::launch::{Kernel, Launch};
 use crate::error::Result;
 use half::f16;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Floating-point operations a second, two a multiply-add, that the tensor cores of a GPU do in fp16 products with sums
-/// in fp32 when nothing else holds them up: measured, takes some milliseconds.
+/// Floating-point operations a second, two a multiply-add, that the tensor cores of a GPU do at most in fp16 products
+/// with fp32 sums. Measured, which takes some milliseconds.
 ///
 /// # Errors
 /// As [`CudaExecutor::new`](crate::backend::cuda::CudaExecutor::new).
@@ -44,7 +44,7 @@ pub fn peak(gpu: &Arc<dyn Gpu>, values: &[u8], iterations: i32) -> Result<(Vec<f
     let kernel = Kernel { file: "peak", name };
     let launches = vec![Launch { shared, ..Launch::new(kernel, [blocks, 1, 1], 256, params, &[]) }];
     // SAFETY: addresses are those of `data` and `out`, which live until the program is dropped.
-    let program = unsafe { gpu.compile(Sequence { launches, marks: vec![1], ..Sequence::default() }) }?;
+    let program = unsafe { gpu.compile(GraphRecipe { launches, marks: vec![1], ..GraphRecipe::default() }) }?;
     program.run()?;
     let time: Duration = program.run_staged()?.iter().sum();
     out.read(0, bytemuck::cast_slice_mut(&mut sums))?;

@@ -1,6 +1,6 @@
-// What the tensor cores can do at most: products of operands that are already where the instruction wants them, without end. The
-// share of this that a convolution reaches is what `bench` prints. The data is the caller's, since zeros take less power and so run
-// at higher clocks than any network does.
+// The peak rate of the tensor cores: a long loop of products whose operands are in registers or shared memory
+// already. `bench` prints the share of this rate that a convolution reaches. The caller gives the data, since zeros
+// take less power and would run at higher clocks than any network does.
 //
 // peak_mma   every warp: 8 independent mma.sync accumulators, operands in registers
 // peak_wg    two warpgroups a block (sm_90a): 64x128 accumulators each, operands in shared memory
@@ -39,7 +39,8 @@ KERNEL(peak_wg, PeakLaunch, 256, 1) {
   fence_async_proxy();
   __syncthreads();
   const uint32_t base = smem_u32(smem);
-  const uint64_t a = wgmma_operand(base + wg * 8192, 8, STEPS * 2 * 8), b = wgmma_operand(base + 16384, 8, STEPS * 2 * 8);
+  const uint64_t a = wgmma_operand(base + wg * 8192, 8, STEPS * 2 * 8),
+                 b = wgmma_operand(base + 16384, 8, STEPS * 2 * 8);
   float acc[16][4];
 #pragma unroll 1
   for (int i = 0; i < p.iterations; i++) {

@@ -34,10 +34,10 @@ impl Operation for PoolPyramid {
             w: w as i32,
             c: src.c as i32,
             radius: (window / 2) as i32,
-            images: cx.place.images as i32,
+            images: cx.workspace.images as i32,
             reserved: 0,
         };
-        let grid = [(src.c / 8) as u32, cx.place.images as u32, 1];
+        let grid = [(src.c / 8) as u32, cx.workspace.images as u32, 1];
         // the map's 8 channels, and their maxima along rows
         let shared = (h * w * 2 * 16) as u32;
         Ok(Launch { shared, ..Launch::new(KERNEL, grid, 512, params, steps) })

@@ -1,7 +1,8 @@
-// Spatial pyramid of max pools: dst = [m1, m2, m3] with m1 = max5(src), m2 = max5(m1), m3 = max5(m2) (window 2 radius + 1 in general),
-// which are the pools of windows 5, 9 and 13. Outside counts as minus infinity.
+// Spatial pyramid of max pools: dst = [m1, m2, m3] with m1 = max5(src), m2 = max5(m1), m3 = max5(m2) (window 2 radius +
+// 1 in general), which are the pools of windows 5, 9 and 13. Outside counts as minus infinity.
 //
-// One block holds 8 channels of the whole map in shared memory, one 16-byte slot a pixel, and runs the separable passes there.
+// One block holds 8 channels of the whole map in shared memory, one 16-byte slot a pixel, and runs the separable passes
+// there.
 #include "half8.cuh"
 #include "pool_pyramid.params.cuh"
 

@@ -43,7 +43,7 @@ impl Operation for Predict {
 
     fn launch(&self, cx: &mut Lowering<'_>, steps: &[usize]) -> Result<Launch> {
         let plan = cx.plan;
-        let images = cx.place.images;
+        let images = cx.workspace.images;
         let mut params = PredictLaunch {
             image: cx.image(),
             steps: steps.len() as i32,

@@ -1,5 +1,5 @@
-// The head's predictions: 1x1 convolutions with one to four outputs (class logit, box), kept in fp32. One warp takes four pixels in
-// turn; a lane multiplies 8 channels at a time and the warp adds up. All heads and levels in one launch.
+// The head's predictions: 1x1 convolutions with one to four outputs (class logit, box), kept in fp32. One warp takes
+// four pixels in turn; a lane multiplies 8 channels at a time and the warp adds up. All heads and levels in one launch.
 #include "predict.params.cuh"
 
 KERNEL(predict, PredictLaunch, 256, 1) {
@@ -19,7 +19,8 @@ KERNEL(predict, PredictLaunch, 256, 1) {
   for (int c = lane * 8; c < s.cin; c += 256) {
     uint4 w[OUTPUTS];
 #pragma unroll
-    for (int o = 0; o < OUTPUTS; o++) w[o] = o < s.cout ? *reinterpret_cast<const uint4*>(s.weight + o * s.cin + c) : make_uint4(0, 0, 0, 0);
+    for (int o = 0; o < OUTPUTS; o++)
+      w[o] = o < s.cout ? *reinterpret_cast<const uint4*>(s.weight + o * s.cin + c) : make_uint4(0, 0, 0, 0);
 #pragma unroll
     for (int i = 0; i < PIXELS; i++) {
       if (first + i >= s.pixels) continue;
@@ -40,6 +41,7 @@ KERNEL(predict, PredictLaunch, 256, 1) {
       float v = sum[i][o];
 #pragma unroll
       for (int d = 16; d; d >>= 1) v += __shfl_xor_sync(~0u, v, d);
-      if (lane == o && o < s.cout && first + i < s.pixels) dst[(long long)(first + i) * s.dst_pitch + o] = v + s.bias[o];
+      if (lane == o && o < s.cout && first + i < s.pixels)
+        dst[(long long)(first + i) * s.dst_pitch + o] = v + s.bias[o];
     }
 }

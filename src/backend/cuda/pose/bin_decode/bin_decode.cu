@@ -1,46 +1,53 @@
-// The Dynamic Coordinate Classifier (paper section 3.2, equations 1 to 4; mmpose DCC.forward_test), one fused kernel: bin positions,
-// their sine encodings, dot products with the keypoints, softmax and integral; nothing is stored but the keypoints.
+// The Dynamic Coordinate Classifier (paper section 3.2, equations 1 to 4; mmpose DCC.forward_test), one fused kernel:
+// bin positions, their sine encodings, dot products with the keypoints, softmax and integral; only the keypoints are
+// stored.
 //
 // For a person with box centre c, size s and grid point g, the B bins of an axis lie, relative to g, at
 //
-//   x_i = c - g + t_i padding s,   t_i = i / (B - 1) - 1/2                                                    (equation 1)
+//   x_i = c - g + t_i padding s,   t_i = i / (B - 1) - 1/2                                                 (equation 1)
 //
-// and are encoded as PE(x) = [cos(x / T_j), sin(x / T_j)], T_j = 300^(j / 64), j < 64, then mapped by a linear layer: W PE + b. The
-// probability of bin i for keypoint k is p_k(i) = softmax_i(f_k . (W PE(x_i) + b)). f_k . b is the same for all bins, so softmax
-// ignores it; and f_k . (W PE) = (W^T f_k) . PE, so the K keypoint vectors are turned, r_k = W^T f_k, instead of 448 bin vectors
-// (13 times less work):
+// and are encoded as PE(x) = [cos(x / T_j), sin(x / T_j)], T_j = 300^(j / 64), j < 64, then mapped by a linear layer:
+// W PE + b. The probability of bin i for keypoint k is p_k(i) = softmax_i(f_k . (W PE(x_i) + b)). f_k . b is the same
+// for all bins, so softmax ignores it; and f_k . (W PE) = (W^T f_k) . PE, so the K keypoint vectors are rotated, r_k =
+// W^T f_k, instead of 448 bin vectors (13 times less work):
 //
-//   logit_k(i) = sum_j r_k[j] cos(x_i / T_j) + r_k[64 + j] sin(x_i / T_j),      keypoint_k = g + sum_i p_k(i) x_i   (equation 4)
+//   logit_k(i) = sum_j r_k[j] cos(x_i / T_j) + r_k[64 + j] sin(x_i / T_j),   keypoint_k = g + sum_i p_k(i) x_i  (eq. 4)
 //
 // Bins lie in pairs x = c - g +- d around the box centre. With C_j = cos((c - g) / T_j), S_j = sin((c - g) / T_j) and
 //
 //   a_k[j] = r_k[j] C_j + r_k[64 + j] S_j,      b_k[j] = r_k[64 + j] C_j - r_k[j] S_j,
 //   even_k(d) = sum_j a_k[j] cos(d / T_j),      odd_k(d) = sum_j b_k[j] sin(d / T_j)
 //
-// a pair's logits are even + odd and even - odd: half the encodings and half the products, and the encodings no longer depend on where
-// the box is.
+// a pair's logits are even + odd and even - odd: half the encodings and half the products, and the encodings no longer
+// depend on where the box is.
 //
-// Both products run on tensor cores with the precision of fp32: each factor is a sum of two fp16 numbers, high and low, and of the four
-// products of parts all but low x low are added up (an error of 2^-22 of the largest). So that fp16 holds them, W and each keypoint are
-// scaled by powers of two: cosine and sine row of a frequency together are at most 2^8 long (`turning_scale` in pack.rs), a keypoint at most 2^6. Then a
-// and b are at most 2^14 (Cauchy-Schwarz), and the logits are scaled back.
+// Both products run on tensor cores with the precision of fp32: each factor is a sum of two fp16 numbers, high and low,
+// and three of the four products of parts are added: low x low is left out, an error of 2^-22 of the largest product.
+// So that fp16 holds them, W and each keypoint are scaled by powers of two: cosine and sine row of a frequency together
+// are at most 2^8 long (`rotation_scale` in pack.rs), a keypoint at most 2^6. Then a and b are at most 2^14
+// (Cauchy-Schwarz), and the logits are scaled back.
 //
-// One block does one axis of one person for 8 of the keypoints as long as there are blocks enough, else for all. A warp turns the
-// keypoints onto 8 frequencies (cosine and sine: 16 rows) and then decodes 16 pairs of bins. Angles are counted in turns,
-// d / (2 pi T_j), with the frequency split in two floats, so that the fraction of a turn is exact to about 2^-24 however far the bin
-// is. What does not depend on the keypoints is ready before the kernel before has ended: W, where shared memory has room for
-// that of two blocks (`staged`), and, for few keypoints, the encodings.
+// One block does one axis of one person for 8 of the keypoints as long as there are blocks enough, else for all. A warp
+// rotates the keypoints onto 8 frequencies (cosine and sine: 16 rows) and then decodes 16 pairs of bins. Angles are
+// counted in turns, d / (2 pi T_j), with the frequency split in two floats, so that the fraction of a turn is exact to
+// about 2^-24 however far the bin is. Values that do not depend on the keypoints are computed before pdl_wait: the
+// encodings, for few keypoints, and the copy of W, where shared memory has room for that of two blocks (`staged`).
 #include "bin_decode.params.cuh"
 #include "counted.cuh"
 #include "fragments.cuh"
 
-constexpr int DIM = 128, PE = 128, HALF = PE / 2, ALL = 3, FEW = 1, THREADS = 256, WARPS = THREADS / 32;   // ALL, FEW: tiles of 8 keypoints
-constexpr int D_STEPS = DIM / 16, J_STEPS = HALF / 16, LOW = DIM * PE;   // steps along channels and along frequencies; W's low part
+constexpr int DIM = 128, PE = 128, HALF = PE / 2, ALL = 3, FEW = 1, THREADS = 256,
+              WARPS = THREADS / 32;   // ALL, FEW: tiles of 8 keypoints
+constexpr int D_STEPS = DIM / 16, J_STEPS = HALF / 16,
+              LOW = DIM * PE;   // steps along channels and along frequencies; W's low part
 static_assert(ALL * 8 >= MAX_TOKENS, "all keypoints fit");
 static_assert(PE == WARPS * 16 && HALF == WARPS * 8, "rows of a warp");
-// shared memory in bytes: planes of the keypoints, high and low | of a, then of b | turns | scales | [largest, sum, moment][keypoint][warp] | totals | W
-constexpr int SLOTS = ALL * 8, F_BYTES = DIM / 8 * SLOTS * 16, AB_BYTES = HALF / 8 * SLOTS * 16, AT_A = 2 * F_BYTES, AT_B = AT_A + 2 * AB_BYTES;
-constexpr int AT_TURN = AT_B + 2 * AB_BYTES, AT_SCALES = AT_TURN + HALF * 8, AT_PARTS = AT_SCALES + SLOTS * 4, AT_TOTALS = AT_PARTS + 3 * SLOTS * WARPS * 4;
+// shared memory in bytes: planes of the keypoints, high and low | of a, then of b | rotation | scales | [largest, sum,
+// moment][keypoint][warp] | totals | W
+constexpr int SLOTS = ALL * 8, F_BYTES = DIM / 8 * SLOTS * 16, AB_BYTES = HALF / 8 * SLOTS * 16, AT_A = 2 * F_BYTES,
+              AT_B = AT_A + 2 * AB_BYTES;
+constexpr int AT_ROTATION = AT_B + 2 * AB_BYTES, AT_SCALES = AT_ROTATION + HALF * 8, AT_PARTS = AT_SCALES + SLOTS * 4,
+              AT_TOTALS = AT_PARTS + 3 * SLOTS * WARPS * 4;
 constexpr int AT_WEIGHTS = AT_TOTALS + 2 * SLOTS * 4;
 static_assert(AT_WEIGHTS == BIN_DECODE_BYTES && AT_WEIGHTS % 16 == 0, "shared memory as the launcher counts it");
 
@@ -63,12 +70,15 @@ DEVICE Split split2(float x, float y) {
   const float2 back = unpack2(high);
   return {high, pack2(x - back.x, y - back.y)};
 }
-// Rows 16 k .. 16 k + 15 of columns 8 n .. 8 n + 7: b0, b1 of the high part, then of the low one, which lies `bytes` behind.
+// Rows 16 k .. 16 k + 15 of columns 8 n .. 8 n + 7: b0, b1 of the high part, then of the low one, which lies `bytes`
+// behind.
 DEVICE void load_columns(uint32_t (&b)[4], uint32_t planes, int bytes, int slots, int k, int n, int lane) {
-  ldmatrix4(b, planes + (uint32_t)((lane >> 4) * bytes + ((2 * k + ((lane >> 3) & 1)) * slots + n * 8 + (lane & 7)) * 16));
+  ldmatrix4(b,
+            planes + (uint32_t)((lane >> 4) * bytes + ((2 * k + ((lane >> 3) & 1)) * slots + n * 8 + (lane & 7)) * 16));
 }
 // high += high x high; low_1 += high x low; low_2 += low x high
-DEVICE void mma_split(float (&high)[4], float (&low_1)[4], float (&low_2)[4], const uint32_t (&a_high)[4], const uint32_t (&a_low)[4], const uint32_t (&b)[4]) {
+DEVICE void mma_split(float (&high)[4], float (&low_1)[4], float (&low_2)[4], const uint32_t (&a_high)[4],
+                      const uint32_t (&a_low)[4], const uint32_t (&b)[4]) {
   mma16816(high, a_high, b[0], b[1]);
   mma16816(low_1, a_high, b[2], b[3]);
   mma16816(low_2, a_low, b[0], b[1]);
@@ -78,8 +88,8 @@ DEVICE void mma_split(float (&high)[4], float (&low_1)[4], float (&low_2)[4], co
 struct Codes {
   uint32_t cosine[2][4], sine[2][4];   // high, low
 };
-// Of step k; d belongs to row lane / 4, and 8 rows on the code is turned by `turn`.
-DEVICE void encode_pairs(Codes& codes, const float* frequency, const float2* turn, int k, float d, int lane) {
+// Of step k. d belongs to row lane / 4; the code 8 rows further on is rotated by `rotation`.
+DEVICE void encode_pairs(Codes& codes, const float* frequency, const float2* rotation, int k, float d, int lane) {
 #pragma unroll
   for (int i = 0; i < 2; i++) {
     const int j = k * 16 + i * 8 + 2 * (lane & 3);
@@ -93,7 +103,7 @@ DEVICE void encode_pairs(Codes& codes, const float* frequency, const float2* tur
       codes.sine[0][2 * i + m] = s.high, codes.sine[1][2 * i + m] = s.low;
 #pragma unroll
       for (int n = 0; n < 2; n++) {
-        const float2 t = turn[j + n];
+        const float2 t = rotation[j + n];
         e[n] = make_float2(fmaf(e[n].x, t.x, -(e[n].y * t.y)), fmaf(e[n].y, t.x, e[n].x * t.y));
       }
     }
@@ -107,10 +117,11 @@ DEVICE float power_of_two(int e) { return __uint_as_float((uint32_t)(e + 127) <<
 template <int TILES> DEVICE void decode(const BinDecodeLaunch& p, unsigned char* smem, int people) {
   constexpr bool AHEAD = TILES == FEW;   // registers suffice for all encodings
   constexpr int TOKENS = TILES * 8;
-  const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, g = lane >> 2, pair = 2 * (lane & 3), image = (int)blockIdx.y;
+  const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, g = lane >> 2, pair = 2 * (lane & 3),
+            image = (int)blockIdx.y;
   const int axis = (int)blockIdx.x & 1;   // of all jobs of this block: the grid is even
   const uint32_t f = smem_u32(smem), a = f + AT_A, b = f + AT_B;
-  float2* turn = reinterpret_cast<float2*>(smem + AT_TURN);   // [HALF]: encoding of 8 bin widths
+  float2* rotation = reinterpret_cast<float2*>(smem + AT_ROTATION);   // [HALF]: encoding of 8 bin widths
   float* scales = reinterpret_cast<float*>(smem + AT_SCALES);
   float* parts = reinterpret_cast<float*>(smem + AT_PARTS);
   float* totals = reinterpret_cast<float*>(smem + AT_TOTALS);
@@ -135,13 +146,13 @@ template <int TILES> DEVICE void decode(const BinDecodeLaunch& p, unsigned char*
     const float centre = __ldcg(s), width = p.width[axis] * __ldcg(s + 2);
     auto distance = [&](int i) { return ((float)i + (bins % 2 ? 0.f : 0.5f)) * width; };
     const float2 middle = encode(p.frequency, warp * 8 + g, centre - __ldcg(s + 4));
-    if (tid < HALF) turn[tid] = encode(p.frequency, tid, 8.f * width);
+    if (tid < HALF) rotation[tid] = encode(p.frequency, tid, 8.f * width);
     __syncthreads();
     const float d = distance(warp * 16 + g);
     Codes codes[AHEAD ? J_STEPS : 1];
     if constexpr (AHEAD) {
 #pragma unroll
-      for (int k = 0; k < J_STEPS; k++) encode_pairs(codes[k], p.frequency, turn, k, d, lane);
+      for (int k = 0; k < J_STEPS; k++) encode_pairs(codes[k], p.frequency, rotation, k, d, lane);
       uint32_t all = __float_as_uint(middle.x) ^ __float_as_uint(middle.y);
 #pragma unroll
       for (int k = 0; k < J_STEPS; k++)
@@ -149,7 +160,7 @@ template <int TILES> DEVICE void decode(const BinDecodeLaunch& p, unsigned char*
         for (int i = 0; i < 4; i++)
 #pragma unroll
           for (int part = 0; part < 2; part++) all ^= codes[k].cosine[part][i] ^ codes[k].sine[part][i];
-      settle(all);
+      force_here(all);
     }
     if (job == (int)blockIdx.x) {
       pdl_wait();
@@ -184,7 +195,7 @@ template <int TILES> DEVICE void decode(const BinDecodeLaunch& p, unsigned char*
     }
     cp_wait<0>();
     __syncthreads();
-    {   // r = W^T f, turned to a and b: rows are 8 cosines, then the same frequencies' sines
+    {   // r = W^T f, rotated to a and b: rows are 8 cosines, then the same frequencies' sines
       float sums[3][TILES][4] = {};
 #pragma unroll(AHEAD ? D_STEPS : 2)
       for (int k = 0; k < D_STEPS; k++) {
@@ -202,9 +213,11 @@ template <int TILES> DEVICE void decode(const BinDecodeLaunch& p, unsigned char*
       for (int n = 0; n < TILES; n++)
 #pragma unroll
         for (int t = 0; t < 2; t++) {
-          const float cosine = sums[0][n][t] + (sums[1][n][t] + sums[2][n][t]), sine = sums[0][n][t + 2] + (sums[1][n][t + 2] + sums[2][n][t + 2]);
+          const float cosine = sums[0][n][t] + (sums[1][n][t] + sums[2][n][t]),
+                      sine = sums[0][n][t + 2] + (sums[1][n][t + 2] + sums[2][n][t + 2]);
           const Split ab = split2(fmaf(cosine, middle.x, sine * middle.y), fmaf(sine, middle.x, -(cosine * middle.y)));
-          unsigned short* to = reinterpret_cast<unsigned short*>(smem + AT_A) + (warp * TOKENS + n * 8 + pair + t) * 8 + g;
+          unsigned short* to =
+              reinterpret_cast<unsigned short*>(smem + AT_A) + (warp * TOKENS + n * 8 + pair + t) * 8 + g;
           to[0] = (unsigned short)ab.high, to[AB_BYTES / 2] = (unsigned short)ab.low;
           to[AB_BYTES] = (unsigned short)(ab.high >> 16), to[AB_BYTES / 2 * 3] = (unsigned short)(ab.low >> 16);
         }
@@ -214,7 +227,7 @@ template <int TILES> DEVICE void decode(const BinDecodeLaunch& p, unsigned char*
     if (warp * 16 < pairs) {
 #pragma unroll(AHEAD ? J_STEPS : 1)
       for (int k = 0; k < J_STEPS; k++) {
-        if constexpr (!AHEAD) encode_pairs(codes[0], p.frequency, turn, k, d, lane);
+        if constexpr (!AHEAD) encode_pairs(codes[0], p.frequency, rotation, k, d, lane);
         const Codes& code = codes[AHEAD ? k : 0];
 #pragma unroll
         for (int n = 0; n < TILES; n++) {
@@ -226,9 +239,11 @@ template <int TILES> DEVICE void decode(const BinDecodeLaunch& p, unsigned char*
         }
       }
     }
-    // softmax and integral: each warp relative to its own largest logit, then all together. A thread has two pairs of bins, 8 rows
-    // apart, of two keypoints a tile.
-    auto exists = [&](int m, int side) { return warp * 16 + m * 8 + g < pairs && !(side && bins % 2 && warp == 0 && m == 0 && g == 0); };
+    // softmax and integral: each warp relative to its own largest logit, then all together. A thread has two pairs of
+    // bins, 8 rows apart, of two keypoints a tile.
+    auto exists = [&](int m, int side) {
+      return warp * 16 + m * 8 + g < pairs && !(side && bins % 2 && warp == 0 && m == 0 && g == 0);
+    };
     float logit[TILES][2][2][2], top[TILES][2];   // tile, keypoint, pair, right and left
 #pragma unroll
     for (int n = 0; n < TILES; n++)
@@ -238,8 +253,10 @@ template <int TILES> DEVICE void decode(const BinDecodeLaunch& p, unsigned char*
         top[n][t] = -INFINITY;
 #pragma unroll
         for (int m = 0; m < 2; m++) {
-          const float e = even[0][n][2 * m + t] + even[1][n][2 * m + t], o = odd[0][n][2 * m + t] + odd[1][n][2 * m + t];
-          logit[n][t][m][0] = exists(m, 0) ? (e + o) * scale : -INFINITY, logit[n][t][m][1] = exists(m, 1) ? (e - o) * scale : -INFINITY;
+          const float e = even[0][n][2 * m + t] + even[1][n][2 * m + t],
+                      o = odd[0][n][2 * m + t] + odd[1][n][2 * m + t];
+          logit[n][t][m][0] = exists(m, 0) ? (e + o) * scale : -INFINITY,
+          logit[n][t][m][1] = exists(m, 1) ? (e - o) * scale : -INFINITY;
           top[n][t] = fmaxf(top[n][t], fmaxf(logit[n][t][m][0], logit[n][t][m][1]));
         }
       }
@@ -268,7 +285,8 @@ template <int TILES> DEVICE void decode(const BinDecodeLaunch& p, unsigned char*
 #pragma unroll
       for (int n = 0; n < TILES; n++)
 #pragma unroll
-        for (int t = 0; t < 2; t++) total[n][t] += __shfl_xor_sync(~0u, total[n][t], m), moment[n][t] += __shfl_xor_sync(~0u, moment[n][t], m);
+        for (int t = 0; t < 2; t++)
+          total[n][t] += __shfl_xor_sync(~0u, total[n][t], m), moment[n][t] += __shfl_xor_sync(~0u, moment[n][t], m);
     if (g == 0)
 #pragma unroll
       for (int n = 0; n < TILES; n++)
@@ -306,7 +324,8 @@ template <int TILES> DEVICE void decode(const BinDecodeLaunch& p, unsigned char*
           for (int m = 0; m < 2; m++) {
             const int i = warp * 16 + m * 8 + g;
             if (exists(m, 0)) heat[bins / 2 + i] = __expf(logit[n][t][m][0] - totals[token]) * totals[SLOTS + token];
-            if (exists(m, 1)) heat[(bins - 1) / 2 - i] = __expf(logit[n][t][m][1] - totals[token]) * totals[SLOTS + token];
+            if (exists(m, 1))
+              heat[(bins - 1) / 2 - i] = __expf(logit[n][t][m][1] - totals[token]) * totals[SLOTS + token];
           }
         }
     }

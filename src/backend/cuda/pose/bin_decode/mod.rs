@@ -15,18 +15,18 @@ pub struct BinDecode;
 
 const KERNEL: Kernel = Kernel { file: "bin_decode", name: "bin_decode" };
 
-/// Makes a launch of it leave no heatmaps; says nothing to others.
+/// Makes a bin decode launch write no heatmaps; leaves other launches as they are.
 pub fn forget_heatmaps(launch: &mut Launch) {
     if let Some(params) = launch.params.get_mut::<BinDecodeLaunch>() {
         params.heat = [0; 2];
     }
 }
 
-/// The bin classifier's matrix of an axis, and what its logits are scaled by.
+/// Address of the bin classifier's matrix of an axis, and the scale of its logits.
 fn matrix(cx: &mut Lowering<'_>, t: TensorId, dim: usize) -> Result<(u64, f32)> {
     let data = &cx.plan.tensors[t.0].data;
-    let scale = pack::turning_scale(data, dim);
-    let packed = || pack::turning(data, dim, scale);
+    let scale = pack::rotation_scale(data, dim);
+    let packed = || pack::rotation(data, dim, scale);
     Ok((cx.constants.put(Some(t), "for bin_decode".into(), packed)?, 1.0 / scale))
 }
 
@@ -49,32 +49,32 @@ impl Operation for BinDecode {
         let how = format!("{half} frequencies for a temperature of {}", b.temperature);
         let frequency =
             cx.constants.put(None, how, || floats(&pack::frequencies(b.temperature, half), 2 * half))?;
-        // with room for two such blocks, W, too
+        // W too, if there is room for two blocks with it
         let weights = 2 * b.pe_dim * b.dim * 2;
         let staged = 2 * (BIN_DECODE_BYTES + weights) <= caps.shared as usize;
         let shared = (BIN_DECODE_BYTES + if staged { weights } else { 0 }) as u32;
-        let place = cx.place;
+        let workspace = cx.workspace;
         let params = BinDecodeLaunch {
             src: cx.address(b.src),
             dst: cx.address(b.dst),
             weight: [x.0, y.0],
-            heat: place.heat,
+            heat: workspace.heat,
             frequency,
-            survivors: place.survivors,
-            counts: place.counts,
+            survivors: workspace.survivors,
+            counts: workspace.counts,
             bins: [b.x.bins as i32, b.y.bins as i32],
             tokens: b.tokens as i32,
             src_pitch: cx.pitch(b.src),
             dst_pitch: cx.pitch(b.dst),
-            capacity: place.capacity as i32,
-            images: place.images as i32,
+            capacity: workspace.capacity as i32,
+            images: workspace.images as i32,
             width: [b.x.bins, b.y.bins].map(|bins| b.padding / (bins - 1) as f32),
             scale: [x.1, y.1],
             staged: i32::from(staged),
         };
         // an even number of blocks, since a block does one axis: of each person, all keypoints or groups of eight
-        let depth = place.images as u32;
-        let most = (2 * place.capacity * b.tokens.div_ceil(8)) as u32;
+        let depth = workspace.images as u32;
+        let most = (2 * workspace.capacity * b.tokens.div_ceil(8)) as u32;
         let blocks = (2 * caps.sms).div_ceil(depth).next_multiple_of(2);
         let grid = [most.min(blocks.max(8)), depth, 1];
         Ok(Launch { shared, ..Launch::new(KERNEL, grid, 256, params, steps) })

@@ -6,7 +6,8 @@ constexpr int FIELDS = 96;   // of a person, a multiple of 32
 static_assert(PERSON_FLOATS + 3 * MAX_TOKENS <= FIELDS, "a lane holds FIELDS / 32 of them");
 
 KERNEL(collect, CollectLaunch, 256, 1) {
-  const int lane = threadIdx.x & 31, image = (int)blockIdx.y, fields = PERSON_FLOATS + 3 * p.tokens, xy = PERSON_FLOATS, visible = xy + 2 * p.tokens;
+  const int lane = threadIdx.x & 31, image = (int)blockIdx.y, fields = PERSON_FLOATS + 3 * p.tokens, xy = PERSON_FLOATS,
+            visible = xy + 2 * p.tokens;
   const Count count = counted(p.counts + image);
   bool waited = false;
   // one warp a person; all but the keypoints is there before the last kernel has ended
@@ -19,9 +20,11 @@ KERNEL(collect, CollectLaunch, 256, 1) {
       const int field = i * 32 + lane;
       v[i] = 0.f;
       if (field == 0) v[i] = __ldcg(survivor);
-      else if (field < 5) v[i] = __ldcg(survivor + 2 - field % 2) + (field < 3 ? -0.5f : 0.5f) * __ldcg(survivor + 4 - field % 2);
+      else if (field < 5)
+        v[i] = __ldcg(survivor + 2 - field % 2) + (field < 3 ? -0.5f : 0.5f) * __ldcg(survivor + 4 - field % 2);
       else if (field < xy) v[i] = __ldcg(survivor + field);
-      else if (field >= visible && field < fields) v[i] = 1.f / (1.f + expf(-__ldcg(p.visibility + row * p.visibility_pitch + field - visible)));
+      else if (field >= visible && field < fields)
+        v[i] = 1.f / (1.f + expf(-__ldcg(p.visibility + row * p.visibility_pitch + field - visible)));
     }
     if (!waited) pdl_wait();
     waited = true;

@@ -18,21 +18,21 @@ pub fn fields(plan: &Plan) -> usize {
 /// The launch; none for plans without outputs.
 pub fn launch(cx: &Lowering<'_>) -> Option<Launch> {
     let (xy, visible) = (cx.plan.output(KEYPOINTS)?, cx.plan.output(VISIBILITY)?);
-    let place = cx.place;
+    let workspace = cx.workspace;
     let params = CollectLaunch {
-        survivors: place.survivors,
-        counts: place.counts,
+        survivors: workspace.survivors,
+        counts: workspace.counts,
         keypoints: cx.address(xy),
         visibility: cx.address(visible),
-        host_counts: place.host_counts,
-        host_rows: place.host_rows,
+        host_counts: workspace.host_counts,
+        host_rows: workspace.host_rows,
         keypoints_pitch: cx.pitch(xy),
         visibility_pitch: cx.pitch(visible),
         tokens: cx.plan.keypoints() as i32,
-        capacity: place.capacity as i32,
-        images: place.images as i32,
+        capacity: workspace.capacity as i32,
+        images: workspace.images as i32,
         reserved: 0,
     };
-    let images = place.images as u32;
+    let images = workspace.images as u32;
     Some(Launch::new(KERNEL, [16u32.div_ceil(images), images, 1], 256, params, &[]))
 }

@@ -1,4 +1,5 @@
-// Gated Attention Unit over the K keypoint tokens of a person (mmpose RTMCCBlock; arXiv 2202.10447), d = 128, e = 256, s = 128:
+// Gated Attention Unit over the K keypoint tokens of a person (mmpose RTMCCBlock; arXiv 2202.10447), d = 128, e = 256,
+// s = 128:
 //
 //   n = x / max(|x| / sqrt(d), 1e-5) g               ScaleNorm
 //   u, v, b = split(SiLU(n W_uv^T), [e, e, s])
@@ -6,28 +7,34 @@
 //   A = relu(q k^T / sqrt(s))^2
 //   y = (u * (A v)) W_o^T + x r
 //
-// One block a person, looping over the people of its image. All products run on tensor cores with channels on rows and tokens on
-// columns (fragments.cuh). A warp owns 16 channels of b and the same 32 channels of u and v, so u and v never leave its registers:
-// what a product leaves there is laid out as the next one wants its first factor. Norms, gates and sums are fp32.
+// One block a person, looping over the people of its image. All products run on tensor cores with channels on rows and
+// tokens on columns (fragments.cuh). A warp owns 16 channels of b and the same 32 channels of u and v, so u and v never
+// leave its registers: what a product leaves there is laid out as the next one wants its first factor. Norms, gates and
+// sums are fp32.
 //
-// Nothing bounds A nor u * (A v), so both become fp16 by way of a scale: a row of A is divided by its sum a, so that A v stays within
-// v's range, and the gates by the largest |u| times the largest |v| of all; both are multiplied back in the end.
+// A and u * (A v) have no bound, so both are scaled before they become fp16. A row of A is divided by its sum a, so
+// that A v stays within v's range. The gates are divided by the largest |u| times the largest |v|. Both factors are
+// multiplied back in the end.
 //
 // Where shared memory suffices (`staged`), W_uv and beta lie in it, copied while the kernel before still runs.
 #include "counted.cuh"
 #include "fragments.cuh"
 #include "gau.params.cuh"
 
-constexpr int D = 128, E = 256, S = 128, TOKENS = 24, N_TILES = TOKENS / 8, K_STEPS = D / 16, THREADS = 256, WARPS = THREADS / 32, OUT_PITCH = D + 4;
+constexpr int D = 128, E = 256, S = 128, TOKENS = 24, N_TILES = TOKENS / 8, K_STEPS = D / 16, THREADS = 256,
+              WARPS = THREADS / 32, OUT_PITCH = D + 4;
 static_assert(TOKENS >= MAX_TOKENS, "all keypoints fit");
 static_assert(S == WARPS * 16 && E == WARPS * 32 && D == WARPS * 16, "channels of a warp");
-// shared memory in bytes: planes of q and k, then of the gates | planes of n, then of A; over both the output | sums a | bounds of the gates | W_uv | beta
+// shared memory in bytes: planes of q and k, then of the gates | planes of n, then of A; over both the output | sums a
+// | bounds of the gates | W_uv | beta
 constexpr int PLANES = D / 8 * TOKENS * 16, AT_K = PLANES, AT_N = 2 * PLANES, AT_A = AT_N + PLANES, AT_OUT = AT_N;
-constexpr int AT_SUMS = AT_OUT + TOKENS * OUT_PITCH * 4, AT_BOUNDS = AT_SUMS + TOKENS * 4, AT_WEIGHTS = AT_BOUNDS + WARPS * 4, AT_BIAS = AT_WEIGHTS + (2 * E + S) * D * 2;
-static_assert(E == 2 * D && AT_A + N_TILES * TOKENS * 16 <= AT_SUMS && AT_WEIGHTS == GAU_BYTES, "shared memory as the launcher counts it");
+constexpr int AT_SUMS = AT_OUT + TOKENS * OUT_PITCH * 4, AT_BOUNDS = AT_SUMS + TOKENS * 4,
+              AT_WEIGHTS = AT_BOUNDS + WARPS * 4, AT_BIAS = AT_WEIGHTS + (2 * E + S) * D * 2;
+static_assert(E == 2 * D && AT_A + N_TILES * TOKENS * 16 <= AT_SUMS && AT_WEIGHTS == GAU_BYTES,
+              "shared memory as the launcher counts it");
 
-// GPUs before sm_80 have neither that room nor asynchronous copies. Elsewhere 168 registers, what 384 threads leave to each, suffice
-// without spills, so that a block fits beside one of survivor_linear.
+// GPUs before sm_80 have neither that room nor asynchronous copies. Elsewhere 168 registers, what 384 threads leave to
+// each, suffice without spills, so that a block fits beside one of survivor_linear.
 #if defined(__CUDA_ARCH__) && !defined(HAVE_SM80)
 constexpr bool ROOM = false;
 constexpr int SHARE = THREADS;
@@ -50,7 +57,8 @@ DEVICE void load_tokens(uint32_t (&b)[2][6], uint32_t planes, int k, int lane) {
 }
 
 // SiLU of the 16 channels of tile m of W_uv, for all tokens.
-DEVICE void project(float (&acc)[N_TILES][4], const half* weights, int m, const uint32_t (&tokens)[K_STEPS / 2][2][6], int lane) {
+DEVICE void project(float (&acc)[N_TILES][4], const half* weights, int m, const uint32_t (&tokens)[K_STEPS / 2][2][6],
+                    int lane) {
 #pragma unroll
   for (int n = 0; n < N_TILES; n++)
 #pragma unroll
@@ -111,7 +119,8 @@ DEVICE void attend(unsigned char* smem, int m, int lane) {
     if (t >= TOKENS) continue;   // uniform
 #pragma unroll
     for (int n = 0; n < N_TILES; n++)
-      *reinterpret_cast<uint32_t*>(smem + AT_A + (n * TOKENS + t) * 16 + (lane & 3) * 4) = pack2(acc[n][2 * half_tile] * inverse, acc[n][2 * half_tile + 1] * inverse);
+      *reinterpret_cast<uint32_t*>(smem + AT_A + (n * TOKENS + t) * 16 + (lane & 3) * 4) =
+          pack2(acc[n][2 * half_tile] * inverse, acc[n][2 * half_tile + 1] * inverse);
     if ((lane & 3) == 0) reinterpret_cast<float*>(smem + AT_SUMS)[t] = sum;
   }
 }
@@ -120,7 +129,8 @@ KERNEL(gau, GauLaunch, SHARE, 1) {
   SHARED_MEMORY(smem);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, image = (int)blockIdx.y, K = p.tokens;
   const uint32_t gated = smem_u32(smem), normed = gated + AT_N;
-  float *sums = reinterpret_cast<float*>(smem + AT_SUMS), *bounds = reinterpret_cast<float*>(smem + AT_BOUNDS), *out = reinterpret_cast<float*>(smem + AT_OUT);
+  float *sums = reinterpret_cast<float*>(smem + AT_SUMS), *bounds = reinterpret_cast<float*>(smem + AT_BOUNDS),
+        *out = reinterpret_cast<float*>(smem + AT_OUT);
   auto tile_b = [&] { return 2 * E / 16 + warp; };
   auto tile_v = [&](int i) { return E / 16 + 2 * warp + i; };
   auto tile_u = [&](int i) { return 2 * warp + i; };
@@ -152,7 +162,8 @@ KERNEL(gau, GauLaunch, SHARE, 1) {
   pdl_launch();
   for (int person = (int)blockIdx.x; person < people; person += (int)gridDim.x) {
     const half* weights = staged ? reinterpret_cast<const half*>(smem + AT_WEIGHTS) : p.uv;
-    const int g = lane >> 2, pair = 2 * (lane & 3);   // of accumulators: channels g and g + 8, tokens 8 n + pair and the next
+    const int g = lane >> 2,
+              pair = 2 * (lane & 3);   // of accumulators: channels g and g + 8, tokens 8 n + pair and the next
     const long long row = (long long)image * p.capacity + person;
     const float* x = p.src + row * p.src_pitch;
     // ScaleNorm, one warp a token, four channels a lane; unused tokens are zeros
@@ -164,10 +175,12 @@ KERNEL(gau, GauLaunch, SHARE, 1) {
     }
     float gain[2][2];   // of q and k
 #pragma unroll
-    for (int high = 0; high < 2; high++) gain[0][high] = p.q_gain[warp * 16 + 8 * high + g], gain[1][high] = p.k_gain[warp * 16 + 8 * high + g];
+    for (int high = 0; high < 2; high++)
+      gain[0][high] = p.q_gain[warp * 16 + 8 * high + g], gain[1][high] = p.k_gain[warp * 16 + 8 * high + g];
     float sum[TOKENS / WARPS];
 #pragma unroll
-    for (int i = 0; i < TOKENS / WARPS; i++) sum[i] = v[i].x * v[i].x + v[i].y * v[i].y + v[i].z * v[i].z + v[i].w * v[i].w;
+    for (int i = 0; i < TOKENS / WARPS; i++)
+      sum[i] = v[i].x * v[i].x + v[i].y * v[i].y + v[i].z * v[i].z + v[i].w * v[i].w;
 #pragma unroll
     for (int d = 16; d; d >>= 1)
 #pragma unroll
@@ -211,7 +224,8 @@ KERNEL(gau, GauLaunch, SHARE, 1) {
       project(acc, weights, tile_v(i), tokens, lane);
       top_v = largest(acc, top_v);
 #pragma unroll
-      for (int n = 0; n < N_TILES; n++) values[i][n][0] = pack2(acc[n][0], acc[n][1]), values[i][n][1] = pack2(acc[n][2], acc[n][3]);
+      for (int n = 0; n < N_TILES; n++)
+        values[i][n][0] = pack2(acc[n][0], acc[n][1]), values[i][n][1] = pack2(acc[n][2], acc[n][3]);
     }
     cp_wait<0>();
     __syncwarp();
@@ -221,7 +235,8 @@ KERNEL(gau, GauLaunch, SHARE, 1) {
       top_u = largest(u[i], top_u);
     }
 #pragma unroll
-    for (int d = 16; d; d >>= 1) top_v = fmaxf(top_v, __shfl_xor_sync(~0u, top_v, d)), top_u = fmaxf(top_u, __shfl_xor_sync(~0u, top_u, d));
+    for (int d = 16; d; d >>= 1)
+      top_v = fmaxf(top_v, __shfl_xor_sync(~0u, top_v, d)), top_u = fmaxf(top_u, __shfl_xor_sync(~0u, top_u, d));
     if (lane == 0) bounds[warp] = top_u * top_v;
     uint32_t w_out[E / 16][4];   // on their way during the next two barriers
 #pragma unroll
@@ -244,14 +259,16 @@ KERNEL(gau, GauLaunch, SHARE, 1) {
       for (int i = 0; i < 2; i++)
 #pragma unroll
         for (int n = 0; n < N_TILES; n++) {
-          const uint32_t a[4] = {values[i][0][0], values[i][0][1], values[i][1][0], values[i][1][1]}, b[4] = {values[i][2][0], values[i][2][1], 0, 0};
+          const uint32_t a[4] = {values[i][0][0], values[i][0][1], values[i][1][0], values[i][1][1]},
+                         b[4] = {values[i][2][0], values[i][2][1], 0, 0};
           float mixed[4] = {};
           mma16816(mixed, a, first[2 * n], first[2 * n + 1]);
           mma16816(mixed, b, last[n], 0);
 #pragma unroll
           for (int j = 0; j < 4; j++) {
             const int plane = warp * 4 + i * 2 + (j >> 1), token = n * 8 + pair + (j & 1);
-            reinterpret_cast<half*>(smem)[(plane * TOKENS + token) * 8 + g] = __float2half(u[i][n][j] * mixed[j] * inverse);
+            reinterpret_cast<half*>(smem)[(plane * TOKENS + token) * 8 + g] =
+                __float2half(u[i][n][j] * mixed[j] * inverse);
           }
         }
     }
@@ -286,7 +303,8 @@ KERNEL(gau, GauLaunch, SHARE, 1) {
       const float4 o = *reinterpret_cast<const float4*>(out + t * OUT_PITCH + lane * 4);
       const float scale = bound * sums[t];
       *reinterpret_cast<float4*>(p.dst + row * p.dst_pitch + t * D + lane * 4) =
-          make_float4(fmaf(o.x, scale, v[i].x * r.x), fmaf(o.y, scale, v[i].y * r.y), fmaf(o.z, scale, v[i].z * r.z), fmaf(o.w, scale, v[i].w * r.w));
+          make_float4(fmaf(o.x, scale, v[i].x * r.x), fmaf(o.y, scale, v[i].y * r.y), fmaf(o.z, scale, v[i].z * r.z),
+                      fmaf(o.w, scale, v[i].w * r.w));
     }
     __syncthreads();   // before the next person
   }

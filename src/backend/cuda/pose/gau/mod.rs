@@ -29,12 +29,12 @@ impl Operation for GatedAttentionUnit {
         let plan = cx.plan;
         let Op::Pose(Pose::Gau(g)) = cx.op(steps[0]) else { unreachable!("see pose::of") };
         let caps = cx.constants.gpu.caps();
-        // with room for them, the constants of u, v, q and k, too
+        // the constants of u, v, q and k too, if there is room for them
         let weights = (2 * g.expansion + g.key_dim) * g.dim * 2;
         let constants = weights + 2 * g.tokens * g.key_dim * 4;
         let staged = GAU_BYTES + constants <= caps.shared as usize;
         let shared = (GAU_BYTES + if staged { constants } else { 0 }) as u32;
-        let place = cx.place;
+        let workspace = cx.workspace;
         let params = GauLaunch {
             src: cx.address(g.src),
             dst: cx.address(g.dst),
@@ -45,18 +45,18 @@ impl Operation for GatedAttentionUnit {
             k_gain: cx.constants.floats(plan, g.k_gain, g.key_dim)?,
             k_bias: cx.constants.floats(plan, g.k_bias, g.tokens * g.key_dim)?,
             residual_gain: cx.constants.floats(plan, g.residual_gain, g.dim)?,
-            counts: place.counts,
+            counts: workspace.counts,
             norm_gain: plan.tensors[g.norm_gain.0].data[0],
             tokens: g.tokens as i32,
             src_pitch: cx.pitch(g.src),
             dst_pitch: cx.pitch(g.dst),
-            capacity: place.capacity as i32,
-            images: place.images as i32,
+            capacity: workspace.capacity as i32,
+            images: workspace.images as i32,
             staged: i32::from(staged),
             reserved: 0,
         };
-        let depth = place.images as u32;
-        let grid = [(place.capacity as u32).min(caps.sms.div_ceil(depth).max(4)), depth, 1];
+        let depth = workspace.images as u32;
+        let grid = [(workspace.capacity as u32).min(caps.sms.div_ceil(depth).max(4)), depth, 1];
         Ok(Launch { shared, ..Launch::new(KERNEL, grid, 256, params, steps) })
     }
 }

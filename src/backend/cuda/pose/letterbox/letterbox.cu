@@ -1,18 +1,20 @@
-// The photo becomes the network's input: sampling, border and the Focus rearrangement in one kernel. Coordinates are tables that the
-// host computes (the very ones of the CPU path, src/pose/letterbox/), and the arithmetic is that of OpenCV in integers, so the
-// input is the same to the bit. Pixels outside the photo count as 114. Three samplers:
+// The photo becomes the network's input: sampling, border and the Focus rearrangement in one kernel. Coordinates are
+// tables that the host computes (the very ones of the CPU path, src/pose/letterbox/), and the arithmetic is that of
+// OpenCV in integers, so the input is the same to the bit. Pixels outside the photo count as 114. Three samplers:
 //
-//   warp     cv2.warpAffine, INTER_LINEAR: column x of row y lies at X = columns[rows[y].columns + x], Y = rows[y].y in 1/32 pixel;
+//   warp     cv2.warpAffine, INTER_LINEAR: column x of row y lies at X = columns[rows[y].columns + x], Y = rows[y].y in
+//            1/32 pixel;
 //            v = (sum over the four pixels around of (32 - a | a) (32 - b | b) p + 512) >> 10,  a = X & 31, b = Y & 31
-//   resize   cv2.resize, INTER_LINEAR: two pixels and weights in 1/2048 for each column and row; with h the blend across,
+//   resize   cv2.resize, INTER_LINEAR: two pixels and weights in 1/2048 for each column and row; with h the blend
+//            across,
 //            v = ((w0 (h0 >> 4) >> 16) + (w1 (h1 >> 4) >> 16) + 2) >> 2
 //   halve    the average of 2x2 pixels, which is what cv2.resize does at exactly half the size
 //
-// The output is [in_h / 2, in_w / 2, 16]: the 2x2 pixels of a cell, each B, G, R, then four zeros. The network's first layer, a
-// 6x6 convolution of stride 2, is a 3x3 one of stride 1 on it.
+// The output is [in_h / 2, in_w / 2, 16]: the 2x2 pixels of a cell, each B, G, R, then four zeros. The network's first
+// layer, a 6x6 convolution of stride 2, is a 3x3 one of stride 1 on it.
 //
-// One thread a cell. All its table entries are loaded together, then all photo pixels, so that it waits three times in all: for
-// the frame, the tables, and the photo. Two neighbours come as the three words that their six bytes touch.
+// One thread a cell. All its table entries are loaded together, then all photo pixels, so that it waits three times:
+// for the frame, the tables, and the photo. Two neighbours come as the three words that their six bytes touch.
 #include "letterbox.params.cuh"
 
 constexpr int BORDER = 114;
@@ -24,11 +26,13 @@ struct Pair { unsigned left, right; };
 struct Photo {
   const unsigned* words;
   int width, height;
-  // The pixels x and x + 1 of a row inside the photo; of those two, what is outside comes as anything.
+  // The pixels x and x + 1 of a row inside the photo; a pixel outside has any value.
   DEVICE Pair at(int y, int x) const {
     const int first = max(min(x, width - 2), 0);
-    const unsigned byte = ((unsigned)y * (unsigned)width + (unsigned)first) * 3u, last = byte + (width > 1 ? 5 : 2);   // photos have less than 2 GiB
-    const unsigned a = words[byte / 4], b = words[min(byte / 4 + 1, last / 4)], c = words[last / 4], shift = byte % 4 * 8;
+    const unsigned byte = ((unsigned)y * (unsigned)width + (unsigned)first) * 3u,
+                   last = byte + (width > 1 ? 5 : 2);   // photos have less than 2 GiB
+    const unsigned a = words[byte / 4], b = words[min(byte / 4 + 1, last / 4)], c = words[last / 4],
+                   shift = byte % 4 * 8;
     const unsigned low = __funnelshift_r(a, b, shift), high = __funnelshift_r(low, __funnelshift_r(b, c, shift), 24);
     return {x > first ? high : low, x < first ? low : high};
   }
@@ -66,14 +70,16 @@ DEVICE void warp(const Frame& f, const Photo& photo, const unsigned char* base, 
     for (int c = 0; c < 3; c++) {
       int sum = 512;
 #pragma unroll
-      for (int tap = 0; tap < 4; tap++) sum += ((tap & 1) ? a : 32 - a) * ((tap >> 1) ? b : 32 - b) * channel(pixel[cell][tap], c);
+      for (int tap = 0; tap < 4; tap++)
+        sum += ((tap & 1) ? a : 32 - a) * ((tap >> 1) ? b : 32 - b) * channel(pixel[cell][tap], c);
       v[cell][c] = sum >> 10;
     }
   }
 }
 
 DEVICE void resize(const Frame& f, const Photo& photo, const unsigned char* base, int x, int y, Cell& v) {
-  const ResizeTap *columns = reinterpret_cast<const ResizeTap*>(base + f.columns), *rows = reinterpret_cast<const ResizeTap*>(base + f.rows);
+  const ResizeTap *columns = reinterpret_cast<const ResizeTap*>(base + f.columns),
+                  *rows = reinterpret_cast<const ResizeTap*>(base + f.rows);
   ResizeTap column[2], row[2];
 #pragma unroll
   for (int i = 0; i < 2; i++) column[i] = columns[min(x + i, f.fit_w - 1)], row[i] = rows[min(y + i, f.fit_h - 1)];
@@ -83,7 +89,8 @@ DEVICE void resize(const Frame& f, const Photo& photo, const unsigned char* base
 #pragma unroll
     for (int tap = 0; tap < 4; tap += 2) {
       // the second column is the next one, or weighs nothing
-      const Pair pair = photo.at((int)(tap ? row[cell >> 1].second : row[cell >> 1].first), (int)column[cell & 1].first);
+      const Pair pair =
+          photo.at((int)(tap ? row[cell >> 1].second : row[cell >> 1].first), (int)column[cell & 1].first);
       pixel[cell][tap] = pair.left, pixel[cell][tap + 1] = pair.right;
     }
 #pragma unroll
@@ -93,7 +100,9 @@ DEVICE void resize(const Frame& f, const Photo& photo, const unsigned char* base
     for (int c = 0; c < 3; c++) {
       int h[2];
 #pragma unroll
-      for (int i = 0; i < 2; i++) h[i] = across.weights[0] * channel(pixel[cell][2 * i], c) + across.weights[1] * channel(pixel[cell][2 * i + 1], c);
+      for (int i = 0; i < 2; i++)
+        h[i] =
+            across.weights[0] * channel(pixel[cell][2 * i], c) + across.weights[1] * channel(pixel[cell][2 * i + 1], c);
       v[cell][c] = ((down.weights[0] * (h[0] >> 4) >> 16) + (down.weights[1] * (h[1] >> 4) >> 16) + 2) >> 2;
     }
   }
@@ -104,12 +113,15 @@ DEVICE void halve(const Frame& f, const Photo& photo, int x, int y, Cell& v) {
 #pragma unroll
   for (int cell = 0; cell < 4; cell++)
 #pragma unroll
-    for (int i = 0; i < 2; i++) pair[cell][i] = photo.at(2 * min(y + (cell >> 1), f.fit_h - 1) + i, 2 * min(x + (cell & 1), f.fit_w - 1));
+    for (int i = 0; i < 2; i++)
+      pair[cell][i] = photo.at(2 * min(y + (cell >> 1), f.fit_h - 1) + i, 2 * min(x + (cell & 1), f.fit_w - 1));
 #pragma unroll
   for (int cell = 0; cell < 4; cell++)
 #pragma unroll
     for (int c = 0; c < 3; c++)
-      v[cell][c] = (channel(pair[cell][0].left, c) + channel(pair[cell][0].right, c) + channel(pair[cell][1].left, c) + channel(pair[cell][1].right, c) + 2) >> 2;
+      v[cell][c] = (channel(pair[cell][0].left, c) + channel(pair[cell][0].right, c) + channel(pair[cell][1].left, c) +
+                    channel(pair[cell][1].right, c) + 2) >>
+                   2;
 }
 
 // A block does 32 x 4 cells. Seven at a time on each multiprocessor, all of 640 x 640 pixels run at once on an H100.

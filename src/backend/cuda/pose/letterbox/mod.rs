@@ -34,9 +34,9 @@ impl Operation for Letterbox {
 
     fn launch(&self, cx: &mut Lowering<'_>, steps: &[usize]) -> Result<Launch> {
         let Op::Pose(Pose::Letterbox { dst }) = cx.op(steps[0]) else { unreachable!("see pose::of") };
-        let ((in_w, in_h), images) = (cx.plan.input_size(), cx.place.images);
+        let ((in_w, in_h), images) = (cx.plan.input_size(), cx.workspace.images);
         let params = LetterboxLaunch {
-            frames: cx.place.input,
+            frames: cx.workspace.input,
             dst: cx.address(*dst),
             image: cx.image(),
             in_w: in_w as i32,

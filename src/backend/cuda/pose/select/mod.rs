@@ -16,7 +16,7 @@ const KERNEL: Kernel = Kernel { file: "select", name: "select_people" };
 
 /// Grid cells that one block sorts: each of its 512 threads keeps a bit for 64 of them.
 const MAX_CELLS: usize = 32768;
-/// Candidates that are sorted in shared memory, where a key and a box each must fit into every GPU's 64 KiB.
+/// Candidates that are sorted in shared memory: a key and a box for each fit into the 64 KiB that every GPU has.
 const NEAR: usize = 2048;
 
 /// Grid cells of all levels, and sort slots for them.
@@ -40,17 +40,17 @@ impl Operation for Select {
         let Op::Pose(Pose::Select { levels }) = cx.op(steps[0]) else { unreachable!("see pose::of") };
         let (_, slots) = cells(cx.plan);
         let near = slots.min(NEAR);
-        let place = cx.place;
+        let workspace = cx.workspace;
         let mut params = SelectLaunch {
-            frames: place.input,
-            survivors: place.survivors,
-            counts: place.counts,
-            boxes: place.boxes,
-            keys: place.keys,
+            frames: workspace.input,
+            survivors: workspace.survivors,
+            counts: workspace.counts,
+            boxes: workspace.boxes,
+            keys: workspace.keys,
             image: cx.image(),
             levels: levels.len() as i32,
-            capacity: place.capacity as i32,
-            images: place.images as i32,
+            capacity: workspace.capacity as i32,
+            images: workspace.images as i32,
             slots: slots as i32,
             near: near as i32,
             ..SelectLaunch::default()
@@ -66,6 +66,6 @@ impl Operation for Select {
             params.stride[i] = level.stride as i32;
         }
         let shared = (near * (16 + 8) + 16) as u32; // boxes, keys, counts
-        Ok(Launch { shared, ..Launch::new(KERNEL, [place.images as u32, 1, 1], 512, params, steps) })
+        Ok(Launch { shared, ..Launch::new(KERNEL, [workspace.images as u32, 1, 1], 512, params, steps) })
     }
 }

@@ -1,20 +1,24 @@
-// From grids to people, on the device: threshold, sort, box decoding, greedy NMS. One block an image; no host round trip.
+// From grids to people, on the device: threshold, sort, box decoding, greedy NMS. One block an image; no host round
+// trip.
 //
-//   candidates     grids whose class logit exceeds logit(score threshold): sigmoid is monotone, so scores are needed for survivors only
+//   candidates     grids whose class logit exceeds logit(score threshold): sigmoid is monotone, so scores are needed
+//                  for survivors only
 //   order          descending logit, then ascending grid index: the key is (~ordered logit, index), sorted ascending
 //   box            centre g + xy * stride, size exp(wh) * stride, g = index * stride + (stride - 1) / 2
 //   NMS            in order, a box still alive survives and removes all later ones with IoU > threshold
 //
-// All grids of the plan fit, so no candidate is ever lost; survivors beyond `capacity` are counted in Count::lost. Candidates lie in
-// shared memory as long as `near` of them suffice, which they do but for odd thresholds on huge inputs; else all lie in global memory.
+// All grids of the plan fit, so no candidate is ever lost; survivors beyond `capacity` are counted in Count::lost. Up
+// to `near` candidates lie in shared memory. More than that, which takes a very low threshold on a huge input, lie in
+// global memory.
 //
-// One block has but a few microseconds, so what counts is the chain of waits. Box predictions travel while keys are sorted. Few keys
-// find their places by counting smaller ones, more are sorted in registers, of which only distant pairs meet in shared memory. NMS
-// goes by chunks of 32 candidates: the warp that owns a chunk finds its survivors alone, then all test what comes later
-// against them, with one barrier a chunk.
+// The kernel takes a few microseconds, most of it waiting, so loads and sorting overlap. Box predictions are loaded
+// while keys are sorted. Up to 256 keys find their places by counting smaller ones. More are sorted in registers; only
+// distant pairs go through shared memory. NMS goes by chunks of 32 candidates: the warp that owns a chunk finds its
+// survivors alone, then all test what comes later against them, with one barrier a chunk.
 #include "select.params.cuh"
 
-typedef unsigned long long Key;   // ~ordered logit | grid index (16 bits) | place among the candidates as found (16 bits)
+// ~ordered logit | grid index (16 bits) | place among the candidates as found (16 bits)
+typedef unsigned long long Key;
 
 constexpr int THREADS = 512, WARPS = THREADS / 32, BATCH = 4;
 constexpr int COUNTED = 256;      // up to here keys are counted rather than sorted
@@ -72,7 +76,8 @@ DEVICE bool overlap(const Corners& a, const Corners& b, float threshold) {
   return common > threshold * (a.area + b.area - common);
 }
 
-// Puts the candidates' keys into `near`, as many as it holds, and the rest into `far`, and sets their box predictions under way.
+// Puts the candidates' keys into `near`, as many as it holds, and the rest into `far`, and starts loading their box
+// predictions.
 DEVICE void find(const SelectLaunch& p, const Frame& f, Key* near, float4* boxes, Key* far, int* found, int image) {
   const int tid = threadIdx.x, lane = tid & 31;
   int cells = 0;
@@ -80,7 +85,8 @@ DEVICE void find(const SelectLaunch& p, const Frame& f, Key* near, float4* boxes
   for (int first = tid; first - tid < cells; first += BATCH * THREADS) {
     float logit[BATCH];
 #pragma unroll
-    for (int u = 0; u < BATCH; u++) logit[u] = first + u * THREADS < cells ? *logit_at(p, first + u * THREADS, image) : 0.f;
+    for (int u = 0; u < BATCH; u++)
+      logit[u] = first + u * THREADS < cells ? *logit_at(p, first + u * THREADS, image) : 0.f;
     uint32_t those[BATCH];
     int total = 0;
 #pragma unroll
@@ -128,7 +134,8 @@ DEVICE void rank(const SelectLaunch& p, Key* keys, float4* boxes, int n) {
 }
 
 DEVICE Key shuffle_xor(Key k, int lanes) {
-  const uint32_t low = __shfl_xor_sync(~0u, (uint32_t)k, lanes), high = __shfl_xor_sync(~0u, (uint32_t)(k >> 32), lanes);
+  const uint32_t low = __shfl_xor_sync(~0u, (uint32_t)k, lanes),
+                 high = __shfl_xor_sync(~0u, (uint32_t)(k >> 32), lanes);
   return (Key)high << 32 | low;
 }
 // Of a pair of the sorting network the one that belongs here.
@@ -162,7 +169,8 @@ template <int E> DEVICE void sort(const SelectLaunch& p, Key* keys, float4* boxe
         }
         const bool smaller = (((tid * E) & step) == 0) == (((tid * E) & run) == 0);
 #pragma unroll
-        for (int e = 0; e < E; e++) k[e] = pick(k[e], far ? keys[e * THREADS + (tid ^ (step / E))] : shuffle_xor(k[e], step / E), smaller);
+        for (int e = 0; e < E; e++)
+          k[e] = pick(k[e], far ? keys[e * THREADS + (tid ^ (step / E))] : shuffle_xor(k[e], step / E), smaller);
         if (far) __syncthreads();
       }
     }
@@ -250,7 +258,7 @@ KERNEL(select_people, SelectLaunch, 512, 1) {
   const int tid = threadIdx.x, image = (int)blockIdx.x;
   float4* boxes = reinterpret_cast<float4*>(smem);                     // [near]
   Key* keys = reinterpret_cast<Key*>(smem + p.near * 16);              // [near]
-  int* state = reinterpret_cast<int*>(smem + p.near * 24);             // candidates found; survivors so far, of even and odd chunks
+  int* state = reinterpret_cast<int*>(smem + p.near * 24);   // candidates found; survivors after even, odd chunks
   Key* far = p.keys + (long long)image * p.slots;
   if (tid == 0) state[0] = 0;
   __syncthreads();
@@ -270,7 +278,8 @@ KERNEL(select_people, SelectLaunch, 512, 1) {
   else if (n <= 2 * THREADS) sort<2>(p, keys, boxes, n);
   else sort<4>(p, keys, boxes, n);
 
-  const int kept = f.force >= 0 ? min(n, f.force) : suppress(keys, boxes, n, f, state + 1), stored = min(kept, p.capacity);
+  const int kept = f.force >= 0 ? min(n, f.force) : suppress(keys, boxes, n, f, state + 1),
+            stored = min(kept, p.capacity);
   for (int i = tid; i < stored; i += THREADS) {
     const Grid g = grid_at(p, index_of(keys[i]));
     const float4 box = boxes[i];

@@ -31,18 +31,18 @@ impl Operation for SurvivorLinear {
             unreachable!("see pose::of")
         };
         let cout = plan.tensors[weight[0].0].shape[0];
-        let place = cx.place;
+        let workspace = cx.workspace;
         let mut params = SurvivorLinearLaunch {
             dst: cx.address(*dst),
-            survivors: place.survivors,
-            counts: place.counts,
+            survivors: workspace.survivors,
+            counts: workspace.counts,
             image: cx.image(),
             cin: src[0].c as i32,
             cout: cout as i32,
             dst_pitch: cx.pitch(*dst),
             levels: src.len() as i32,
-            capacity: place.capacity as i32,
-            images: place.images as i32,
+            capacity: workspace.capacity as i32,
+            images: workspace.images as i32,
             ..SurvivorLinearLaunch::default()
         };
         for i in 0..src.len() {
@@ -55,9 +55,9 @@ impl Operation for SurvivorLinear {
         let rows = src[0].c.div_ceil(16) * SURVIVOR_TILE * 32;
         let sums = SURVIVOR_WARPS * SURVIVOR_TILE * SURVIVOR_PITCH * 4;
         // as many tiles of people at once as the GPU holds blocks
-        let (tiles, depth) = (cout.div_ceil(16) as u32, place.images as u32);
+        let (tiles, depth) = (cout.div_ceil(16) as u32, workspace.images as u32);
         let room = (4 * cx.constants.gpu.caps().sms).div_ceil(tiles * depth);
-        let at_once = room.min(place.capacity.div_ceil(SURVIVOR_TILE) as u32);
+        let at_once = room.min(workspace.capacity.div_ceil(SURVIVOR_TILE) as u32);
         let threads = SURVIVOR_WARPS as u32 * 32;
         let shared = rows.max(sums) as u32;
         Ok(Launch { shared, ..Launch::new(KERNEL, [tiles, depth, at_once], threads, params, steps) })

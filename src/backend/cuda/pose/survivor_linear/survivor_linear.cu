@@ -1,9 +1,10 @@
-// survivor_linear: for each survivor the linear map of its level, applied to its grid cell's channels: y = W_level x + b_level.
+// survivor_linear: for each survivor the linear map of its level, applied to its grid cell's channels: y = W_level x +
+// b_level.
 //
-// One block computes 16 outputs for TILE survivors at a time (fragments.cuh), each warp along its own part of K, with weights that it
-// has loaded while the people were still being selected; blocks along z take turns at the tiles of survivors. Survivors of different
-// levels share a tile: each level's product sees zeros in the columns of the others, and all products go into the same sums. The number
-// of survivors is read from memory, so the launch does not depend on it.
+// One block computes 16 outputs for TILE survivors at a time (fragments.cuh), each warp along its own part of K, with
+// weights that it has loaded while the people were still being selected; blocks along z share the tiles of survivors.
+// Survivors of different levels share a tile: each level's product sees zeros in the columns of the others, and all
+// products go into the same sums. The number of survivors is read from memory, so the launch does not depend on it.
 #include "counted.cuh"
 #include "fragments.cuh"
 #include "survivor_linear.params.cuh"
@@ -12,7 +13,8 @@ constexpr int TILE = SURVIVOR_TILE, WARPS = SURVIVOR_WARPS, HELD_LEVELS = 2, HEL
 static_assert(WARPS * 32 % 16 == 0, "a thread adds up the same output of several survivors");
 
 // acc += W b, for up to four n8 tiles whose columns belong to the level where `mine` says so.
-DEVICE void add_product(float (&acc)[4][4], const uint32_t (&a)[4], uint32_t columns, bool second, const uint32_t (&mine)[4]) {
+DEVICE void add_product(float (&acc)[4][4], const uint32_t (&a)[4], uint32_t columns, bool second,
+                        const uint32_t (&mine)[4]) {
   uint32_t b[4];
   ldmatrix4(b, columns);
   mma16816(acc[0], a, b[0] & mine[0], b[1] & mine[0]);
@@ -35,7 +37,8 @@ KERNEL(survivor_linear, SurvivorLinearLaunch, 128, 4) {
   for (int level = 0; level < LEVELS; level++) {
 #pragma unroll
     for (int h = 0; h < HELD; h++)
-      if (level < HELD_LEVELS && level < p.levels && warp + h * WARPS < k_tiles) load_weights(held[level][h], p.weight[level], tile, warp + h * WARPS, k_tiles, lane);
+      if (level < HELD_LEVELS && level < p.levels && warp + h * WARPS < k_tiles)
+        load_weights(held[level][h], p.weight[level], tile, warp + h * WARPS, k_tiles, lane);
     bias[level] = level < p.levels && out < p.cout ? p.bias[level][out] : 0.f;
   }
   pdl_wait();
@@ -44,8 +47,8 @@ KERNEL(survivor_linear, SurvivorLinearLaunch, 128, 4) {
   const Survivor* survivors = p.survivors + (long long)image * p.capacity;
   float* dst = p.dst + (long long)image * p.capacity * p.dst_pitch;
   for (int first = (int)blockIdx.z * TILE;; first += (int)gridDim.z * TILE) {
-    // Lane i knows survivor i of the tile; where there is none memory holds something old. That load and the one of their
-    // number are under way together.
+    // Lane i loads survivor i of the tile. Beyond the last survivor it loads stale memory, which is not used. This load
+    // and the load of `people` overlap.
     const int n = first + lane;
     const int2 place = *reinterpret_cast<const int2*>(survivors + min(n, p.capacity - 1));   // level and cell
     if (first >= people) break;
@@ -53,7 +56,8 @@ KERNEL(survivor_linear, SurvivorLinearLaunch, 128, 4) {
     if (first > (int)blockIdx.z * TILE) __syncthreads();   // the parts before have been read
     if (level >= 0) {
       const half* row = p.src[level] + image * p.image + (long long)place.y * p.src_pitch[level];
-      for (int k8 = warp; k8 < k_tiles * 2; k8 += WARPS) cp16(planes + (uint32_t)(k8 * TILE + lane) * 16, row + k8 * 8, k8 * 8 < p.cin ? 16 : 0);
+      for (int k8 = warp; k8 < k_tiles * 2; k8 += WARPS)
+        cp16(planes + (uint32_t)(k8 * TILE + lane) * 16, row + k8 * 8, k8 * 8 < p.cin ? 16 : 0);
     } else {
       for (int k8 = warp; k8 < k_tiles * 2; k8 += WARPS) cp16(planes + (uint32_t)(k8 * TILE + lane) * 16, p.src[0], 0);
     }
@@ -73,7 +77,8 @@ KERNEL(survivor_linear, SurvivorLinearLaunch, 128, 4) {
       for (int i = 0; i < 4; i++) mine[i] = of_column[i] == l ? ~0u : 0u;
 #pragma unroll
       for (int h = 0; h < HELD; h++)
-        if (l < HELD_LEVELS && warp + h * WARPS < k_tiles) add_product(acc, held[l][h], columns + (uint32_t)((warp + h * WARPS) * 2 * TILE * 16), second, mine);
+        if (l < HELD_LEVELS && warp + h * WARPS < k_tiles)
+          add_product(acc, held[l][h], columns + (uint32_t)((warp + h * WARPS) * 2 * TILE * 16), second, mine);
       for (int k = warp + (l < HELD_LEVELS ? HELD * WARPS : 0); k < k_tiles; k += WARPS) {
         uint32_t a[4];
         load_weights(a, p.weight[l], tile, k, k_tiles, lane);
@@ -85,7 +90,8 @@ KERNEL(survivor_linear, SurvivorLinearLaunch, 128, 4) {
     for (int i = 0; i < 4; i++)
 #pragma unroll
       for (int j = 0; j < 4; j++)
-        if (i < 2 || second) parts[(warp * TILE + i * 8 + 2 * (lane & 3) + (j & 1)) * PITCH + (lane >> 2) + 8 * (j >> 1)] = acc[i][j];
+        if (i < 2 || second)
+          parts[(warp * TILE + i * 8 + 2 * (lane & 3) + (j & 1)) * PITCH + (lane >> 2) + 8 * (j >> 1)] = acc[i][j];
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < TILE / (WARPS * 2); i++) {

@@ -1,18 +1,21 @@
 // Convolution on tensor cores with mma.sync, for sm_75 and later. See conv.cuh for the maths, the layout and the tile.
 //
-// Pipeline       STAGES weight stages and `buffers` activation chunk buffers in cp.async groups, one block barrier a step.
+// Pipeline       STAGES weight stages and `buffers` activation chunk buffers in cp.async groups, one block barrier a
+//                step.
 // Warps          WM x WN over the tile, and WK that each take a share of the K steps and add up in shared memory.
-// Split-K        a cluster of `split` blocks along z, each a range of channel chunks; partial tiles are pushed into the shared
-//                memory of rank 0 (sm_90 and later).
+// Split-K        a cluster of `split` blocks along z, each a range of channel chunks; partial tiles are pushed into the
+//                shared memory of rank 0 (sm_90 and later).
 // Dependence     weights, bias and the halo table come before griddepcontrol.wait, everything else after it.
 #include "conv.cuh"
 
 // What a kernel is for: 1x1 s1, 3x3 s1 and s2 as the step says, or one of these alone.
 enum Serves { STEP, POINTS_S2, CELLS_4X4 };
 
-template <bool SEVERAL, Serves SERVES, class Acts, int BM, int BN, int BK, int STAGES, int WM, int WN, int WK> DEVICE void conv_mma(const ConvLaunch& l) {
+template <bool SEVERAL, Serves SERVES, class Acts, int BM, int BN, int BK, int STAGES, int WM, int WN, int WK>
+DEVICE void conv_mma(const ConvLaunch& l) {
   constexpr int THREADS = WM * WN * WK * 32;
-  constexpr int MT = BM / WM / 16, NT = BN / WN / 8, KK = BK / 16, DEPTH = STAGES - 1, PLANES = BK / 8, STAGE_BYTES = BN * BK * 2;
+  constexpr int MT = BM / WM / 16, NT = BN / WN / 8, KK = BK / 16, DEPTH = STAGES - 1, PLANES = BK / 8,
+                STAGE_BYTES = BN * BK * 2;
   static_assert(MT * 16 * WM == BM && NT * 8 * WN == BN && NT % 4 == 0 && KK % WK == 0, "tile");
   SHARED_MEMORY(smem);
   const ConvBlock b = conv_block<SEVERAL, BN>(l);
@@ -21,7 +24,8 @@ template <bool SEVERAL, Serves SERVES, class Acts, int BM, int BN, int BK, int S
   const int wm = warp % WM, wn = (warp / WM) % WN, wk = warp / (WM * WN);
   // read where it is used: parameters cost no register
   auto kernel = [&] { return SERVES == POINTS_S2 ? 1 : SERVES == CELLS_4X4 ? 4 : p.kernel; };
-  const int taps = kernel() * kernel(), halo = halo_entries<THREADS / PLANES * LOADS>(p), n0 = b.n0, z = blockIdx.z, split = l.split;
+  const int taps = kernel() * kernel(), halo = halo_entries<THREADS / PLANES * LOADS>(p), n0 = b.n0, z = blockIdx.z,
+            split = l.split;
   const int chunk0 = p.chunks * z / split, chunk1 = p.chunks * (z + 1) / split, steps = (chunk1 - chunk0) * taps;
   const int tile_y = kernel() == 1 ? 0 : tile_row(p, b.tile);
   const int oy0 = tile_y * p.tile_h, ox0 = (b.tile - tile_y * p.tiles_x) * p.tile_w;
@@ -29,7 +33,8 @@ template <bool SEVERAL, Serves SERVES, class Acts, int BM, int BN, int BK, int S
   // shared memory: [weight stages][activation buffers][halo table][partial sums]
   const uint32_t weights = smem_u32(smem), activations = weights + STAGES * STAGE_BYTES;
   int2* table = reinterpret_cast<int2*>(smem + STAGES * STAGE_BYTES + l.buffers * chunk_bytes);
-  float* partial = reinterpret_cast<float*>(smem + ((STAGES * STAGE_BYTES + l.buffers * chunk_bytes + halo * 8 + 15) & ~15));
+  float* partial =
+      reinterpret_cast<float*>(smem + ((STAGES * STAGE_BYTES + l.buffers * chunk_bytes + halo * 8 + 15) & ~15));
 
   if (l.trigger == TRIGGER_EARLY) pdl_launch();
   if (split > 1) cluster_arrive();
@@ -51,7 +56,8 @@ template <bool SEVERAL, Serves SERVES, class Acts, int BM, int BN, int BK, int S
   // fragment addresses of this lane: A rows are pixels (slots), B rows are output channels
   uint32_t a_offset[MT];
 #pragma unroll
-  for (int m = 0; m < MT; m++) a_offset[m] = (out_slot(p, kernel(), wm * MT * 16 + m * 16 + (lane & 15)) + (lane >> 4) * p.plane) * 16;
+  for (int m = 0; m < MT; m++)
+    a_offset[m] = (out_slot(p, kernel(), wm * MT * 16 + m * 16 + (lane & 15)) + (lane >> 4) * p.plane) * 16;
   const uint32_t b_offset = (uint32_t)((wn * NT + (lane >> 4)) * PLANES + ((lane >> 3) & 1)) * 128 + (lane & 7) * 16;
   float acc[MT][NT][4];
   int pixel[MT][2];
@@ -78,7 +84,8 @@ template <bool SEVERAL, Serves SERVES, class Acts, int BM, int BN, int BK, int S
   int load_tap = 0, load_chunk = chunk0, load_buffer = 0;
   auto load_step = [&]() {
     if (load_tap == 0) {
-      load_activations<BK, THREADS>(p, src + load_chunk * BK, c0 + load_chunk * BK, table, activations + load_buffer * chunk_bytes, tid);
+      load_activations<BK, THREADS>(p, src + load_chunk * BK, c0 + load_chunk * BK, table,
+                                    activations + load_buffer * chunk_bytes, tid);
       load_buffer = load_buffer + 1 == l.buffers ? 0 : load_buffer + 1;
     }
     if (++load_tap == taps) load_tap = 0, load_chunk++;
@@ -98,7 +105,9 @@ template <bool SEVERAL, Serves SERVES, class Acts, int BM, int BN, int BK, int S
     } else if (l.trigger == TRIGGER_MID && j + DEPTH == steps) pdl_launch();
     cp_commit();
     load_slot = load_slot + 1 == STAGES ? 0 : load_slot + 1;
-    const uint32_t a0 = activations + buffer * chunk_bytes + (SERVES == CELLS_4X4 ? (tap >> 2) * p.row + (tap & 3) : p.tap[tap]) * 16, b0 = weights + slot * STAGE_BYTES + b_offset;
+    const uint32_t a0 = activations + buffer * chunk_bytes +
+                        (SERVES == CELLS_4X4 ? (tap >> 2) * p.row + (tap & 3) : p.tap[tap]) * 16,
+                   b0 = weights + slot * STAGE_BYTES + b_offset;
 #pragma unroll
     for (int k = 0; k < KK; k += WK) {
       const int kk = k + (WK > 1 ? wk : 0);
@@ -156,18 +165,26 @@ template <bool SEVERAL, Serves SERVES, class Acts, int BM, int BN, int BK, int S
   epilogue<Acts, AHEAD, MT, NT>(p, target, acc, addends, nullptr, pixel, n0 + wn * NT * 8, lane, 0, 1);
 }
 
-// Names are conv_mma_<BM>x<BN>x<BK>_<stages>_<WM>x<WN>x<WK>, with _several for launches of several steps, _relu for ReLU, _1s2 and _4x4 for
-// what those kernels serve alone; mod.rs lists them, too. BLOCKS: how many shall fit into the registers of an SM.
+// Names are conv_mma_<BM>x<BN>x<BK>_<stages>_<WM>x<WN>x<WK>, with _several for launches of several steps, _relu for
+// ReLU, _1s2 and _4x4 for what those kernels serve alone; mod.rs lists them, too. BLOCKS: how many shall fit into the
+// registers of an SM.
 #define CONV_MMA_KERNEL(NAME, SEVERAL, SERVES, ACTS, BM, BN, BK, STAGES, WM, WN, WK, BLOCKS) \
-  KERNEL(NAME, ConvLaunch, WM * WN * WK * 32, BLOCKS) { conv_mma<SEVERAL, SERVES, ACTS, BM, BN, BK, STAGES, WM, WN, WK>(p); }
-#define CONV_MMA(BM, BN, BK, STAGES, WM, WN, WK, BLOCKS) \
-  CONV_MMA_KERNEL(conv_mma_##BM##x##BN##x##BK##_##STAGES##_##WM##x##WN##x##WK, false, STEP, Usual, BM, BN, BK, STAGES, WM, WN, WK, BLOCKS) \
-  CONV_MMA_KERNEL(conv_mma_##BM##x##BN##x##BK##_##STAGES##_##WM##x##WN##x##WK##_several, true, STEP, Usual, BM, BN, BK, STAGES, WM, WN, WK, BLOCKS) \
-  CONV_MMA_KERNEL(conv_mma_##BM##x##BN##x##BK##_##STAGES##_##WM##x##WN##x##WK##_relu, false, STEP, OfRelu, BM, BN, BK, STAGES, WM, WN, WK, BLOCKS)
-#define CONV_MMA_1S2(BM, BN, BK, STAGES, WM, WN, WK, BLOCKS) \
-  CONV_MMA_KERNEL(conv_mma_1s2_##BM##x##BN##x##BK##_##STAGES##_##WM##x##WN##x##WK, false, POINTS_S2, All, BM, BN, BK, STAGES, WM, WN, WK, BLOCKS)
-#define CONV_MMA_4X4(BM, BN, BK, STAGES, WM, WN, WK, BLOCKS) \
-  CONV_MMA_KERNEL(conv_mma_4x4_##BM##x##BN##x##BK##_##STAGES##_##WM##x##WN##x##WK, false, CELLS_4X4, All, BM, BN, BK, STAGES, WM, WN, WK, BLOCKS)
+  KERNEL(NAME, ConvLaunch, WM * WN * WK * 32, BLOCKS) {                                      \
+    conv_mma<SEVERAL, SERVES, ACTS, BM, BN, BK, STAGES, WM, WN, WK>(p);                      \
+  }
+#define CONV_MMA(BM, BN, BK, STAGES, WM, WN, WK, BLOCKS)                                                               \
+  CONV_MMA_KERNEL(conv_mma_##BM##x##BN##x##BK##_##STAGES##_##WM##x##WN##x##WK, false, STEP, Usual, BM, BN, BK, STAGES, \
+                  WM, WN, WK, BLOCKS)                                                                                  \
+  CONV_MMA_KERNEL(conv_mma_##BM##x##BN##x##BK##_##STAGES##_##WM##x##WN##x##WK##_several, true, STEP, Usual, BM, BN,    \
+                  BK, STAGES, WM, WN, WK, BLOCKS)                                                                      \
+  CONV_MMA_KERNEL(conv_mma_##BM##x##BN##x##BK##_##STAGES##_##WM##x##WN##x##WK##_relu, false, STEP, OfRelu, BM, BN, BK, \
+                  STAGES, WM, WN, WK, BLOCKS)
+#define CONV_MMA_1S2(BM, BN, BK, STAGES, WM, WN, WK, BLOCKS)                                                          \
+  CONV_MMA_KERNEL(conv_mma_1s2_##BM##x##BN##x##BK##_##STAGES##_##WM##x##WN##x##WK, false, POINTS_S2, All, BM, BN, BK, \
+                  STAGES, WM, WN, WK, BLOCKS)
+#define CONV_MMA_4X4(BM, BN, BK, STAGES, WM, WN, WK, BLOCKS)                                                          \
+  CONV_MMA_KERNEL(conv_mma_4x4_##BM##x##BN##x##BK##_##STAGES##_##WM##x##WN##x##WK, false, CELLS_4X4, All, BM, BN, BK, \
+                  STAGES, WM, WN, WK, BLOCKS)
 typedef Activations<Silu, Gelu, Identity> Usual;
 typedef Activations<Relu> OfRelu;
 typedef Activations<Silu, Relu, Gelu, Identity> All;

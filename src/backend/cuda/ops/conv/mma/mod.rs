@@ -13,8 +13,8 @@ pub static FAMILY: &dyn Family = &Mma;
 const USUAL: &[Act] = &[Act::None, Act::Silu, Act::Gelu];
 const ALL: &[Act] = &[Act::None, Act::Silu, Act::Gelu, Act::Relu];
 
-/// A kernel by its name's numbers: pixels, channels and channels of a step; weight stages; warps over pixels, over channels, and
-/// over slices of K.
+/// A kernel by its name's numbers: pixels, channels and channels of a step; weight stages; warps over pixels, over
+/// channels, and over slices of K.
 const fn tile(
     name: &'static str,
     [bm, bn, bk]: [usize; 3],
@@ -76,8 +76,8 @@ impl Family for Mma {
         true
     }
 
-    /// It loads `stages - 1` steps ahead without asking whether a buffer is free: that is another chunk every step of a 1x1,
-    /// but only the next chunk of larger kernels.
+    /// The kernel loads `stages - 1` steps ahead and does not check that a buffer is free. In a 1x1 each step is
+    /// another chunk; with larger kernels these steps reach into the next chunk only.
     fn buffers(&self, tile: &Tile, kernel: usize) -> usize {
         if kernel == 1 { tile.stages } else { 2 }
     }

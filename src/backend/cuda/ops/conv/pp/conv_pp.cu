@@ -1,37 +1,42 @@
 // Architecture: sm_90a
 //
-// Convolution on Hopper's warpgroup tensor cores (sm_90a) for maps of many tiles. See conv.cuh for the maths, the layout and the tile.
+// Convolution on Hopper's warpgroup tensor cores (sm_90a) for maps of many tiles. See conv.cuh for the maths, the
+// layout and the tile.
 //
-// conv_wg.cu starts a block for each tile. Before its first products (barriers, halo table, first loads) and in its epilogue a block leaves the
-// tensor cores idle, for as long as the products of a layer with few channels take. Here a block stays until the map is done, and its
-// warpgroups play ping-pong: while one finishes a tile, the products of the others keep the tensor cores busy, and the loaders fetch what
-// comes next.
+// conv_wg.cu starts a block for each tile. Before its first products (barriers, halo table, first loads) and in its
+// epilogue a block leaves the tensor cores idle, for as long as the products of a layer with few channels take. Here a
+// block stays until the map is done, and its warpgroups play ping-pong: while one finishes a tile, the products of the
+// others keep the tensor cores busy, and the loaders fetch the next operands.
 //
-//   NWG consumer warpgroups (each a tile of its own: 64 pixels, all BN channels) | NWG activation loader warps | 1 weight loader warp
+//   NWG consumer warpgroups (each a tile of its own: 64 pixels, all BN channels) |
+//   NWG activation loader warps | 1 weight loader warp
 //
-// NWG is 3 at most: with the loaders that makes 16 warps, and 128 registers a thread. At BN = 256 it is 2, and the loaders (one warp of
-// them idle) give registers away.
+// NWG is 3 at most: with the loaders that makes 16 warps, and 128 registers a thread. At BN = 256 it is 2, and the
+// loaders (one warp of them idle) give registers away.
 //
-// Rounds         a block has one channel tile and a run of pixel tiles, over the images. In a round warpgroup w takes the tile `first + w`; there are
-//                as few rounds as can be, and their sizes are within one of each other, the larger ones first. So a warpgroup that has no
-//                tile in a round has none in later ones.
-// Weights        one ring of stages for all warpgroups; bytes decide this. A step (a tap of a chunk of 64 channels) of a tile of 64 x BN is 2 BN
-//                cycles of products on 128 BN bytes of weights: 64 bytes a cycle if each tile loaded its own, and L2 gives an SM 42-57. Three
-//                warpgroups that share them need 21, two 32. Activations come to that: of a 3x3 at BN = 128 5.6 bytes a cycle (12.9 KB a
-//                chunk of 2304 cycles), of a 1x1 32 (8 KB a chunk of 256 cycles), at BN = 256 16. wgmma itself reads 96 bytes of shared memory a
-//                cycle at BN = 128, 80 at 256, and at 64 all 128 that there are.
-//                The ring is also the slack between the warpgroups: one may be as many stages ahead of another, and that is how they
-//                come to finish their tiles one after the other. If all steps of a tile fit into it, the weights stay: each stage is
-//                loaded once, and nobody waits for an empty one.
-// Activations    a ring of `buffers` chunks and a loader warp for each warpgroup. Where a pixel lies is computed anew for each chunk, in about
-//                as many instructions as looking it up would take.
-// Barriers       full_w[stage]: the weight loader and its bytes. empty_w[stage]: one arrival a warpgroup, by its leader (thread 0), also of
-//                those that have no tile in the last rounds. full_a[w][buffer]: 32 lanes. empty_a[w][buffer]: warpgroup w. A step's
-//                buffers are released when the step after it has been issued and it is complete itself, a tile's last ones before its
-//                epilogue. Who waits for a phase must also hold up the one after it, or he could miss it: a parity is all he sees.
-// Dependence     as in conv_wg.cu: loaders and consumers wait for earlier kernels once, before the first load and the first result.
-// Pitfalls       those of conv_wg.cu; the accumulators must be undefined at the start of each round, or the epilogue could not reuse
-//                their registers.
+// Rounds         a block has one channel tile and a run of pixel tiles, over the images. In a round warpgroup w takes
+//                the tile `first + w`; there are as few rounds as can be, and their sizes are within one of each other,
+//                the larger ones first. So a warpgroup that has no tile in a round has none in later ones.
+// Weights        one ring of stages for all warpgroups, because of L2's bandwidth. A step (a tap of a chunk of 64
+//                channels) of a tile of 64 x BN is 2 BN cycles of products on 128 BN bytes of weights: 64 bytes a cycle
+//                if each tile loaded its own, and L2 gives an SM 42-57. Three warpgroups that share them need 21, two
+//                32. Activations come to that: of a 3x3 at BN = 128 5.6 bytes a cycle (12.9 KB a chunk of 2304 cycles),
+//                of a 1x1 32 (8 KB a chunk of 256 cycles), at BN = 256 16. wgmma itself reads 96 bytes of shared memory
+//                a cycle at BN = 128, 80 at 256, and at 64 all 128 that there are. The ring is also the slack between
+//                the warpgroups: one may be as many stages ahead of another, and that is how they finish their tiles
+//                one after the other. If all steps of a tile fit into it, the weights stay: each stage is loaded once,
+//                and the loader waits for none.
+// Activations    a ring of `buffers` chunks and a loader warp for each warpgroup. Where a pixel lies is computed anew
+//                for each chunk, in about as many instructions as looking it up would take.
+// Barriers       full_w[stage]: the weight loader and its bytes. empty_w[stage]: one arrival a warpgroup, by its leader
+//                (thread 0), also of those that have no tile in the last rounds. full_a[w][buffer]: 32 lanes.
+//                empty_a[w][buffer]: warpgroup w. A step's buffers are released when it is complete and the next step
+//                has been issued; a tile's last ones before its epilogue. A waiter sees only the parity of a phase. It
+//                must therefore keep the phase after next from completing, or it could miss one.
+// Dependence     as in conv_wg.cu: loaders and consumers wait for earlier kernels once, before the first load and the
+//                first result.
+// Pitfalls       those of conv_wg.cu; the accumulators must be undefined at the start of each round, or the epilogue
+//                could not reuse their registers.
 #include "conv.cuh"
 
 #ifdef HAVE_WGMMA
@@ -66,14 +71,17 @@ template <int KS> DEVICE TilePlace tile_place(const ConvLaunch& l, int tile) {
   return t;
 }
 
-// Starts copying a chunk of BK channels of a tile's halo, of which `left` are real, from `src` on, where the image's pixel 0 has the first
-// of them. One warp: a lane copies 8 channels of every STEP-th pixel. Source addresses outside the map are not read.
-template <int BK, int STRIDE> DEVICE void load_halo(const ConvStep& p, const TilePlace& at, const half* src, int left, uint32_t buffer, int lane) {
+// Starts copying a chunk of BK channels of a tile's halo, of which `left` are real, from `src` on, where the image's
+// pixel 0 has the first of them. One warp: a lane copies 8 channels of every STEP-th pixel. Source addresses outside
+// the map are not read.
+template <int BK, int STRIDE>
+DEVICE void load_halo(const ConvStep& p, const TilePlace& at, const half* src, int left, uint32_t buffer, int lane) {
   constexpr int PLANES = BK / 8, STEP = 32 / PLANES;
   const bool flat = STRIDE == 1 && p.flat;
   // Pixel i of the halo is pixel `begin + i` of rows of `width` from (y0, x0) on.
   const int y0 = flat ? -1 : at.oy0 * STRIDE - 1, x0 = flat ? -1 : at.ox0 * STRIDE - 1;
-  const unsigned begin = flat ? at.ox0 : 0, width = flat ? p.ow + 2 : p.halo_w, div = flat ? p.div_flat_w : p.div_halo_w;
+  const unsigned begin = flat ? at.ox0 : 0, width = flat ? p.ow + 2 : p.halo_w,
+                 div = flat ? p.div_flat_w : p.div_halo_w;
   const int k8 = lane % PLANES, n = p.halo_h * p.halo_w, w = p.w, pitch = p.src_pitch * 2;
   const unsigned rows = k8 * 8 < left ? p.h : 0;
   const char* corner = reinterpret_cast<const char*>(src + (long long)(y0 * w + x0) * p.src_pitch + k8 * 8);
@@ -93,11 +101,13 @@ template <int BK, int STRIDE> DEVICE void load_halo(const ConvStep& p, const Til
     }
 #pragma unroll
     for (int j = 0; j < LOADS; j++)
-      if (first + j * STEP < n) cp16(to[j], corner + (unsigned long long)offset[j] * (unsigned)pitch, inside[j] ? 16 : 0);
+      if (first + j * STEP < n)
+        cp16(to[j], corner + (unsigned long long)offset[j] * (unsigned)pitch, inside[j] ? 16 : 0);
   }
 }
 // The same of a 1x1 tile, in fewer instructions: a chunk of 64 channels is 256 cycles of products at BN = 128.
-template <int BK> DEVICE void load_pixels(const ConvStep& p, const TilePlace& at, const half* src, int left, uint32_t buffer, int lane) {
+template <int BK>
+DEVICE void load_pixels(const ConvStep& p, const TilePlace& at, const half* src, int left, uint32_t buffer, int lane) {
   constexpr int PLANES = BK / 8, STEP = 32 / PLANES;
   const int k8 = lane % PLANES, x = at.ox0 + lane / PLANES;
   const int pixels = k8 * 8 < left ? p.h * p.w - x : 0;   // that lie in the map, from the first one on
@@ -110,14 +120,16 @@ template <int BK> DEVICE void load_pixels(const ConvStep& p, const TilePlace& at
   }
 }
 
-// Finishes a tile: 2 rows of groups of 32 channels. Each group that is finished frees the registers of its sums, which is room for
-// the addends of two more.
+// Finishes a tile: 2 rows of groups of 32 channels. Each group that is finished frees the registers of its sums, which
+// is room for the addends of two more.
 template <class Act, int ADD, int NT>
-DEVICE void finish_rows(const ConvStep& p, const ConvTarget& t, float (&acc)[NT][4], const float* bias, const int (&pixel)[2], int n0, int lane) {
+DEVICE void finish_rows(const ConvStep& p, const ConvTarget& t, float (&acc)[NT][4], const float* bias,
+                        const int (&pixel)[2], int n0, int lane) {
   constexpr int G = NT / 4;
   Addends<NT> addends[2];
   auto load = [&](int i) {
-    if (ADD != ADD_NONE && i < 2 * G) load_addends(addends[i / G], p, t, pixel[i / G], n0, lane, 0, 1, i % G, i % G + 1);
+    if (ADD != ADD_NONE && i < 2 * G)
+      load_addends(addends[i / G], p, t, pixel[i / G], n0, lane, 0, 1, i % G, i % G + 1);
   };
   if (ADD == ADD_POST) load(0), load(1), load(2);
 #pragma unroll
@@ -141,11 +153,12 @@ template <int KS, int NWG, int BN, int BK> DEVICE void conv_pp(const ConvLaunch&
   const bool stay = steps <= stages;   // the weights, see above
   const uint32_t chunk_bytes = p.plane * 16 * PLANES;
   // shared memory: [barriers][weight stages][activation buffers of each warpgroup][bias]
-  const uint32_t bar = smem_u32(smem), full_w = bar, empty_w = full_w + 8 * PP_STAGES, full_a = empty_w + 8 * PP_STAGES, empty_a = full_a + 8 * PP_BUFFERS;
+  const uint32_t bar = smem_u32(smem), full_w = bar, empty_w = full_w + 8 * PP_STAGES, full_a = empty_w + 8 * PP_STAGES,
+                 empty_a = full_a + 8 * PP_BUFFERS;
   const uint32_t weights = bar + BARRIER_BYTES, activations = weights + stages * STAGE_BYTES;
   const uint32_t bias_at = activations + NWG * buffers * chunk_bytes - bar;
 
-  // every barrier by a thread of its own
+  // each barrier is initialised by another thread
   if (tid < stages) {
     mbar_init(full_w + 8 * tid, 1);
     mbar_init(empty_w + 8 * tid, NWG);
@@ -206,16 +219,19 @@ template <int KS, int NWG, int BN, int BK> DEVICE void conv_pp(const ConvLaunch&
   if (BN == 256) registers_more<224>();   // what the loaders give back is enough for that
   pdl_wait();
   const uint32_t k_step = 2 * p.plane, my_full = full_a + 8 * wg * buffers, my_empty = empty_a + 8 * wg * buffers;
-  const uint64_t a_tile = wgmma_operand(activations + wg * buffers * chunk_bytes, p.plane, (KS == 1 || p.flat) ? 8 : p.stride * p.row);
+  const uint64_t a_tile =
+      wgmma_operand(activations + wg * buffers * chunk_bytes, p.plane, (KS == 1 || p.flat) ? 8 : p.stride * p.row);
   const uint64_t b_tile = wgmma_operand(weights, 8, PLANES * 8);
   const bool leader = (tid & 127) == 0;
   int slot = 0, phase = 0, buffer = 0, a_phase = 0;
   Rounds r = rounds_of_block<NWG>(l);
-  // Not all at once: each warpgroup starts a stage (of 64 channels) after the one before it, while the first weights are still coming.
+  // Staggered: each warpgroup starts a stage (of 64 channels) after the one before it, while the first weights still
+  // arrive.
   if (wg < r.count()) mbar_wait(full_w + 8 * min(wg * (64 / BK), min(stages, steps) - 1), 0);
 #pragma unroll 1
   for (; r.left > 0; r.next()) {
-    if (wg >= r.count()) {   // No more tiles: let the weights pass. Others than the leader could miss a phase, since no products hold it up.
+    // No more tiles: the leader lets the weights pass. Other threads could miss a phase, since they do not hold it up.
+    if (wg >= r.count()) {
       if (stay || !leader) break;
 #pragma unroll 1
       for (int j = r.left * steps; j > 0; j--) {
@@ -238,7 +254,8 @@ template <int KS, int NWG, int BN, int BK> DEVICE void conv_pp(const ConvLaunch&
         mbar_wait(full_w + 8 * slot, phase);
         wgmma_fence();
 #pragma unroll
-        for (int kk = 0; kk < KK; kk++) wgmma<BN>(acc, a + kk * k_step, w + kk * 16, (t > 0 || kk > 0 || c > 0) ? 1 : 0);
+        for (int kk = 0; kk < KK; kk++)
+          wgmma<BN>(acc, a + kk * k_step, w + kk * 16, (t > 0 || kk > 0 || c > 0) ? 1 : 0);
         wgmma_commit();
         wgmma_wait<1>();
         if (leader) {   // the previous step is complete: release its buffers

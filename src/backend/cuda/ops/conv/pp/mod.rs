@@ -1,5 +1,5 @@
-//! Convolutions with wgmma in blocks that stay until all tiles are done, for maps of many tiles: `conv_pp.cu`. No GPU has run
-//! them yet, so they are chosen only where the caller asks for it (`Caps::unproven`).
+//! Convolutions with wgmma in persistent blocks, for maps of many tiles: `conv_pp.cu`. No GPU
+//! has run them yet, so they are chosen only where the caller asks for it (`Caps::unproven`).
 
 use super::params::{ConvStep, Trigger};
 use super::shape::Shape;
@@ -54,7 +54,7 @@ fn steps(step: &ConvStep) -> usize {
     (step.chunks * step.kernel * step.kernel) as usize
 }
 
-/// Shared memory but for the weights: barriers, activations, bias.
+/// Shared memory without the weights: barriers, activations, bias.
 fn beside_weights(step: &ConvStep, choice: &Choice) -> usize {
     let tile = choice.tile;
     let activations = tile.parts[0] as usize * choice.buffers * chunk_bytes(step, tile);
@@ -137,7 +137,7 @@ impl Family for PingPong {
         tiles >= 2 * self.along(caps, tiles, one.tiles / one.step.tiles as usize)
     }
 
-    /// The best way for each of a few: their estimate is another one.
+    /// A few are always measured: their estimate is not comparable with that of other families.
     fn first(&self) -> Option<usize> {
         Some(3)
     }

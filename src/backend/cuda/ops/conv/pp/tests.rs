@@ -1,4 +1,4 @@
-//! Blocks that stay, under the emulator.
+//! Persistent blocks, under the emulator.
 
 use crate::backend::cuda::gpu::{Caps, Gpu};
 use crate::backend::cuda::ops::conv::params::Trigger;
@@ -18,7 +18,7 @@ fn ping_pong(choices: &[Choice]) -> Vec<Choice> {
 }
 
 #[test]
-fn blocks_that_stay_are_for_single_steps_with_many_tiles() {
+fn persistent_blocks_are_for_single_steps_with_many_tiles() {
     for (s, images) in [
         (shape(3, 1, 16, 64, 320), 1),
         (shape(3, 1, 64, 64, 160), 1),
@@ -43,16 +43,15 @@ fn blocks_that_stay_are_for_single_steps_with_many_tiles() {
         assert!(ping_pong(&candidates(&H100, &[s, s], images)).is_empty(), "several steps");
         assert!(ping_pong(&candidates(&T4, &[s], images)).is_empty(), "no wgmma");
         let unasked = Caps { unproven: false, ..H100 };
-        assert!(ping_pong(&candidates(&unasked, &[s], images)).is_empty(), "nobody asked");
+        assert!(ping_pong(&candidates(&unasked, &[s], images)).is_empty(), "not asked for");
     }
     assert!(ping_pong(&candidates(&H100, &[shape(3, 1, 128, 128, 20)], 1)).is_empty(), "few tiles");
 }
 
-/// Blocks that stay, with from one to many tiles each: rounds that are full and such that are not, blocks with fewer tiles
-/// than others, tiles that end beyond the map; weights that fit into their ring and such that pass through it again and
-/// again.
+/// Persistent blocks with one to many tiles each: full and partial rounds, blocks with fewer tiles than others, tiles
+/// that end beyond the map, weights that fit into their ring and weights that pass through it repeatedly.
 #[test]
-fn blocks_that_stay_do_all_tiles() {
+fn persistent_blocks_do_all_tiles() {
     let tile = |name: &str| tile(name).unwrap();
     let k3 = Case { h: 19, w: 21, ..PLAIN };
     let k1 = Case { kernel: 1, ..k3 };

@@ -2,24 +2,30 @@
 //
 // Convolution on Hopper's warpgroup tensor cores (sm_90a). See conv.cuh for the maths, the layout and the tile.
 //
-// wgmma reads both operands straight from shared memory: the halo layout of conv.cuh is already a sequence of core matrices, at
-// any tap's shift. Warp roles, joined by full/empty pairs of mbarriers, so that consumers touch no address computation:
+// wgmma reads both operands straight from shared memory: the halo layout of conv.cuh is already a sequence of core
+// matrices, at any tap's shift. Warp roles, joined by full/empty pairs of mbarriers, so that consumers touch no address
+// computation:
 //
-//   NWM x NWN consumer warpgroups (64 pixels, BN / NWN channels each) | 4 activation loader warps | 1 weight loader warp
+//   NWM x NWN consumer warpgroups (64 pixels, BN / NWN channels each) |
+//   4 activation loader warps | 1 weight loader warp
 //
 // Split-K        a cluster of `split` blocks along z, each a range of channel chunks. Groups of 32 channels are dealt
-//                round-robin to the ranks; the others push their sums with st.async, counted by the receiver's mbarrier.
-// Dependence     barriers, halo table, bias and weights come before griddepcontrol.wait; loaders and consumers then wait
-//                before they read activations or write results. The weight loader reads constants only and need not.
-// Pitfalls       the warpgroup index comes from a shuffle so that the compiler keeps descriptors in uniform registers; the first
-//                wgmma of a tile must not accumulate (an initial accumulator serialises the pipeline, ptxas C7514); the
-//                chunk loop must not be unrolled (C7515).
+//                round-robin to the ranks; the others push their sums with st.async, counted by the receiver's
+//                mbarrier.
+// Dependence     barriers, halo table, bias and weights come before griddepcontrol.wait; loaders and consumers then
+//                wait before they read activations or write results. The weight loader reads constants only and does
+//                not wait.
+// Pitfalls       the warpgroup index comes from a shuffle so that the compiler keeps descriptors in uniform registers;
+//                the first wgmma of a tile must not accumulate (an initial accumulator serialises the pipeline, ptxas
+//                C7514); the chunk loop must not be unrolled (C7515).
 #include "conv.cuh"
 
 // POINTS: of a 1x1 convolution of stride 2.
-template <bool SEVERAL, bool POINTS, class Acts, int KS, int NWM, int NWN, int BN, int BK, int STAGES> DEVICE void conv_wg(const ConvLaunch& l) {
+template <bool SEVERAL, bool POINTS, class Acts, int KS, int NWM, int NWN, int BN, int BK, int STAGES>
+DEVICE void conv_wg(const ConvLaunch& l) {
 #ifdef HAVE_WGMMA
-  constexpr int NWG = NWM * NWN, NC = NWG * 128, WN = BN / NWN, KK = BK / 16, PLANES = BK / 8, STAGE_BYTES = BN * BK * 2;
+  constexpr int NWG = NWM * NWN, NC = NWG * 128, WN = BN / NWN, KK = BK / 16, PLANES = BK / 8,
+                STAGE_BYTES = BN * BK * 2;
   constexpr int NT = WN / 8, G = NT / 4, TAPS = KS * KS, LOADERS = 128, MAX_BUFFERS = 8, BARRIER_BYTES = 384;
   static_assert(NT % 4 == 0 && 8 * (2 * STAGES + 2 * MAX_BUFFERS + 1) <= BARRIER_BYTES, "tile");
   SHARED_MEMORY(smem);
@@ -27,12 +33,14 @@ template <bool SEVERAL, bool POINTS, class Acts, int KS, int NWM, int NWN, int B
   const ConvStep& p = l.step[SEVERAL ? b.step : 0];
   const int tid = threadIdx.x, lane = tid & 31, wg = __shfl_sync(~0u, tid >> 7, 0);
   const int halo = halo_entries<LOADERS / PLANES * LOADS>(p), n0 = b.n0, z = blockIdx.z, split = l.split;
-  const int shift = split >> 1, chunk0 = p.chunks * z >> shift, chunks = (p.chunks * (z + 1) >> shift) - chunk0;   // split is 1, 2 or 4
+  const int shift = split >> 1, chunk0 = p.chunks * z >> shift,
+            chunks = (p.chunks * (z + 1) >> shift) - chunk0;   // split is 1, 2 or 4
   const int tile_y = KS == 1 ? 0 : tile_row(p, b.tile);
   const int oy0 = tile_y * p.tile_h, ox0 = (b.tile - tile_y * p.tiles_x) * p.tile_w;
   const uint32_t chunk_bytes = p.plane * 16 * PLANES;
   // shared memory: [barriers][weight stages][activation buffers][bias][halo table][split-K sums]
-  const uint32_t bar = smem_u32(smem), full_w = bar, empty_w = bar + 8 * STAGES, full_a = bar + 16 * STAGES, empty_a = full_a + 8 * MAX_BUFFERS;
+  const uint32_t bar = smem_u32(smem), full_w = bar, empty_w = bar + 8 * STAGES, full_a = bar + 16 * STAGES,
+                 empty_a = full_a + 8 * MAX_BUFFERS;
   const uint32_t sums_bar = bar + BARRIER_BYTES - 8;
   const uint32_t weights = bar + BARRIER_BYTES, activations = weights + STAGES * STAGE_BYTES;
   const uint32_t bias_at = activations + l.buffers * chunk_bytes - bar;
@@ -40,7 +48,7 @@ template <bool SEVERAL, bool POINTS, class Acts, int KS, int NWM, int NWN, int B
   int2* table = reinterpret_cast<int2*>(smem + bias_at + BN * 4);
   const uint32_t sums_at = (bias_at + BN * 4 + halo * 8 + 15) & ~15u;
 
-  // every barrier by a thread of its own
+  // each barrier is initialised by another thread
   if (tid < STAGES) {
     mbar_init(full_w + 8 * tid, 1);
     mbar_init(empty_w + 8 * tid, NWG);
@@ -56,7 +64,8 @@ template <bool SEVERAL, bool POINTS, class Acts, int KS, int NWM, int NWN, int B
   if (l.trigger == TRIGGER_EARLY) pdl_launch();
   __syncthreads();
   const int most_groups = (G + split - 1) >> shift;
-  const int my_groups = z < G ? (G - z + split - 1) >> shift : 0;   // 32-channel groups a warpgroup of this rank finishes
+  // 32-channel groups a warpgroup of this rank finishes
+  const int my_groups = z < G ? (G - z + split - 1) >> shift : 0;
   if (split > 1) {
     if (tid == 0) mbar_expect(sums_bar, my_groups * (split - 1) * NC * 64);
     cluster_arrive();
@@ -65,7 +74,8 @@ template <bool SEVERAL, bool POINTS, class Acts, int KS, int NWM, int NWN, int B
   if (wg == NWG + 1) {   // weight loader: one thread streams the packed stages, the bias with the first
     if (lane == 0) {
       const long long stage = (long long)p.cout_pad * BK * 2;
-      const char* src = reinterpret_cast<const char*>(p.weight) + (long long)chunk0 * TAPS * stage + (long long)n0 * BK * 2;
+      const char* src =
+          reinterpret_cast<const char*>(p.weight) + (long long)chunk0 * TAPS * stage + (long long)n0 * BK * 2;
       const int steps = chunks * TAPS;
       int slot = 0, phase = 1;
       for (int j = 0; j < steps; j++) {
@@ -113,9 +123,11 @@ template <bool SEVERAL, bool POINTS, class Acts, int KS, int NWM, int NWN, int B
   pdl_wait();
   constexpr bool AHEAD = NWG < 4 && NT <= 8;   // more would not fit into the registers
   Addends<NT> addends = {};
-  if (AHEAD && (p.pre_add || p.post)) load_addends(addends, p, conv_target(p, l.image, b.image), pixel[0][0], n0 + wn * WN, lane, z, split);
+  if (AHEAD && (p.pre_add || p.post))
+    load_addends(addends, p, conv_target(p, l.image, b.image), pixel[0][0], n0 + wn * WN, lane, z, split);
   const uint32_t k_step = 2 * p.plane;
-  const uint64_t a_tile = wgmma_operand(activations + out_slot(p, KS, wm * 64) * 16, p.plane, (KS == 1 || p.flat) ? 8 : p.stride * p.row);
+  const uint64_t a_tile =
+      wgmma_operand(activations + out_slot(p, KS, wm * 64) * 16, p.plane, (KS == 1 || p.flat) ? 8 : p.stride * p.row);
   const uint64_t b_tile = wgmma_operand(weights + wn * WN * BK * 2, 8, PLANES * 8);
   int slot = 0, phase = 0, buffer = 0, a_phase = 0, last_slot = 0, last_buffer = 0, c = 0;
 #pragma unroll 1
@@ -129,7 +141,8 @@ template <bool SEVERAL, bool POINTS, class Acts, int KS, int NWM, int NWN, int B
       mbar_wait(full_w + 8 * slot, phase);
       wgmma_fence();
 #pragma unroll
-      for (int kk = 0; kk < KK; kk++) wgmma<WN>(acc[0], a + kk * k_step, w + kk * 16, (t > 0 || kk > 0 || c > 0) ? 1 : 0);
+      for (int kk = 0; kk < KK; kk++)
+        wgmma<WN>(acc[0], a + kk * k_step, w + kk * 16, (t > 0 || kk > 0 || c > 0) ? 1 : 0);
       wgmma_commit();
       wgmma_wait<1>();
       if ((tid & 127) == 0) {   // the previous step is complete: release its buffers
@@ -163,7 +176,8 @@ template <bool SEVERAL, bool POINTS, class Acts, int KS, int NWM, int NWN, int B
     for (int g = 0; g < G; g++) {
       if ((g & (split - 1)) != z) continue;
       for (int i = 0; i < split - 1; i++) {
-        const float4* s = reinterpret_cast<const float4*>(smem + sums_at) + (i * most_groups + (g >> shift)) * QUADS * NC + tid;
+        const float4* s =
+            reinterpret_cast<const float4*>(smem + sums_at) + (i * most_groups + (g >> shift)) * QUADS * NC + tid;
 #pragma unroll
         for (int j = 0; j < QUADS; j++) {
           const float4 v = s[j * NC];
@@ -173,18 +187,24 @@ template <bool SEVERAL, bool POINTS, class Acts, int KS, int NWM, int NWN, int B
       }
     }
   }
-  epilogue<Acts, AHEAD, 1, NT>(p, conv_target(p, l.image, b.image), acc, addends, bias + wn * WN, pixel, n0 + wn * WN, lane, z, split);
+  epilogue<Acts, AHEAD, 1, NT>(p, conv_target(p, l.image, b.image), acc, addends, bias + wn * WN, pixel, n0 + wn * WN,
+                               lane, z, split);
 #endif
 }
 
-// Names are conv_wg_<kernel>_<NWM>x<NWN>_<BN>x<BK>_<stages>, with _several for launches of several steps and _relu for ReLU; <kernel> is 1s2 for
-// 1x1 convolutions of stride 2. mod.rs lists them, too.
+// Names are conv_wg_<kernel>_<NWM>x<NWN>_<BN>x<BK>_<stages>, with _several for launches of several steps and _relu for
+// ReLU; <kernel> is 1s2 for 1x1 convolutions of stride 2. mod.rs lists them, too.
 #define CONV_WG_KERNEL(NAME, SEVERAL, POINTS, ACTS, KS, NWM, NWN, BN, BK, STAGES) \
-  KERNEL(NAME, ConvLaunch, NWM * NWN * 128 + 160, 1) { conv_wg<SEVERAL, POINTS, ACTS, KS, NWM, NWN, BN, BK, STAGES>(p); }
-#define CONV_WG(KS, NWM, NWN, BN, BK, STAGES) \
-  CONV_WG_KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES, false, false, Usual, KS, NWM, NWN, BN, BK, STAGES) \
-  CONV_WG_KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES##_several, true, false, Usual, KS, NWM, NWN, BN, BK, STAGES) \
-  CONV_WG_KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES##_relu, false, false, OfRelu, KS, NWM, NWN, BN, BK, STAGES)
+  KERNEL(NAME, ConvLaunch, NWM * NWN * 128 + 160, 1) {                            \
+    conv_wg<SEVERAL, POINTS, ACTS, KS, NWM, NWN, BN, BK, STAGES>(p);              \
+  }
+#define CONV_WG(KS, NWM, NWN, BN, BK, STAGES)                                                                          \
+  CONV_WG_KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES, false, false, Usual, KS, NWM, NWN, BN, BK,     \
+                 STAGES)                                                                                               \
+  CONV_WG_KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES##_several, true, false, Usual, KS, NWM, NWN,    \
+                 BN, BK, STAGES)                                                                                       \
+  CONV_WG_KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES##_relu, false, false, OfRelu, KS, NWM, NWN, BN, \
+                 BK, STAGES)
 #define CONV_WG_1S2(NWM, NWN, BN, BK, STAGES) \
   CONV_WG_KERNEL(conv_wg_1s2_##NWM##x##NWN##_##BN##x##BK##_##STAGES, false, true, All, 1, NWM, NWN, BN, BK, STAGES)
 typedef Activations<Silu, Identity> Usual;

@@ -16,7 +16,8 @@ const ALL: &[Act] = &[Act::None, Act::Silu, Act::Relu];
 /// Threads that load activations, beside one warp that loads weights.
 const LOADERS: u32 = 128;
 
-/// A kernel by its name's numbers: warpgroups over pixels and over channels, channels and channels of a step, weight stages.
+/// A kernel by its name's numbers: warpgroups over pixels and over channels, channels and channels of a step, weight
+/// stages.
 const fn tile(
     name: &'static str,
     serves: Serves,

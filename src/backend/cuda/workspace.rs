@@ -1,8 +1,8 @@
 //! Memory and programs for one batch size.
 
-use super::gpu::{Gpu, HostMemory, Memory, Program, Purpose, Sequence, Upload};
+use super::gpu::{Gpu, GraphRecipe, HostMemory, Memory, Program, Purpose, Upload};
 use super::launch::Launch;
-use super::lower::Place;
+use super::lower::WorkspaceAddresses;
 use super::pose::bin_decode::forget_heatmaps;
 use super::pose::collect::fields;
 use super::pose::frames::SURVIVOR_BYTES;
@@ -14,18 +14,18 @@ use crate::error::Result;
 use crate::plan::{Op, Plan};
 use std::sync::Arc;
 
-/// Survivors an image of a batch can have. A frame that has more runs again alone, where all grids fit.
+/// Survivors that each image of a batch has room for. A frame with more runs again alone, with room for all grid cells.
 const BATCH_CAPACITY: usize = 256;
 /// Programs kept for each batch size.
 const KEPT: usize = 8;
 
-/// Everything that one batch of images needs while it is under way.
-pub(super) struct Setup {
-    // Programs use memory that follows them here, and are dropped before it.
-    pub programs: Vec<(Key, Box<dyn Program>)>,
+/// Memory and programs for batches of one size in one stream.
+pub(super) struct Workspace {
+    // Programs use the memory below, so they are declared, and dropped, before it.
+    pub programs: Vec<(ProgramKey, Box<dyn Program>)>,
     pub images: usize,
-    /// The queue in which its programs run.
-    pub lane: usize,
+    /// Index of the stream in which its programs run.
+    pub stream: usize,
     pub capacity: usize,
     pub arena: Memory,
     pub rows: Memory,
@@ -42,36 +42,36 @@ pub(super) struct Setup {
     pub launches: Vec<Launch>,
 }
 
-/// What a program depends on besides its setup.
+/// What a program depends on besides its workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Key {
+pub(super) struct ProgramKey {
     pub heatmaps: bool,
-    /// Stages are timed, the first of them the upload of so many bytes.
+    /// Stages are timed. The first one is the upload of this many bytes.
     pub staged: Option<usize>,
 }
 
-impl Setup {
+impl Workspace {
     /// Allocates memory; launches are still to be made.
     pub fn new(
         gpu: &Arc<dyn Gpu>,
         plan: &Plan,
         schedule: &Schedule,
         images: usize,
-        lane: usize,
-    ) -> Result<Setup> {
+        stream: usize,
+    ) -> Result<Workspace> {
         let (cells, slots) = cells(plan);
         let capacity = if images == 1 { cells } else { cells.min(BATCH_CAPACITY) }.max(1);
         let working = |bytes: usize| Memory::new(gpu, bytes, Purpose::Working);
         let people = images * capacity;
         let (w, h) = plan.input_size();
         let input_bytes = images * (size_of::<Frame>() + w * h * 3 + 64 * (w + h));
-        // kernels look at survivors before they know how many there are
+        // Kernels read survivors before they know how many there are.
         let survivors = working(people * SURVIVOR_BYTES)?;
         survivors.write(0, &vec![0; people * SURVIVOR_BYTES])?;
-        Ok(Setup {
+        Ok(Workspace {
             programs: vec![],
             images,
-            lane,
+            stream,
             capacity,
             arena: working(images * schedule.image * 2)?,
             rows: working(people * schedule.row * 4)?,
@@ -89,25 +89,25 @@ impl Setup {
     }
 
     /// Bytes of device memory allocated.
-    pub fn held(&self) -> usize {
-        let Setup { arena, rows, survivors, counts, boxes, keys, heat, input, .. } = self;
+    pub fn allocated(&self) -> usize {
+        let Workspace { arena, rows, survivors, counts, boxes, keys, heat, input, .. } = self;
         let fixed = [arena, rows, survivors, counts, boxes, keys, input];
         fixed.into_iter().chain(heat.iter().flatten()).map(|memory| memory.bytes).sum()
     }
 
-    /// Launches and programs go: they know addresses that are no longer right. Whoever wants to run makes new ones first,
-    /// however what comes between may fail.
+    /// Drops launches and programs, since they hold addresses that are no longer valid. An empty `launches` makes the
+    /// next run lower the plan again, also if a step in between fails.
     pub fn forget_launches(&mut self) {
         self.programs.clear();
         self.launches.clear();
     }
 
-    /// Makes room for `bytes` of frames; if that moves them, there are no launches after it.
+    /// Makes room for `bytes` of frames. If the memory moves, launches are forgotten.
     pub fn make_room(&mut self, gpu: &Arc<dyn Gpu>, bytes: usize) -> Result<()> {
         if bytes <= self.input.bytes {
             return Ok(());
         }
-        // By half at least: few photos of rising sizes move it.
+        // Grows by half at least, so that photos of rising sizes move it only a few times.
         let bytes = bytes.max(self.input.bytes + self.input.bytes / 2).next_multiple_of(1 << 20);
         let input = Memory::new(gpu, bytes, Purpose::Working)?;
         let staging = HostMemory::new(gpu, bytes)?;
@@ -116,7 +116,7 @@ impl Setup {
         Ok(())
     }
 
-    /// Makes room for heatmaps; if there was none, there are no launches after it.
+    /// Makes room for heatmaps. If there was none, launches are forgotten.
     pub fn make_heatmaps(&mut self, gpu: &Arc<dyn Gpu>, plan: &Plan) -> Result<()> {
         if self.heat.is_some() {
             return Ok(());
@@ -132,9 +132,9 @@ impl Setup {
         Ok(())
     }
 
-    /// Where the launches find their memory.
-    pub fn place(&self) -> Place {
-        Place {
+    /// Addresses for the launches.
+    pub fn addresses(&self) -> WorkspaceAddresses {
+        WorkspaceAddresses {
             images: self.images,
             capacity: self.capacity,
             arena: self.arena.address,
@@ -151,51 +151,53 @@ impl Setup {
     }
 
     /// What a program does.
-    pub fn sequence(&self, key: Key, plan: &Plan) -> Sequence {
+    pub fn recipe(&self, key: ProgramKey, plan: &Plan) -> GraphRecipe {
         let mut launches = self.launches.clone();
         if !key.heatmaps {
             launches.iter_mut().for_each(forget_heatmaps);
         }
         let marks = if key.staged.is_some() { stages(plan, &launches) } else { vec![] };
         let upload = key.staged.map(|bytes| self.upload(bytes));
-        Sequence { lane: self.lane, upload, launches, marks }
+        GraphRecipe { stream: self.stream, upload, launches, marks }
     }
 
-    /// The first bytes of what was written for a run.
+    /// An upload of the first `bytes` of the staging memory.
     pub fn upload(&self, bytes: usize) -> Upload {
         assert!(bytes <= self.input.bytes, "{bytes} bytes of {}", self.input.bytes);
         Upload { from: self.staging.address(), to: self.input.address, bytes }
     }
 
-    /// Lets a program begin, made if need be, after an upload of so many bytes; 0: what the device holds is used again.
-    pub fn start(&mut self, gpu: &Arc<dyn Gpu>, plan: &Plan, key: Key, bytes: usize) -> Result<()> {
+    /// Starts a program, made if there is none yet, after an upload of `bytes` bytes; 0: the resident input is used
+    /// again.
+    pub fn start(&mut self, gpu: &Arc<dyn Gpu>, plan: &Plan, key: ProgramKey, bytes: usize) -> Result<()> {
         let upload = (bytes > 0).then(|| self.upload(bytes));
         let program = self.program(gpu, plan, key)?;
-        // SAFETY: both blocks are this setup's, are as large, and move only after `forget_launches`; the host's was zeroed when it
-        // was made. The executor writes there only while nothing is under way in the lane.
+        // SAFETY: both blocks belong to this workspace, have `bytes` bytes, and move only after `forget_launches`; the
+        // host's was zeroed when it was made. The executor writes there only while no run is in flight in the stream.
         unsafe { program.start(upload) }
     }
 
-    /// A program, made if need be.
-    pub fn program(&mut self, gpu: &Arc<dyn Gpu>, plan: &Plan, key: Key) -> Result<&dyn Program> {
-        // The one used last is last.
+    /// The program of a key, made if there is none yet.
+    pub fn program(&mut self, gpu: &Arc<dyn Gpu>, plan: &Plan, key: ProgramKey) -> Result<&dyn Program> {
+        // Ordered by last use: the front one is dropped first.
         match self.programs.iter().position(|p| p.0 == key) {
             Some(i) => self.programs[i..].rotate_left(1),
             None => {
                 if self.programs.len() >= KEPT {
                     self.programs.remove(0);
                 }
-                // SAFETY: addresses are those of this setup's memory, which programs are dropped before, and move only after
-                // `forget_launches`; and of constants, which the executor drops after its setups. It writes and reads
-                // staging and results only while nothing is under way in the lane.
-                let program = unsafe { gpu.compile(self.sequence(key, plan)) }?;
+                // SAFETY: addresses are those of this workspace's memory, which programs are dropped before, and move
+                // only after
+                // `forget_launches`; and of constants, which the executor drops after its workspaces. It writes and
+                // reads staging and results only while no run is in flight in the stream.
+                let program = unsafe { gpu.compile(self.recipe(key, plan)) }?;
                 self.programs.push((key, program));
             }
         }
         Ok(self.programs.last().expect("found or made").1.as_ref())
     }
 
-    /// What the last run left in the host's memory; `None` for an image whose survivors did not fit.
+    /// The results of the last run, from the host's memory; `None` for an image whose survivors did not fit.
     pub fn results(&self, plan: &Plan, options: &RunOptions) -> Result<Vec<Option<Survivors>>> {
         let (k, fields) = (plan.keypoints(), fields(plan));
         let counts: &[Count] =
@@ -239,7 +241,7 @@ fn bins(plan: &Plan) -> [usize; 2] {
     plan.bin_decode().map_or([0; 2], |b| [b.x.bins, b.y.bins])
 }
 
-/// Ends of the stages, as launches before them: upload, letterbox, network, select, DCC, download.
+/// Ends of the stages, each as the number of launches before it: upload, letterbox, network, select, DCC, download.
 fn stages(plan: &Plan, launches: &[Launch]) -> Vec<usize> {
     let first =
         |matches: &dyn Fn(&Launch) -> bool| launches.iter().position(matches).unwrap_or(launches.len());
