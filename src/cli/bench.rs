@@ -15,6 +15,7 @@ use rtmo_engine::backend::cpu::{
 };
 use rtmo_engine::backend::{Device, Precision, StageTimes, StepTime, cuda, device};
 use rtmo_engine::plan::{Extent, Plan, Step};
+use rtmo_engine::shown;
 use rtmo_engine::{Engine, EngineOptions, Error, Photo, Result};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -89,7 +90,7 @@ impl Bench {
         let plot = self.plot.as_deref().map(AtomicFile::create).transpose()?;
 
         let (photo, photo_name) = match &self.image {
-            Some(path) => (Photo::open(path)?, path.display().to_string()),
+            Some(path) => (Photo::open(path)?, shown(path).to_string()),
             None => (generated_photo(1280, 720), "generated".into()),
         };
         let fallback = self.network.fallback();
@@ -110,7 +111,7 @@ impl Bench {
         options.input_size = self.network.size;
         options.force_people = self.people.map(usize::from);
         let mut engine = Engine::from_checkpoint(&checkpoint, options)?;
-        let weights = checkpoint.path().display().to_string();
+        let weights = shown(checkpoint.path()).to_string();
         drop(checkpoint);
 
         let photos = vec![photo; self.batch.into()];

@@ -4,6 +4,7 @@ use super::{Ended, Outcome, terminal};
 use clap::Args;
 use rtmo_engine::backend::cpu::{Isa, peak::fma_peak};
 use rtmo_engine::backend::{cpu, device};
+use rtmo_engine::shown;
 use rtmo_engine::weights::registry::Search;
 
 /// Say what this build and this machine can do
@@ -34,13 +35,12 @@ impl Info {
         row("CUDA", device::cuda().unwrap_or_else(|why| why.to_string()))?;
         row("kernels", device::compiled_for())?;
         let search = Search::from_environment();
-        let mut places: Vec<String> =
-            search.folders.iter().map(|folder| folder.display().to_string()).collect();
+        let mut places: Vec<String> = search.folders.iter().map(|folder| shown(folder).to_string()).collect();
         places.insert(
             0,
             match &search.variable {
-                Some(path) if path.exists() => format!("{} ($RTMO_WEIGHTS)", path.display()),
-                Some(path) => format!("{} ($RTMO_WEIGHTS, does not exist)", path.display()),
+                Some(path) if path.exists() => format!("{} ($RTMO_WEIGHTS)", shown(path)),
+                Some(path) => format!("{} ($RTMO_WEIGHTS, does not exist)", shown(path)),
                 None => "$RTMO_WEIGHTS (not set)".into(),
             },
         );

@@ -15,6 +15,7 @@ mod plot;
 mod sweep;
 mod table;
 mod terminal;
+mod words;
 
 use clap::{Parser, Subcommand};
 use rtmo_engine::{Error, Result};
@@ -60,7 +61,8 @@ pub enum Outcome {
 }
 
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let cli = Cli::try_parse().unwrap_or_else(|error| words::explain(error).exit());
+    let result = match cli.command {
         Command::Infer(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Check(command) => command.run(),

@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 /// Which network, and where it runs.
 #[derive(Args, Clone)]
 pub struct Network {
-    /// Published model, e.g. rtmo-t, rtmo-s-coco, rtmo-l-crowdpose; see 'rtmo-engine models' [default: rtmo-s; infer
-    /// without it takes another that is here]
+    /// Published model, e.g. rtmo-t, rtmo-s-coco, rtmo-l-crowdpose; see 'rtmo-engine models'; or a size without
+    /// published weights, rtmo-r50, for bench and files of one's own [default: rtmo-s; infer without it takes another that
+    /// is here]
     #[arg(short, long, value_name = "NAME")]
     pub model: Option<String>,
     /// Weights file, .pth or .safetensors; or a folder that holds the model's

@@ -21,8 +21,43 @@ pub fn print(line: impl Display) -> Result<()> {
 }
 
 fn print_data(line: impl Display) -> Result<()> {
+    check_stdout()?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Error::io("cannot write", "standard output"))
+}
+
+/// That there is a standard output.
+///
+/// # Errors
+/// If the program was started with it closed (`>&-`): what is written would be lost without an error, since Rust's runtime
+/// opens `/dev/null` in its place.
+pub fn check_stdout() -> Result<()> {
+    #[cfg(target_os = "linux")]
+    if start::STDOUT_CLOSED.load(std::sync::atomic::Ordering::Relaxed) {
+        let closed = std::io::Error::from_raw_os_error(libc::EBADF);
+        return Err(Error::io("cannot write", "standard output")(closed));
+    }
+    Ok(())
+}
+
+/// What is looked at before Rust's runtime begins.
+#[cfg(target_os = "linux")]
+mod start {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    pub static STDOUT_CLOSED: AtomicBool = AtomicBool::new(false);
+
+    extern "C" fn look() {
+        // SAFETY: F_GETFD reads a flag of the descriptor and touches no memory; a closed descriptor gives -1.
+        let flags = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
+        STDOUT_CLOSED.store(flags == -1, Ordering::Relaxed);
+    }
+
+    // SAFETY: this section holds pointers to functions of the C calling convention, which the loader calls once before
+    // `main`; `look` reads none of the arguments that it passes, and needs nothing of Rust's runtime.
+    #[used]
+    #[unsafe(link_section = ".init_array")]
+    static LOOK: extern "C" fn() = look;
 }
 
 /// Where a command's lines go: standard output, or standard error if data goes to standard output.

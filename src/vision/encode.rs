@@ -2,7 +2,7 @@
 
 use super::Photo;
 use crate::atomic_file::AtomicFile;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use jpeg_encoder::{ColorType, Encoder, EncodingError, SamplingFactor};
 use std::fs::{self, File};
 use std::io::Read;
@@ -46,7 +46,7 @@ pub fn may_replace(path: impl AsRef<Path>) -> Result<()> {
         .map_err(Error::io("cannot read", path))?;
     match start.is_empty() || start.windows(MARK.len()).any(|part| part == MARK.as_bytes()) {
         true => Ok(()),
-        false => Err(Error::Usage(format!("{}: would be lost, and is no earlier result", path.display()))),
+        false => Err(Error::Usage(format!("{}: would be lost, and is no earlier result", shown(path)))),
     }
 }
 
@@ -82,7 +82,7 @@ fn write(photo: &Photo, path: &Path, mark: bool) -> Result<()> {
             })?;
             file.commit()
         }
-        _ => Err(Error::Usage(format!("{}: pictures are written as .jpg or .png", path.display()))),
+        _ => Err(Error::Usage(format!("{}: pictures are written as .jpg or .png", shown(path)))),
     }
 }
 

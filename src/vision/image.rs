@@ -35,6 +35,8 @@ pub struct Image<'a> {
     stride: usize,
     order: ChannelOrder,
     data: &'a [u8],
+    /// Whether it is made of a photo with more bytes than its size needs, which is an error: one of both is wrong.
+    surplus: bool,
 }
 
 impl<'a> Image<'a> {
@@ -43,7 +45,7 @@ impl<'a> Image<'a> {
     /// # Errors
     /// [`Error::Usage`] if a side is zero or above [`MAX_SIDE`], or the bytes are too few.
     pub fn new(width: usize, height: usize, order: ChannelOrder, data: &'a [u8]) -> Result<Image<'a>> {
-        let image = Image { width, height, stride: width.saturating_mul(3), order, data };
+        let image = Image { width, height, stride: width.saturating_mul(3), order, data, surplus: false };
         image.check()?;
         Ok(image)
     }
@@ -75,7 +77,7 @@ impl<'a> Image<'a> {
             )));
         }
         let bytes = stride.checked_mul(h - 1).and_then(|n| n.checked_add(row));
-        if bytes.is_none_or(|bytes| data.len() < bytes) {
+        if bytes.is_none_or(|bytes| data.len() < bytes) || self.surplus {
             let (got, expected) =
                 (data.len(), bytes.map_or("more than memory has".into(), |n| n.to_string()));
             return Err(Error::Usage(format!(
@@ -158,7 +160,9 @@ impl std::fmt::Debug for Image<'_> {
 impl<'a> From<&'a Photo> for Image<'a> {
     fn from(photo: &'a Photo) -> Image<'a> {
         let (width, height) = (photo.width, photo.height);
-        Image { width, height, stride: width.saturating_mul(3), order: ChannelOrder::Bgr, data: &photo.bgr }
+        let stride = width.saturating_mul(3);
+        let surplus = stride.checked_mul(height).is_some_and(|bytes| photo.bgr.len() > bytes);
+        Image { width, height, stride, order: ChannelOrder::Bgr, data: &photo.bgr, surplus }
     }
 }
 
@@ -190,6 +194,16 @@ mod tests {
         }
         // The last row needs no gap behind it.
         assert!(of(5, 6).unwrap().with_stride(17).is_ok());
+    }
+
+    #[test]
+    fn a_photo_has_as_many_bytes_as_its_size_needs() {
+        let photo = |bytes| Photo { width: 5, height: 6, bgr: vec![0; bytes] };
+        assert!(Image::from(&photo(90)).check().is_ok());
+        for bytes in [0, 89, 91, 180] {
+            let error = Image::from(&photo(bytes)).check().unwrap_err().to_string();
+            assert!(error.contains(&format!("expected 90 bytes, got {bytes}")), "{error}");
+        }
     }
 
     #[test]

@@ -283,9 +283,10 @@ impl Search {
                 format!("{} ($RTMO_WEIGHTS, is {name})", shown(path))
             }
         };
-        let folders = self.folders.iter().map(|folder| {
-            std::path::absolute(folder).unwrap_or_else(|_| folder.clone()).display().to_string()
-        });
+        let folders = self
+            .folders
+            .iter()
+            .map(|folder| shown(&std::path::absolute(folder).unwrap_or_else(|_| folder.clone())).to_string());
         std::iter::once(variable).chain(folders).collect()
     }
 }

@@ -17,6 +17,7 @@ mod infer;
 mod measure;
 mod options;
 mod weights;
+mod words;
 
 /// The smallest network on the smallest input that has people in it: quick also without optimisation. On the CPU: what
 /// these tests compare is not to depend on whether there is a GPU.

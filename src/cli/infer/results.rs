@@ -1,5 +1,6 @@
 //! Numbers: JSON lines and COCO results.
 
+use crate::cli::terminal::check_stdout;
 use rtmo_engine::atomic_file::AtomicFile;
 use rtmo_engine::output::{CocoWriter, ImageIds, write_json_line};
 use rtmo_engine::{Error, People, Result, Skeleton, shown};
@@ -86,7 +87,10 @@ impl Sink {
     /// '-' is standard output.
     fn create(path: &Path) -> Result<Sink> {
         match path == Path::new("-") {
-            true => Ok(Sink::Stdout(BufWriter::new(std::io::stdout()))),
+            true => {
+                check_stdout()?;
+                Ok(Sink::Stdout(BufWriter::new(std::io::stdout())))
+            }
             false => AtomicFile::create(path).map(Sink::File),
         }
     }

@@ -1,6 +1,7 @@
 //! Which photos the arguments of a run mean.
 
 use super::list::{Input, Line, List};
+use crate::cli::words;
 use glob::MatchOptions;
 use rtmo_engine::{Error, Result, shown};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -136,7 +137,10 @@ impl Sources {
             Ok(_) => Ok(vec![path.to_path_buf()]),
             Err(error) => match path.to_str().filter(|p| patterns && p.contains(['*', '?', '['])) {
                 Some(pattern) => matches(pattern, &mut self.found),
-                None => Err(Error::io("cannot read", path)(error)),
+                None => Err(match path.to_str().and_then(words::assignment).filter(|_| patterns) {
+                    Some(ours) => Error::Usage(format!("{}: no such file; {ours}", shown(path))),
+                    None => Error::io("cannot read", path)(error),
+                }),
             },
         };
         match found {
