@@ -27,7 +27,7 @@ nvcc=$(realpath "$nvcc")
 out=$PWD/target/nvcc-ci
 mkdir -p "$out"
 rustc --edition 2024 -o "$out/build" build/main.rs
-NVCC=$nvcc OUT_DIR=$out "$out/build" > "$out/for-cargo"
+NVCC=$nvcc OUT_DIR=$out CARGO_FEATURE_CUDA=1 "$out/build" > "$out/for-cargo"
 
 python3 - "$out" <<'PY'
 import pathlib, re, sys

@@ -1,4 +1,4 @@
-"""RTMO t, s, m, l and r50 as PyTorch modules.
+"""RTMO t, s, m, l and r50 as PyTorch modules, and n, of RTMO-t's depth and YOLOX-nano's width.
 
 Names and shapes of the state dict are those of the published checkpoints, so that a file loads here, in mmpose 1.3.2
 and in the engine alike. Maps are [batch, channels, height, width]; images are BGR, 0 to 255. Grids are ordered level
@@ -35,6 +35,7 @@ class Arch:
 
 
 ARCHS = {
+    'n': Arch(0.25, 0.33, 320, (256, 416)),
     't': Arch(0.375, 0.33, 416, (320, 640)),
     's': Arch(0.5, 0.33, 640, (480, 800)),
     'm': Arch(0.75, 0.67, 640, (480, 800)),

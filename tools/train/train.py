@@ -87,7 +87,7 @@ def steady_stage(progress):
 COURSES = {'paper': (rate, stage), 'short': (short_rate, short_stage), 'steady': (steady_rate, steady_stage)}
 
 
-def parameter_groups(net, encoder_share=ENCODER_SHARE, dcc_share=1.0):
+def parameter_groups(net, encoder_share=ENCODER_SHARE, dcc_share=1.0, backbone_share=1.0):
     """AdamW's groups: the transformer at a twentieth of the rate; norms and biases without decay."""
     norms = (torch.nn.BatchNorm2d, torch.nn.BatchNorm1d, torch.nn.LayerNorm)
     groups = {}
@@ -95,7 +95,7 @@ def parameter_groups(net, encoder_share=ENCODER_SHARE, dcc_share=1.0):
         for name, p in module.named_parameters(recurse=False):
             path = f'{prefix}.{name}'
             share = (encoder_share if path.startswith('neck.encoder') else dcc_share if path.startswith('head.dcc') else
-                     1.0)
+                     backbone_share if path.startswith('backbone') else 1.0)
             decay = 0.0 if isinstance(module, norms) or name == 'bias' else DECAY
             groups.setdefault((share, decay), []).append(p)
     return [dict(params=p, share=share, weight_decay=decay) for (share, decay), p in groups.items()]
@@ -150,7 +150,8 @@ class Trainer:
         self.net.to(memory_format=torch.channels_last)
         self.average = Average(self.net, args.ema)
         self.rate, self.stage = COURSES['steady' if args.steady else 'short' if args.short else 'paper']
-        groups = parameter_groups(self.net, *((SHORT_ENCODER_SHARE, SHORT_DCC_SHARE) if args.short else ()))
+        shares = (SHORT_ENCODER_SHARE, SHORT_DCC_SHARE) if args.short else (ENCODER_SHARE, 1.0)
+        groups = parameter_groups(self.net, *shares, args.backbone_share)
         self.hints = None
         if args.hints:
             self.hints = hints.Hints(self.net, args.hints).to(self.device)
@@ -318,6 +319,7 @@ def arguments(argv=None):
     add('--rate', type=float, default=1.0, help='factor on the learning rate')
     add('--ema', type=float, default=0.0002, help='momentum of the average; raise it for short runs')
     add('--mixup', choices=('on', 'off'), help='default: off for t, on for the others')
+    add('--backbone-share', type=float, default=1.0, help='factor on the rate of the backbone: below 1 where it is trained')
     add('--init', help='checkpoint to start from')
     add('--resume', help='state.pt, or a folder of pieces')
     add('--pieces', help='also write the state here, in files under 16 MB')

@@ -123,8 +123,18 @@ fn a_whole_network_finds_the_same_people() {
 /// What `rtmo-engine check` does: every map of a GPU against the CPU's in fp32, within the bounds that are promised.
 #[test]
 fn maps_are_within_the_promised_bounds() {
-    let input = (96, 64);
-    let checkpoint = model::random(model::Variant::T, 17, 2, 3);
+    within_the_promised_bounds(model::Variant::T, (96, 64));
+}
+
+/// Its 42 million weights make this the largest network under the emulator, at the smallest input.
+#[test]
+fn maps_of_a_whole_resnet_are_within_the_promised_bounds() {
+    within_the_promised_bounds(model::Variant::R50, (32, 32));
+}
+
+/// Every map and everyone found, against the CPU in fp32.
+fn within_the_promised_bounds(variant: model::Variant, input: (usize, usize)) {
+    let checkpoint = model::random(variant, 17, 2, 3);
     let plan = model::build(&checkpoint, input).unwrap();
     let (photo, letterbox) = photo(5, 90, 70, input);
     let frame = Frame::new(&photo, &letterbox);
