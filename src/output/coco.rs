@@ -10,7 +10,7 @@ use crate::pose::Person;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufReader, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 #[derive(Serialize)]
@@ -76,7 +76,17 @@ impl ImageIds {
     pub fn from_annotations(path: impl AsRef<Path>) -> Result<ImageIds> {
         let path = path.as_ref();
         let file = File::open(path).map_err(Error::io("cannot read", path))?;
-        let json = BufReader::new(PythonJson::new(BufReader::new(file)));
+        ImageIds::read(BufReader::new(file), path)
+    }
+
+    /// As [`ImageIds::from_annotations`], from a file that is open; `path` names it in messages.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read(mut file: impl BufRead, path: &Path) -> Result<ImageIds> {
+        let mark = file.fill_buf().map_err(Error::io("cannot read", path))?.starts_with(b"\xef\xbb\xbf");
+        file.consume(if mark { 3 } else { 0 });
+        let json = BufReader::new(PythonJson::new(file));
         let Annotations { images } = serde_json::from_reader(json).map_err(|error| {
             let what = format!("not COCO annotations with images, their ids and names: {error}");
             Error::Usage(format!("{}: {what}", shown(path)))
@@ -176,7 +186,8 @@ impl<W: Write> CocoWriter<W> {
                     .flat_map(|k| [rounded(k.x), rounded(k.y), (k.score as f64 * 1e6).round() / 1e6])
                     .collect(),
                 score: person.score,
-                bbox: [x1, y1, x2 - x1, y2 - y1].map(|v| rounded(v as f32)),
+                // In f64: the width of a box of finite sides may be infinite in f32.
+                bbox: [x1, y1, x2 - x1, y2 - y1].map(rounded),
             };
             text.extend_from_slice(if self.empty { b"[\n" } else { b",\n" });
             self.empty = false;

@@ -10,6 +10,6 @@ pub use coco::{CocoWriter, ImageIds};
 pub use json::write_json_line;
 
 /// Coordinates are written to 1/1000 pixel: shorter, and far below any model's accuracy.
-fn rounded(v: f32) -> f64 {
-    (v as f64 * 1000.0).round() / 1000.0 + 0.0
+fn rounded(v: impl Into<f64>) -> f64 {
+    (v.into() * 1000.0).round() / 1000.0 + 0.0
 }

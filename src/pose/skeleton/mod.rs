@@ -117,7 +117,14 @@ impl Skeleton {
             let mirrored = other.and_then(|other| index.get(other.as_str()).copied()).unwrap_or(k);
             Joint { name, mirrored, side, color: None, sigma: None }
         });
-        Ok(Skeleton { name, joints: joints.collect(), bones })
+        let mut joints: Vec<Joint> = joints.collect();
+        // "left_left" and "right_left" are no pair: what the second's name asks for is another.
+        for k in 0..n {
+            if joints[joints[k].mirrored].mirrored != k {
+                joints[k].mirrored = k;
+            }
+        }
+        Ok(Skeleton { name, joints, bones })
     }
 
     /// The same skeleton with these counterparts: pairs of the person's left and right keypoint. All other keypoints lie on
@@ -270,6 +277,8 @@ mod tests {
         let eyes = Skeleton::new("eyes", &["eye_left", "eye_right", "lefty"], &[]).unwrap();
         assert_eq!((eyes.mirrored(0), eyes.mirrored(1), eyes.mirrored(2)), (1, 0, 2));
         assert_eq!((eyes.side(0), eyes.side(2)), (Side::Left, Side::Center));
+        let odd = Skeleton::new("odd", &["left_left", "right_left", "right_right"], &[]).unwrap();
+        assert!((0..3).all(|k| odd.mirrored(odd.mirrored(k)) == k));
         let pair =
             Skeleton::new("pair", &["a", "b", "left"], &[]).unwrap().with_flip_pairs(&[(0, 1)]).unwrap();
         assert_eq!((pair.mirrored(0), pair.side(1), pair.side(2)), (1, Side::Right, Side::Center));
