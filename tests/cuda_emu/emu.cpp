@@ -10,6 +10,7 @@
 
 #include <deque>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -94,78 +95,93 @@ struct Thread {
 
 struct Allocation { unsigned char* pages; size_t mapped; unsigned char* data; size_t bytes; bool constant; };
 
+// Buffers of all runs.
 std::vector<Allocation> allocations;
-std::vector<unsigned char*> stacks;
-unsigned char* windows[16];
+std::mutex allocations_lock;
 
-const char* kernel_name = "";
-size_t shared_bytes;
-bool dependent;           // launched with programmatic dependence on the kernel before
-uint64_t random_state;    // 0: first come, first served, everything as late as possible
-std::vector<std::unique_ptr<Thread>> threads;
-std::vector<std::unique_ptr<Block>> blocks;
-std::deque<Thread*> ready;
-std::deque<Async> asyncs;
-std::unordered_map<uint32_t, Barrier> mbarriers;
-int cluster_pending, cluster_phase, cluster_live;
-uint32_t landings;        // cp.async so far, the clock of `landed` and `fenced`
-Thread* self;
-jmp_buf scheduler;
-sigjmp_buf escape;
-char message[1024];
-Entry entry;
-const void* parameters;
+// One grid that runs. Each host thread runs one at a time, all of its fibers on itself.
+struct Run {
+  std::vector<unsigned char*> stacks;
+  unsigned char* windows[16] = {};
+
+  const char* kernel_name = "";
+  size_t shared_bytes = 0;
+  bool dependent = false;      // launched with programmatic dependence on the kernel before
+  uint64_t random_state = 0;   // 0: first come, first served, everything as late as possible
+  std::vector<std::unique_ptr<Thread>> threads;
+  std::vector<std::unique_ptr<Block>> blocks;
+  std::deque<Thread*> ready;
+  std::deque<Async> asyncs;
+  std::unordered_map<uint32_t, Barrier> mbarriers;
+  int cluster_pending = 0, cluster_phase = 0, cluster_live = 0;
+  uint32_t landings = 0;       // cp.async so far, the clock of `landed` and `fenced`
+  Thread* self = nullptr;
+  jmp_buf scheduler;
+  sigjmp_buf escape;
+  char message[1024] = "";
+  Entry entry = nullptr;
+  const void* parameters = nullptr;
+  unsigned char signal_stack[64 << 10];
+};
+
+// The run of this host thread. Its memory is kept for later runs: stacks and windows are large.
+TLS Run* now;
+std::vector<std::unique_ptr<Run>> idle;
+std::mutex idle_lock;
 
 unsigned draw(unsigned n) {
-  random_state ^= random_state << 13, random_state ^= random_state >> 7, random_state ^= random_state << 17;
-  return (unsigned)((random_state >> 20) % n);
+  uint64_t& state = now->random_state;
+  state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+  return (unsigned)((state >> 20) % n);
 }
-bool chance(unsigned n) { return random_state && draw(n) == 0; }
+bool chance(unsigned n) { return now->random_state && draw(n) == 0; }
 
 void wake(std::vector<Thread*>& list) {
-  for (Thread* t : list) ready.push_back(t);
+  for (Thread* t : list) now->ready.push_back(t);
   list.clear();
 }
 // Returns to the scheduler until this thread is put into `ready`.
 void pause(const char* what) {
-  self->state = what;
-  if (_setjmp(self->context) == 0) _longjmp(scheduler, 1);
+  now->self->state = what;
+  if (_setjmp(now->self->context) == 0) _longjmp(now->scheduler, 1);
 }
 void wait_in(std::vector<Thread*>& list, const char* what) {
-  list.push_back(self);
+  list.push_back(now->self);
   pause(what);
 }
 
 unsigned char* at(uint32_t address, size_t bytes, const char* what) {
   const uint32_t rank = address >> 20, offset = address & 0xFFFFF;
-  if (rank >= blocks.size() || offset < SHARED_BASE || offset - SHARED_BASE + bytes > shared_bytes)
-    fail("%s: shared address 0x%x (+%zu) is outside the %zu bytes of the block", what, address, bytes, shared_bytes);
-  return blocks[rank]->shared + (offset - SHARED_BASE);
+  if (rank >= now->blocks.size() || offset < SHARED_BASE || offset - SHARED_BASE + bytes > now->shared_bytes)
+    fail("%s: shared address 0x%x (+%zu) is outside the %zu bytes of the block", what, address, bytes, now->shared_bytes);
+  return now->blocks[rank]->shared + (offset - SHARED_BASE);
 }
-const Allocation* allocation_of(const void* p, size_t bytes) {
+// The buffer that has all these bytes; one of no bytes if there is none.
+Allocation allocation_of(const void* p, size_t bytes) {
+  const std::lock_guard<std::mutex> guard(allocations_lock);
   for (const Allocation& a : allocations)
-    if ((const unsigned char*)p >= a.data && (const unsigned char*)p + bytes <= a.data + a.bytes) return &a;
-  return nullptr;
+    if ((const unsigned char*)p >= a.data && (const unsigned char*)p + bytes <= a.data + a.bytes) return a;
+  return {};
 }
 void check_source(const void* src, size_t bytes, const char* what) {
   if ((uintptr_t)src % 16) fail("%s: global address %p is not a multiple of 16", what, src);
-  const Allocation* a = allocation_of(src, bytes);
-  if (!a) fail("%s: %zu bytes at %p are outside every buffer", what, bytes, src);
-  if (dependent && !a->constant && !self->waited)
+  const Allocation a = allocation_of(src, bytes);
+  if (!a.data) fail("%s: %zu bytes at %p are outside every buffer", what, bytes, src);
+  if (now->dependent && !a.constant && !now->self->waited)
     fail("%s reads a buffer of an earlier kernel before griddepcontrol.wait", what);
 }
 void run(const Copy& c) {
   if (c.bytes) std::memcpy(c.dst, c.src, (size_t)c.bytes);
   if (c.bytes < c.total) std::memset(c.dst + c.bytes, 0, (size_t)(c.total - c.bytes));
-  if (c.landed) *c.landed = ++landings;
+  if (c.landed) *c.landed = ++now->landings;
 }
 void run(const std::vector<Copy>& copies) {
   for (const Copy& c : copies) run(c);
 }
 
 Barrier& barrier_at(uint32_t address) {
-  auto it = mbarriers.find(address);
-  if (it == mbarriers.end()) fail("mbarrier at 0x%x is not initialised", address);
+  auto it = now->mbarriers.find(address);
+  if (it == now->mbarriers.end()) fail("mbarrier at 0x%x is not initialised", address);
   return it->second;
 }
 void check_phase(Barrier& b) {
@@ -183,12 +199,12 @@ void run(Async& op) {
 }
 void later(Async op) {
   if (chance(4)) run(op);
-  else asyncs.push_back(std::move(op));
+  else now->asyncs.push_back(std::move(op));
 }
 void run_async() {
-  const size_t i = random_state ? draw((unsigned)asyncs.size()) : 0;
-  Async op = std::move(asyncs[i]);
-  asyncs.erase(asyncs.begin() + (long)i);
+  const size_t i = now->random_state ? draw((unsigned)now->asyncs.size()) : 0;
+  Async op = std::move(now->asyncs[i]);
+  now->asyncs.erase(now->asyncs.begin() + (long)i);
   run(op);
 }
 
@@ -197,11 +213,11 @@ void check_named(Block& block, NamedBarrier& b) {
   if (b.arrived && b.arrived >= needed) b.arrived = 0, wake(b.waiting);
 }
 void check_cluster() {
-  if (cluster_pending) return;
-  cluster_phase++, cluster_pending = cluster_live;
-  for (auto& t : threads) {
+  if (now->cluster_pending) return;
+  now->cluster_phase++, now->cluster_pending = now->cluster_live;
+  for (auto& t : now->threads) {
     t->cluster_arrived = false;
-    if (t->state && !std::strcmp(t->state, "barrier.cluster.wait")) ready.push_back(t.get()), t->state = nullptr;
+    if (t->state && !std::strcmp(t->state, "barrier.cluster.wait")) now->ready.push_back(t.get()), t->state = nullptr;
   }
 }
 
@@ -218,43 +234,52 @@ void meet(Meeting& m, int lanes, uint32_t mask, int lane, const char* what, void
 }
 
 void finish_thread() {
-  Thread& t = *self;
+  Thread& t = *now->self;
   for (auto& g : t.groups) run(g);
   run(t.open);
   t.done = true, t.state = nullptr;
-  t.block->live--, cluster_live--;
+  t.block->live--, now->cluster_live--;
   if (t.waited) t.block->waited = true;
   for (auto& b : t.block->barriers) check_named(*t.block, b);
-  if (!t.cluster_arrived) cluster_pending--, check_cluster();
+  if (!t.cluster_arrived) now->cluster_pending--, check_cluster();
 }
 void fiber() {
-  entry(parameters);
+  now->entry(now->parameters);
   finish_thread();
-  _longjmp(scheduler, 1);
+  _longjmp(now->scheduler, 1);
 }
 
-void on_signal(int signal, siginfo_t* info, void*) {
-  std::snprintf(message, sizeof message, "kernel %s, block %u, thread %u: %s (%s %p)", kernel_name,
-                self ? self->place.block.x : 0, self ? self->place.thread.x : 0,
+// What handled these signals before: Rust's runtime, or another library of kernels.
+struct sigaction earlier[NSIG];
+
+void on_signal(int signal, siginfo_t* info, void* context) {
+  if (!now) {   // no kernel of this library
+    const struct sigaction& other = earlier[signal];
+    if (other.sa_flags & SA_SIGINFO) other.sa_sigaction(signal, info, context);
+    else sigaction(signal, &other, nullptr);   // it happens again, with what the system does
+    return;
+  }
+  std::snprintf(now->message, sizeof now->message, "kernel %s, block %u, thread %u: %s (%s %p)", now->kernel_name,
+                now->self ? now->self->place.block.x : 0, now->self ? now->self->place.thread.x : 0,
                 signal == SIGILL ? "misaligned access" : "touches memory outside every buffer",
                 signal == SIGILL ? "code at" : "address", info->si_addr);
-  siglongjmp(escape, 1);
+  siglongjmp(now->escape, 1);
 }
 
 void run_cluster(const unsigned grid[3], unsigned cx, unsigned cy, unsigned cluster, unsigned z0,
                  unsigned block_threads) {
-  threads.clear(), blocks.clear(), ready.clear(), asyncs.clear(), mbarriers.clear();
-  landings = 0, cluster_phase = 0, cluster_live = cluster_pending = (int)(cluster * block_threads);
+  now->threads.clear(), now->blocks.clear(), now->ready.clear(), now->asyncs.clear(), now->mbarriers.clear();
+  now->landings = 0, now->cluster_phase = 0, now->cluster_live = now->cluster_pending = (int)(cluster * block_threads);
   for (unsigned rank = 0; rank < cluster; rank++) {
-    if (!windows[rank]) {
-      windows[rank] =
+    if (!now->windows[rank]) {
+      now->windows[rank] =
           (unsigned char*)mmap(nullptr, WINDOW + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-      mprotect(windows[rank] + WINDOW, 4096, PROT_NONE);
+      mprotect(now->windows[rank] + WINDOW, 4096, PROT_NONE);
     }
     auto b = std::make_unique<Block>();
-    b->shared = windows[rank] + WINDOW - (shared_bytes + 127) / 128 * 128;
-    std::memset(b->shared, 0xFF, (size_t)(windows[rank] + WINDOW - b->shared));
-    b->landed.assign(shared_bytes / 16 + 1, 0);
+    b->shared = now->windows[rank] + WINDOW - (now->shared_bytes + 127) / 128 * 128;
+    std::memset(b->shared, 0xFF, (size_t)(now->windows[rank] + WINDOW - b->shared));
+    b->landed.assign(now->shared_bytes / 16 + 1, 0);
     b->live = (int)block_threads, b->waited = false;
     b->warps.resize((block_threads + 31) / 32), b->warpgroups.resize((block_threads + 127) / 128);
     for (unsigned i = 0; i < block_threads; i++) {
@@ -263,26 +288,26 @@ void run_cluster(const unsigned grid[3], unsigned cx, unsigned cy, unsigned clus
       t->block = b.get(), t->rank = (int)rank, t->id = (int)i;
       t->state = nullptr, t->started = t->done = t->waited = t->cluster_arrived = false, t->cluster_target = 0,
       t->fenced = 0;
-      const size_t index = threads.size();
-      if (index >= stacks.size())
-        stacks.push_back(
+      const size_t index = now->threads.size();
+      if (index >= now->stacks.size())
+        now->stacks.push_back(
             (unsigned char*)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-      t->stack = stacks[index];
-      ready.push_back(t.get());
-      threads.push_back(std::move(t));
+      t->stack = now->stacks[index];
+      now->ready.push_back(t.get());
+      now->threads.push_back(std::move(t));
     }
-    blocks.push_back(std::move(b));
+    now->blocks.push_back(std::move(b));
   }
   for (;;) {
-    self = nullptr;
-    if (!asyncs.empty() && (ready.empty() || chance(8))) { run_async(); continue; }
-    if (ready.empty()) break;
+    now->self = nullptr;
+    if (!now->asyncs.empty() && (now->ready.empty() || chance(8))) { run_async(); continue; }
+    if (now->ready.empty()) break;
     // random order: usually stay with one thread far ahead of the others, which is what hides least
-    const size_t i = random_state ? draw((unsigned)ready.size()) : 0;
-    Thread* t = ready[i];
-    ready[i] = ready.front(), ready.pop_front();
-    self = t, place = &t->place, t->state = nullptr;
-    if (_setjmp(scheduler) == 0) {
+    const size_t i = now->random_state ? draw((unsigned)now->ready.size()) : 0;
+    Thread* t = now->ready[i];
+    now->ready[i] = now->ready.front(), now->ready.pop_front();
+    now->self = t, place = &t->place, t->state = nullptr;
+    if (_setjmp(now->scheduler) == 0) {
       if (t->started) _longjmp(t->context, 1);
       t->started = true;
       getcontext(&t->start);
@@ -291,22 +316,22 @@ void run_cluster(const unsigned grid[3], unsigned cx, unsigned cy, unsigned clus
       setcontext(&t->start);
     }
   }
-  self = nullptr;
-  for (auto& t : threads)
+  now->self = nullptr;
+  for (auto& t : now->threads)
     if (!t->done) {   // the first of them, and how many wait where
-      self = t.get();
+      now->self = t.get();
       std::string where;
-      for (size_t i = 0; i < threads.size();) {
+      for (size_t i = 0; i < now->threads.size();) {
         size_t n = i;
         auto state = [](const Thread& u) { return u.done ? "done" : u.state ? u.state : "?"; };
-        while (n < threads.size() && !std::strcmp(state(*threads[n]), state(*threads[i]))) n++;
-        where += " " + std::to_string(i) + "-" + std::to_string(n - 1) + " " + state(*threads[i]) + ";";
+        while (n < now->threads.size() && !std::strcmp(state(*now->threads[n]), state(*now->threads[i]))) n++;
+        where += " " + std::to_string(i) + "-" + std::to_string(n - 1) + " " + state(*now->threads[i]) + ";";
         i = n;
       }
       fail("deadlock: waits for ever at %s; threads%s", t->state ? t->state : "?", where.c_str());
     }
-  for (auto& b : blocks)
-    if (dependent && !b->waited)
+  for (auto& b : now->blocks)
+    if (now->dependent && !b->waited)
       fail("a block ended without griddepcontrol.wait: later kernels would not wait for earlier ones");
 }
 
@@ -314,7 +339,7 @@ Kernel* kernels;
 
 }  // namespace
 
-const Place* place;
+TLS const Place* place;
 Kernel::Kernel(const char* n, Entry e, size_t p, int t) : name(n), entry(e), params(p), threads(t), next(kernels) {
   kernels = this;
 }
@@ -325,29 +350,29 @@ void fail(const char* format, ...) {
   va_start(args, format);
   std::vsnprintf(what, sizeof what, format, args);
   va_end(args);
-  std::snprintf(message, sizeof message, "kernel %s, block (%u, %u, %u), thread %u: %s", kernel_name,
-                self ? self->place.block.x : 0, self ? self->place.block.y : 0, self ? self->place.block.z : 0,
-                self ? self->place.thread.x : 0, what);
-  siglongjmp(escape, 1);
+  const Place at = now->self ? now->self->place : Place{{0, 0, 0}, {0, 0, 0}, {}, {}};
+  std::snprintf(now->message, sizeof now->message, "kernel %s, block (%u, %u, %u), thread %u: %s", now->kernel_name,
+                at.block.x, at.block.y, at.block.z, at.thread.x, what);
+  siglongjmp(now->escape, 1);
 }
 
 // ---- the wrappers of ptx.cuh -------------------------------------------------------------------------------------
 
-unsigned char* shared_memory() { return self->block->shared; }
+unsigned char* shared_memory() { return now->self->block->shared; }
 uint32_t shared_address(const void* p) {
-  return (uint32_t)((const unsigned char*)p - self->block->shared + SHARED_BASE) | (uint32_t)self->rank << 20;
+  return (uint32_t)((const unsigned char*)p - now->self->block->shared + SHARED_BASE) | (uint32_t)now->self->rank << 20;
 }
 void barrier(int id, int n) {
-  NamedBarrier& b = self->block->barriers[id];
+  NamedBarrier& b = now->self->block->barriers[id];
   if (b.arrived && b.needed != n) fail("bar.sync %d with %d and with %d threads", id, b.needed, n);
   b.needed = n, b.arrived++;
-  if (b.arrived >= (n < 0 ? self->block->live : n)) {
+  if (b.arrived >= (n < 0 ? now->self->block->live : n)) {
     b.arrived = 0;
     wake(b.waiting);
   } else wait_in(b.waiting, "bar.sync");
 }
 void collective(const char* what, uint32_t mask, void* operand, Finish finish, void* extra) {
-  meet(self->block->warps[(size_t)self->id / 32], 32, mask, self->id % 32, what, operand, finish, extra);
+  meet(now->self->block->warps[(size_t)now->self->id / 32], 32, mask, now->self->id % 32, what, operand, finish, extra);
 }
 namespace {
 struct Shuffle { uint32_t value; int source; uint32_t* out; };
@@ -373,23 +398,23 @@ uint32_t ballot(uint32_t mask, bool predicate) {
   return v.result;
 }
 void pdl_launch() {}
-void pdl_wait() { self->waited = true; }
+void pdl_wait() { now->self->waited = true; }
 
 void cp16(uint32_t dst, const void* src, int bytes) {
   if (dst % 16) fail("cp.async: shared address 0x%x is not a multiple of 16", dst);
   if (bytes != 0 && bytes != 16) fail("cp.async of %d bytes", bytes);
   if (bytes) check_source(src, 16, "cp.async");
   unsigned char* to = at(dst, 16, "cp.async");
-  Copy c = {to, src, bytes, 16, &self->block->landed[(size_t)(to - self->block->shared) / 16]};
+  Copy c = {to, src, bytes, 16, &now->self->block->landed[(size_t)(to - now->self->block->shared) / 16]};
   if (chance(4)) run(c);
-  else self->open.push_back(c);
+  else now->self->open.push_back(c);
 }
 void cp_commit() {
-  self->groups.push_back(std::move(self->open));
-  self->open.clear();
+  now->self->groups.push_back(std::move(now->self->open));
+  now->self->open.clear();
 }
 void cp_wait(int n) {
-  while ((int)self->groups.size() > n) run(self->groups.front()), self->groups.pop_front();
+  while ((int)now->self->groups.size() > n) run(now->self->groups.front()), now->self->groups.pop_front();
 }
 void ldmatrix4(uint32_t* r, uint32_t address, bool transpose) {
   Load l = {r, address, transpose};
@@ -432,22 +457,22 @@ void mma16816(float* c, const uint32_t* a, uint32_t b0, uint32_t b1) {
 }
 
 void cluster_arrive() {
-  if (self->cluster_arrived) fail("barrier.cluster.arrive twice in one phase");
-  self->cluster_arrived = true, self->cluster_target = cluster_phase + 1;
-  cluster_pending--;
+  if (now->self->cluster_arrived) fail("barrier.cluster.arrive twice in one phase");
+  now->self->cluster_arrived = true, now->self->cluster_target = now->cluster_phase + 1;
+  now->cluster_pending--;
   check_cluster();
 }
 void cluster_wait() {
-  while (cluster_phase < self->cluster_target) pause("barrier.cluster.wait");
+  while (now->cluster_phase < now->self->cluster_target) pause("barrier.cluster.wait");
 }
 void store_shared16(uint32_t address, const float* v, bool cluster) {
   if (address % 16) fail("st.shared.v4: address 0x%x is not a multiple of 16", address);
-  if (!cluster && (int)(address >> 20) != self->rank) fail("st.shared to another block");
+  if (!cluster && (int)(address >> 20) != now->self->rank) fail("st.shared to another block");
   std::memcpy(at(address, 16, "st.shared"), v, 16);
 }
 void mbar_init(uint32_t bar, int count) {
   at(bar, 8, "mbarrier.init");
-  mbarriers[bar] = {count, count, 0, 0, {}};
+  now->mbarriers[bar] = {count, count, 0, 0, {}};
 }
 void mbar_arrive(uint32_t bar, int bytes) {
   Barrier& b = barrier_at(bar);
@@ -460,9 +485,9 @@ void mbar_wait(uint32_t bar, int parity) {
 }
 void mbar_arrive_cp(uint32_t bar) {
   Async op = {{}, {}, nullptr, &barrier_at(bar), 0, true};
-  for (auto& g : self->groups) op.copies.insert(op.copies.end(), g.begin(), g.end());
-  op.copies.insert(op.copies.end(), self->open.begin(), self->open.end());
-  self->groups.clear(), self->open.clear();
+  for (auto& g : now->self->groups) op.copies.insert(op.copies.end(), g.begin(), g.end());
+  op.copies.insert(op.copies.end(), now->self->open.begin(), now->self->open.end());
+  now->self->groups.clear(), now->self->open.clear();
   later(std::move(op));
 }
 void bulk_copy(uint32_t dst, const void* src, int bytes, uint32_t bar) {
@@ -476,7 +501,7 @@ void bulk_copy(uint32_t dst, const void* src, int bytes, uint32_t bar) {
          false});
 }
 void prefetch(const void* src, int bytes) {
-  if ((uintptr_t)src % 16 || bytes % 16 || !allocation_of(src, (size_t)bytes))
+  if ((uintptr_t)src % 16 || bytes % 16 || !allocation_of(src, (size_t)bytes).data)
     fail("prefetch of %d bytes at %p", bytes, src);
 }
 void st_async(uint32_t address, uint32_t bar, const float* v) {
@@ -491,9 +516,9 @@ void st_async(uint32_t address, uint32_t bar, const float* v) {
 // ---- wgmma --------------------------------------------------------------------------------------------------------
 
 namespace {
-Warpgroup& warpgroup() { return self->block->warpgroups[(size_t)self->id / 128]; }
+Warpgroup& warpgroup() { return now->self->block->warpgroups[(size_t)now->self->id / 128]; }
 void meet_warpgroup(const char* what, void* operand, Finish finish) {
-  meet(warpgroup().meeting, 128, ~0u, self->id % 128, what, operand, finish, nullptr);
+  meet(warpgroup().meeting, 128, ~0u, now->self->id % 128, what, operand, finish, nullptr);
 }
 // Element (row, k) of a no-swizzle K-major operand: core matrices of 8 rows by 8 halves, 128 contiguous bytes each.
 // What cp.async wrote there must have landed before the fence.proxy.async of every thread that takes part.
@@ -502,8 +527,8 @@ float element(uint64_t descriptor, int row, int k, uint32_t fenced) {
                  row_step = (uint32_t)(descriptor >> 32 & 0x3FFF) << 4;
   const uint32_t address = start + (uint32_t)(k / 8) * k_step + (uint32_t)(row / 8) * row_step +
                            (uint32_t)(row % 8) * 16 + (uint32_t)(k % 8) * 2;
-  const unsigned char* from = at(address | (uint32_t)self->rank << 20, 2, "wgmma operand");
-  if (self->block->landed[(size_t)(from - self->block->shared) / 16] > fenced)
+  const unsigned char* from = at(address | (uint32_t)now->self->rank << 20, 2, "wgmma operand");
+  if (now->self->block->landed[(size_t)(from - now->self->block->shared) / 16] > fenced)
     fail("wgmma reads what cp.async wrote, without fence.proxy.async between");
   uint16_t h;
   std::memcpy(&h, from, 2);
@@ -531,7 +556,7 @@ void run(const std::vector<Product>& products) {
 struct Operand { float* d; int n; uint64_t a, b; int accumulate; uint32_t fenced; };
 }  // namespace
 void wgmma(float* d, int n, uint64_t a, uint64_t b, int accumulate) {
-  Operand o = {d, n, a, b, accumulate, self->fenced};
+  Operand o = {d, n, a, b, accumulate, now->self->fenced};
   meet_warpgroup("wgmma", &o, [](void** all, int, void*) {
     const Operand& first = *(Operand*)all[0];
     Product p = {{}, first.n, first.a, first.b, first.accumulate, first.fenced};
@@ -560,7 +585,7 @@ void wgmma_wait(int n) {
     while ((int)w.groups.size() > *(int*)all[0]) run(w.groups.front()), w.groups.pop_front();
   });
 }
-void fence_async_proxy() { self->fenced = landings; }
+void fence_async_proxy() { now->self->fenced = now->landings; }
 void set_registers(int n) {
   if (n < 24 || n > 256 || n % 8) fail("setmaxnreg to %d", n);
   meet_warpgroup("setmaxnreg", nullptr, [](void**, int, void*) {});
@@ -579,11 +604,13 @@ extern "C" void* emu_alloc(size_t bytes, int constant) {
   mprotect(pages + mapped - 4096, 4096, PROT_NONE);
   unsigned char* p = pages + mapped - 4096 - data;
   std::memset(pages + 4096, 0xFF, mapped - 8192);
+  const std::lock_guard<std::mutex> guard(emu::allocations_lock);
   emu::allocations.push_back({pages, mapped, p, bytes, constant != 0});
   return p;
 }
 // Returns 0, or 1 if the bytes around the buffer were overwritten.
 extern "C" int emu_free(void* p) {
+  const std::lock_guard<std::mutex> guard(emu::allocations_lock);
   for (size_t i = 0; i < emu::allocations.size(); i++) {
     const emu::Allocation a = emu::allocations[i];
     if (a.data != p) continue;
@@ -597,22 +624,29 @@ extern "C" int emu_free(void* p) {
   return 1;
 }
 // Runs one grid. `seed` 0: threads in order and asynchronous work as late as possible; otherwise shuffled by it.
-// Returns 0, or 1 with a message in `error`.
+// Returns 0, or 1 with a message in `error`. Several host threads may run a grid each at the same time.
 extern "C" int emu_launch(const char* name, const unsigned* grid, unsigned cluster, unsigned threads, unsigned shared,
                           const void* params, size_t params_bytes, int dependent, uint64_t seed, char* error,
                           size_t error_bytes) {
   using namespace emu;
-  struct sigaction action = {}, old_segv, old_bus, old_ill;
+  static std::once_flag once;
+  std::call_once(once, [] {
+    struct sigaction action = {};
+    action.sa_sigaction = on_signal, action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+    for (int signal : {SIGSEGV, SIGBUS, SIGILL}) sigaction(signal, &action, &earlier[signal]);
+  });
+  std::unique_ptr<Run> run;
+  {
+    const std::lock_guard<std::mutex> guard(idle_lock);
+    if (!idle.empty()) run = std::move(idle.back()), idle.pop_back();
+  }
+  if (!run) run = std::make_unique<Run>();
+  now = run.get();
   stack_t alt = {}, old_alt;
-  static unsigned char alt_stack[64 << 10];
-  alt.ss_sp = alt_stack, alt.ss_size = sizeof alt_stack;
-  action.sa_sigaction = on_signal, action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+  alt.ss_sp = run->signal_stack, alt.ss_size = sizeof run->signal_stack;
   sigaltstack(&alt, &old_alt);
-  sigaction(SIGSEGV, &action, &old_segv);
-  sigaction(SIGBUS, &action, &old_bus);
-  sigaction(SIGILL, &action, &old_ill);
-  kernel_name = name, self = nullptr, message[0] = 0;
-  if (sigsetjmp(escape, 1) == 0) {
+  now->kernel_name = name, now->self = nullptr, now->message[0] = 0;
+  if (sigsetjmp(now->escape, 1) == 0) {
     Kernel* k = kernels;
     while (k && std::strcmp(k->name, name)) k = k->next;
     if (!k) fail("no such kernel");
@@ -622,8 +656,8 @@ extern "C" int emu_launch(const char* name, const unsigned* grid, unsigned clust
     if (cluster < 1 || cluster > 8 || grid[2] % cluster) fail("grid depth %u in clusters of %u", grid[2], cluster);
     if (!grid[0] || !grid[1] || !grid[2] || grid[1] > 65535 || grid[2] > 65535)
       fail("grid (%u, %u, %u)", grid[0], grid[1], grid[2]);
-    entry = k->entry, parameters = params, shared_bytes = shared, emu::dependent = dependent != 0;
-    random_state = seed ? seed * 0x9E3779B97F4A7C15ull | 1 : 0;
+    now->entry = k->entry, now->parameters = params, now->shared_bytes = shared, now->dependent = dependent != 0;
+    now->random_state = seed ? seed * 0x9E3779B97F4A7C15ull | 1 : 0;
     const size_t n = (size_t)grid[0] * grid[1] * (grid[2] / cluster);
     size_t step = 1, at = 0;
     if (seed)   // visit the clusters in a scattered order: any step that shares no factor with n
@@ -639,11 +673,11 @@ extern "C" int emu_launch(const char* name, const unsigned* grid, unsigned clust
       run_cluster(grid, (unsigned)(at % grid[0]), (unsigned)(at / grid[0] % grid[1]), cluster,
                   (unsigned)(at / grid[0] / grid[1]) * cluster, threads);
   }
-  sigaction(SIGSEGV, &old_segv, nullptr);
-  sigaction(SIGBUS, &old_bus, nullptr);
-  sigaction(SIGILL, &old_ill, nullptr);
   sigaltstack(&old_alt, nullptr);
-  if (!message[0]) return 0;
-  std::snprintf(error, error_bytes, "%s", message);
-  return 1;
+  now = nullptr, place = nullptr;
+  const bool failed = run->message[0];
+  if (failed) std::snprintf(error, error_bytes, "%s", run->message);
+  const std::lock_guard<std::mutex> guard(idle_lock);
+  idle.push_back(std::move(run));
+  return failed;
 }

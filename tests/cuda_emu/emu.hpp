@@ -1,7 +1,7 @@
 // A GPU in one thread, for the kernel files of src/backend/cuda: they compile with any C++17 compiler when
 // RTMO_EMULATOR is defined, and every wrapper of ops/common/ptx.cuh has here the meaning that the PTX manual gives it.
 //
-// * One grid runs cluster by cluster, in shuffled order. Every thread is a fiber; a fiber runs until it must wait, and
+// * One grid runs on one host thread, cluster by cluster, in shuffled order. Every thread is a fiber; a fiber runs until it must wait, and
 //   the next one is drawn at random, so a missing barrier shows as a wrong result or as a read of poison.
 // * Asynchronous work (cp.async, bulk copies, st.async, wgmma) happens as late as the program allows, or, drawn at
 //   random, at once: waiting too little reads poison, releasing a buffer too early reads what comes next.
@@ -54,7 +54,9 @@ inline float2 unpack2(uint32_t v) { return {emu::half_to_float((uint16_t)v), emu
 
 namespace emu {
 struct Place { dim3 thread, block, block_dim, grid_dim; };
-extern const Place* place;             // of the running thread
+// A variable of each host thread, which the library may read as fast as any other.
+#define TLS __attribute__((tls_model("initial-exec"))) thread_local
+extern TLS const Place* place;         // of the running thread
 unsigned char* shared_memory();
 [[noreturn]] void fail(const char* format, ...);
 void barrier(int id, int threads);     // threads < 0: all of the block that still run

@@ -15,12 +15,9 @@ use std::time::Duration;
 
 /// The emulator's C interface.
 struct Emu {
-    library: Library,
+    /// Never unloaded: it handles the process's signals for memory faults.
+    library: &'static Library,
 }
-
-/// One emulated kernel at a time, whichever library it is in: while one runs, the process's signal handlers belong to
-/// it.
-static LOCK: Mutex<()> = Mutex::new(());
 
 fn compiler() -> Option<String> {
     if std::env::var_os("RTMO_TEST_GPU_ONLY").is_some() {
@@ -149,7 +146,7 @@ fn open(cxx: &str, replaced: Option<(&str, &str)>) -> Arc<Emu> {
         build(cxx, replaced).unwrap_or_else(|e| panic!("the kernels do not compile for the host:\n{e}"));
     // SAFETY: the library was built from this repository's emulator; its initialisers only register kernels.
     let library = unsafe { Library::new(&path) }.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    Arc::new(Emu { library })
+    Arc::new(Emu { library: Box::leak(Box::new(library)) })
 }
 
 /// An emulated GPU.
@@ -275,12 +272,10 @@ impl Gpu for Emulator {
     }
 
     fn alloc(&self, bytes: usize, purpose: Purpose) -> Result<u64> {
-        let _guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
         Ok(self.library.alloc(bytes, purpose == Purpose::Constant))
     }
 
     unsafe fn free(&self, address: u64) {
-        let _guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
         // SAFETY: the caller's promise.
         unsafe { self.library.free(address) };
     }
@@ -353,7 +348,6 @@ impl Program for Emulated {
     }
 
     fn run_timed(&self) -> Result<Vec<Duration>> {
-        let _guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
         let given = self.upload.lock().unwrap_or_else(|e| e.into_inner()).take();
         for Upload { from, to, bytes } in given.into_iter().chain(self.recipe.upload) {
             // SAFETY: both blocks belong to the executor and have at least that many bytes.
