@@ -583,7 +583,7 @@ def load(path):
     state = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
     arch = 'r50'
     if 'backbone.stem.conv.conv.weight' in state:
-        arch = {24: 't', 32: 's', 48: 'm', 64: 'l'}[state['backbone.stem.conv.conv.weight'].shape[0]]
+        arch = {16: 'n', 24: 't', 32: 's', 48: 'm', 64: 'l'}[state['backbone.stem.conv.conv.weight'].shape[0]]
     levels = sum(name.startswith('head.head_module.out_cls') and name.endswith('bias') for name in state)
     model = Rtmo(arch, state['head.dcc.pos_enc'].shape[0], levels)
     missing, unexpected = model.load_state_dict(state, strict=False)
