@@ -15,6 +15,10 @@ use crate::plan::{Plan, View};
 pub use crate::pose::{Frame, RunOptions, SelectParams, Survivors};
 
 /// A plan that a backend has prepared: weights packed, kernels chosen, memory allocated.
+///
+/// The plan has named inputs and outputs of any kind. A run is special to pose networks: its input is photos, whose letterbox is
+/// the plan's first step, and its result is the survivors of the plan's selection. So a GPU takes a photo and gives people in one
+/// graph, with one wait.
 pub trait Executor: Send {
     /// Photos to people. One entry a frame, in order.
     ///

@@ -76,7 +76,7 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Incomplete) => ExitCode::FAILURE,
         // As a shell reports a program that SIGINT ended.
         Ok(Outcome::Interrupted) => ExitCode::from(130),
-        // Whoever read our output has left: no reason to complain. As for SIGPIPE.
+        // The reader of the output has ended, as `head` does. The status is that of SIGPIPE.
         Err(error) if broken_pipe(&error) => ExitCode::from(141),
         Err(error) => {
             terminal::complain("error", &error);

@@ -162,7 +162,7 @@ struct Label {
 }
 
 /// Places labels, each on a line of its own, so that they stay in the picture and none crosses another mark: marks that
-/// are closer than a label is wide have theirs on the same side, and whoever reaches over others stands above them. The
+/// are closer than a label is wide have theirs on the same side, and one that reaches over others stands above them. The
 /// marks are ascending, from 0 to 1.
 fn labels(marks: [f64; 3]) -> [Label; 3] {
     /// Width of a label.

@@ -8,7 +8,7 @@ use std::io::Write;
 
 /// Writes `label: message` to standard error.
 pub fn complain(label: &str, message: impl Display) {
-    // Nobody is left to tell if that fails.
+    // If that fails, there is no other place to say so.
     writeln!(std::io::stderr(), "{label}: {}", printable_lines(message)).ok();
 }
 

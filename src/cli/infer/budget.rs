@@ -30,7 +30,7 @@ impl Budget {
     }
 
     /// Waits for a photo's turn. What `need` does, the photos behind it wait for: it tells how many bytes the photo takes.
-    /// `full` is called before this one has to wait for them. `None` when nobody takes photos any more.
+    /// `full` is called before this one has to wait for them. `None` when the run has ended.
     pub fn share<T>(
         self: &Arc<Budget>,
         index: usize,

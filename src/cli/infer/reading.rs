@@ -281,7 +281,7 @@ mod tests {
         });
         let mut photos = decode_ahead(items, waits, 2, Limits::default(), Budget::new(1 << 20));
         give.send(Item::File(file.clone())).unwrap();
-        // The batch is not full, and nobody knows yet what comes.
+        // The batch is not full, and the list has not ended.
         assert_eq!(photos.next_batch(4).unwrap().len(), 1);
         give.send(Item::Note("a note".into())).unwrap();
         give.send(Item::Error(Error::Usage("no photo".into()))).unwrap();

@@ -95,7 +95,7 @@ impl Sink {
         }
     }
 
-    /// A line is complete: whoever reads standard output gets it now.
+    /// A line is complete: a reader of standard output gets it now.
     fn line(&mut self) -> Result<()> {
         match self {
             Sink::Stdout(out) => out.flush().map_err(Error::io("cannot write", "standard output")),

@@ -214,7 +214,7 @@ impl Skeleton {
     }
 
     /// Standard deviation of annotators, in units of the object's scale (the OKS constants `sigma_i` of
-    /// <https://cocodataset.org/#keypoints-eval>); `None` if nobody measured it.
+    /// <https://cocodataset.org/#keypoints-eval>); `None` if it was not measured.
     pub fn sigma(&self, keypoint: usize) -> Option<f32> {
         self.joints[keypoint].sigma
     }
