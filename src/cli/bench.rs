@@ -24,8 +24,8 @@ use std::time::{Duration, Instant};
 
 /// Measure latency, stage by stage
 ///
-/// Measures how long a decoded photo takes to become people, stage by stage. Needs no weights: without any for the
-/// model it generates some, which take as long.
+/// Measures the time from a decoded photo to its people, stage by stage. Needs no weights: if the model's are not here, it
+/// generates random ones, which take the same time.
 #[derive(Args)]
 #[command(after_help = "\
 Times are wall-clock times on this machine, which should be otherwise idle. 'letterbox' is the photo to the network \
@@ -48,10 +48,10 @@ pub struct Bench {
     /// Timed runs
     #[arg(short, long, value_name = "N", default_value_t = 50, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     iters: u32,
-    /// Runs before them that are not timed
+    /// Runs before the timed ones, to warm up
     #[arg(long, value_name = "N", default_value_t = 5, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     warmup: u32,
-    /// Photos a run
+    /// Photos in each run (the batch size)
     #[arg(short, long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch: u16,
     /// Make the best N grids people, whatever their scores
@@ -263,7 +263,7 @@ impl Bench {
     }
 }
 
-/// How many people there were, and why not as many as were asked for.
+/// How many people were found, and why that differs from the number asked for.
 fn told(people: usize, asked: Option<usize>) -> String {
     match asked.filter(|&asked| asked > people) {
         Some(asked) => format!("{people} people of {asked}: the grid has no more"),
@@ -272,7 +272,7 @@ fn told(people: usize, asked: Option<usize>) -> String {
     }
 }
 
-/// The yardstick, in operations a second, and what it is: a CPU's multiply-adds, a GPU's tensor cores.
+/// The peak to compare with, in operations a second, and its name: a CPU's multiply-adds, a GPU's tensor cores.
 fn peak(engine: &Engine) -> Result<Option<(f64, &'static str)>> {
     let placement = engine.options().placement;
     Ok(match (placement.device, placement.precision, placement.threads, Isa::choose()) {
@@ -295,10 +295,10 @@ struct Run {
     resident: Duration,
 }
 
-/// Which time of a run.
+/// Selects one time of a run.
 type Stage = fn(&Run) -> Duration;
 
-/// A stage that a device has not is not shown.
+/// Stages that take no time on a device are left out.
 const STAGES: [(&str, Stage); 8] = [
     ("upload", |t| t.stages.upload),
     ("letterbox", |t| t.stages.letterbox),
@@ -320,7 +320,7 @@ struct Report {
     gpu: bool,
 }
 
-/// Of the same stage in all runs, in milliseconds.
+/// Times of one stage in all runs, in milliseconds.
 struct Statistics {
     p50: f64,
     p90: f64,
@@ -469,7 +469,7 @@ fn output(plan: &Plan, step: &Step) -> String {
     }
 }
 
-/// A photo of nothing: gradients, blocks and noise, the same on every machine.
+/// A generated photo without people: gradients, blocks and noise, the same on every machine.
 fn generated_photo(width: usize, height: usize) -> Photo {
     let mut photo = Photo::filled(width, height, [0; 3]);
     let mut state = 1u32;

@@ -17,8 +17,8 @@ use std::path::PathBuf;
 
 /// Compare a device with the CPU, or the CPU with 64-bit arithmetic, step by step
 ///
-/// Compares what a device computes for a photo with what is right, step by step: a GPU in fp16, or the CPU in bf16, with
-/// the CPU in fp32; and that with the same in 64-bit arithmetic.
+/// Compares every step of a device's computation for a photo with a more exact one: a GPU in fp16 or the CPU in bf16 with
+/// the CPU in fp32, and the CPU in fp32 with 64-bit arithmetic.
 #[derive(Args)]
 #[command(after_help = "\
 Without --device and --precision a GPU is checked, and where there is none the CPU in fp32. A map's relative error is the \
@@ -138,7 +138,7 @@ impl Check {
     }
 }
 
-/// A bound: nothing is below zero, and NaN would let everything pass.
+/// A bound: a number from 0 on. A NaN would let every error pass.
 fn positive(text: &str) -> Result<f64> {
     match text.parse::<f64>() {
         Ok(x) if x > 0.0 => Ok(x),

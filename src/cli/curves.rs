@@ -51,7 +51,7 @@ pub fn draw(title: &str, subtitle: &str, curves: &[Curve]) -> String {
     })
 }
 
-/// From the least to the most; `None` of nothing.
+/// The smallest and the largest value; `None` if there are no values.
 fn range(values: impl Iterator<Item = f64>) -> Option<Range<f64>> {
     values.fold(None, |range, v| Some(range.map_or(v..v, |r: Range<f64>| r.start.min(v)..r.end.max(v))))
 }

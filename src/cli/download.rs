@@ -44,7 +44,7 @@ impl Download {
     pub fn run(self) -> Ended {
         let models = self.published()?;
         let folder = self.to.clone().or_else(registry::cache_folder).ok_or_else(no_cache_folder)?;
-        // Where a file cannot be written without a name, half of one would stay.
+        // On file systems without nameless files a temporary file exists, which Ctrl-C must remove.
         let stop = || {
             remove_unfinished();
             std::process::exit(130);
@@ -63,9 +63,9 @@ impl Download {
         Ok(outcome)
     }
 
-    /// Sees to it that a checkpoint is here; what to say then.
+    /// Fetches a checkpoint if it is not here; returns the line to print.
     fn have(&self, model: &Published, folder: &Path) -> Result<String> {
-        // In a folder that was asked for, only what is there counts.
+        // If the user names a folder, only that folder is searched.
         let there = Some(folder.join(model.file_name())).filter(|path| path.is_file());
         let here = if self.to.is_some() { there } else { model.installed() };
         if let Some(path) = here.filter(|_| !self.force) {

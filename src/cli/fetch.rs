@@ -1,4 +1,4 @@
-//! Weights that are not here: fetched from a server, or those in the program.
+//! Weights that are not on this machine: from a server, or the demonstration model of the program.
 
 use super::options::{DEMO, Network};
 use super::terminal::Terminal;
@@ -84,7 +84,7 @@ impl Fetch {
             Some(name) => registry::find(name),
             None => registry::find(DEFAULT_MODEL),
         };
-        // A folder that was named is not the cache; a name of one's own is on no server.
+        // Downloads go to the cache, not to a folder that the user named. Only published names are on the server.
         let Some(published) = published.filter(|_| weights.is_none()) else {
             let demo = if model.is_none() { search.look(Some(DEMO), weights)? } else { None };
             let path = demo.map_or_else(|| search.resolve(model, weights), Ok)?;

@@ -1,12 +1,12 @@
-//! What a run reads and writes, so that none is written over another.
+//! The files that a run reads and writes. They are compared before the work, so that no file is overwritten by mistake.
 
 use rtmo_engine::shown;
 use rtmo_engine::{Error, Result};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// The files of one run, each with what it is: told before anything is computed, so that a photo, the weights or a
-/// result is never lost to another result.
+/// The files of one run, each with its role. All are registered before anything is computed: an output that would replace a
+/// photo, the weights or another output is an error.
 #[derive(Default)]
 pub struct Files {
     read: HashMap<PathBuf, String>,
@@ -27,7 +27,7 @@ impl Files {
         let stdout = Path::new("standard output");
         let (key, name) =
             if path == Path::new("-") { (stdout.into(), stdout) } else { (identity(path), path) };
-        // Devices and pipes take what comes, from several too.
+        // Several options may write to the same device or pipe.
         let written = self.written.get(&key).filter(|_| !path.exists() || path.is_file());
         if let Some(what) = self.read.get(&key).or(written) {
             return Err(Error::Usage(format!(

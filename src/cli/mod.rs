@@ -1,4 +1,4 @@
-//! The commands. Each has a file; what they share is here.
+//! The command line. Each command has a file; this one has the parser and the exit status.
 
 mod bench;
 mod check;
@@ -38,7 +38,7 @@ Examples:
   rtmo-engine download rtmo-s                      the authors' weights, once, for all commands
   rtmo-engine models                               the published weights, and which are here";
 
-// What a command is for is said in its file.
+// The help of each command is in its file.
 #[derive(Subcommand)]
 enum Command {
     Infer(infer::Infer),
@@ -74,7 +74,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Incomplete) => ExitCode::FAILURE,
-        // As a shell reports a program that SIGINT ended.
+        // The status with which a shell reports a program that SIGINT ended.
         Ok(Outcome::Interrupted) => ExitCode::from(130),
         // The reader of the output has ended, as `head` does. The status is that of SIGPIPE.
         Err(error) if broken_pipe(&error) => ExitCode::from(141),

@@ -31,7 +31,7 @@ impl Models {
         if let Some(name) = &self.remove {
             return delete(name);
         }
-        // What is wrong with $RTMO_WEIGHTS would make all of them seem to be elsewhere.
+        // With a wrong $RTMO_WEIGHTS every model would be listed as missing: warn of it.
         if let Err(error) = Search::from_environment().look(None, None) {
             terminal::complain("warning", error);
         }
@@ -45,7 +45,7 @@ impl Models {
     }
 }
 
-/// Deletes a checkpoint in the cache folder, and tells of one elsewhere, which is not this program's to delete.
+/// Deletes a checkpoint in the cache folder. A copy in another folder is the user's own: it is named and kept.
 fn delete(name: &str) -> Ended {
     let model = registry::find(name).ok_or_else(|| Error::Usage(registry::not_published(name)))?;
     let freed = match registry::cache_folder() {
@@ -114,7 +114,7 @@ fn since(path: &Path) -> String {
 fn date(mut day: u64) -> (u64, u64, u64) {
     let is_leap = |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
     let mut year = 1970;
-    // Whole spans of 400 years first: a file's time may be anything.
+    // Whole spans of 400 years are taken out first, because a file's time may be any number.
     year += 400 * (day / 146_097);
     day %= 146_097;
     while day >= 365 + u64::from(is_leap(year)) {

@@ -74,7 +74,7 @@ impl Network {
         self.look(&Search::from_environment())
     }
 
-    /// Whether one network is meant rather than any: by an option, or by a file in `$RTMO_WEIGHTS`.
+    /// Whether the user named one network, by an option or by a file in `$RTMO_WEIGHTS`.
     pub fn is_named(&self) -> bool {
         let file = Search::from_environment().variable.is_some_and(|path| !path.is_dir());
         self.model.is_some() || self.weights.is_some() || file
@@ -85,8 +85,8 @@ impl Network {
         search.look(self.model.as_deref().or(default), self.weights.as_deref())
     }
 
-    /// Opens a file that was found; it holds the model that was asked for, or that it was found by. A file that was found
-    /// in the current folder is told before it is opened: a folder of others may hold one.
+    /// Opens a file that the search found, and checks that it holds the model of its name. A file of the current folder is
+    /// named before it is opened, since the folder may be someone else's.
     ///
     /// # Errors
     /// If it cannot be read, or is another model.
@@ -124,12 +124,12 @@ impl Network {
         asked.or(raised.then_some(DEMO_SCORE_THR))
     }
 
-    /// Whether these are the demonstration's weights: they say so.
+    /// Whether these are the demonstration model's weights, by their metadata.
     fn is_demo(checkpoint: &Checkpoint) -> bool {
         checkpoint.metadata().get("purpose").is_some_and(|purpose| purpose == "demonstration")
     }
 
-    /// What to say of them then.
+    /// The line to print for the demonstration model.
     pub fn remark(checkpoint: &Checkpoint, asked: Option<f32>, compat: Compat) -> Option<String> {
         let threshold = match Network::score_thr(checkpoint, asked, compat) {
             Some(threshold) if asked.is_none() => {
@@ -180,7 +180,7 @@ impl Network {
 /// That a file holds the model that `claim` promises.
 fn agree(checkpoint: &Checkpoint, claim: &str, promised: Option<&Published>) -> Result<()> {
     let architecture = Architecture::of(checkpoint);
-    // What is no RTMO at all is told in more detail when its network is built.
+    // A file that is no RTMO gets a more detailed error when its network is built.
     let (Some(promised), Some(_), Some(keypoints)) = (promised, architecture.width, architecture.keypoints)
     else {
         return Ok(());
@@ -204,10 +204,10 @@ fn default_url() -> &'static str {
 /// A small model for a first look, which is part of the program (feature `demo-model`).
 pub const DEMO: &str = "rtmo-t-demo";
 
-/// Its doubles and false people mostly score less.
+/// Score threshold of the demonstration model. Most of its false people and duplicates score less.
 const DEMO_SCORE_THR: f32 = 0.5;
 
-/// Of generated weights.
+/// Seed of generated weights.
 const SEED: u64 = 0;
 
 /// `960x544`, or `640` for a square.

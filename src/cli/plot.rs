@@ -13,7 +13,7 @@ pub fn quantile(sorted: &[f64], q: f64) -> f64 {
 
 /// Part of a picture.
 pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-/// Strings take all that is drawn; what is left are ranges and fonts that plotters cannot handle.
+/// Drawing into a string cannot fail. Errors that remain are ranges and fonts that plotters refuses.
 pub type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 pub const BLUE: RGBColor = RGBColor(75, 134, 198);
@@ -24,7 +24,7 @@ pub const FAINT: RGBColor = RGBColor(230, 230, 230);
 
 const FONT: &str = "Helvetica, Arial, sans-serif";
 
-/// Of axes and legends. (Plotters counts ascenders and descenders in: this is an SVG font size of 13.)
+/// Font size of axes and legends. Plotters includes ascenders and descenders: this is an SVG font size of 13.
 pub fn font(colour: RGBColor) -> TextStyle<'static> {
     (FONT, 16).with_color(colour).into_text_style(&(0, 0))
 }
@@ -33,7 +33,7 @@ fn bold(size: i32) -> TextStyle<'static> {
     FontDesc::from((FONT, size)).style(FontStyle::Bold).color(&INK)
 }
 
-/// A tick's number without digits that say nothing.
+/// A tick's number without trailing zeros.
 pub fn short(value: &f64) -> String {
     let text = format!("{value:.6}");
     text.trim_end_matches('0').trim_end_matches('.').to_string()
@@ -70,7 +70,7 @@ fn draw_distribution(area: &Area, sorted: &[f64]) -> Drawn {
     let room = 0.04 * (max - min).max(0.02 * max).max(1e-3);
     let (low, high) = ((min - room).max(0.0), max + room);
 
-    // Twice as many bins as Sturges says: latencies have tails.
+    // Twice as many bins as Sturges's rule gives, because latencies have long tails.
     let bins = (2 * (1 + sorted.len().ilog2() as usize)).clamp(8, 60);
     let width = (high - low) / bins as f64;
     let mut counts = vec![0u32; bins];

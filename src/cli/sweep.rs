@@ -11,7 +11,7 @@ use rtmo_engine::{Engine, EngineOptions, Error, Photo, Result};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// What is swept.
+/// The points of a sweep.
 pub struct Sweep<'a> {
     pub network: &'a Network,
     /// Empty: powers of two.
@@ -35,10 +35,10 @@ impl Sweep<'_> {
         }
     }
 
-    /// Measures all; says what it measures, and returns the figures and their curves.
+    /// Measures all points, prints them as they come, and returns the figures and their curves.
     ///
     /// # Errors
-    /// If a network cannot be prepared, or does not run even alone.
+    /// If a network cannot be prepared, or does not run at batch size 1.
     pub fn run(&self, photo: &Photo, terminal: &Terminal) -> Result<(Value, String)> {
         let (mut points, mut all, mut backend) = (Vec::new(), Vec::new(), String::new());
         for network in Sweep::networks(self.network) {

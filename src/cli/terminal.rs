@@ -26,7 +26,7 @@ fn print_data(line: impl Display) -> Result<()> {
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Error::io("cannot write", "standard output"))
 }
 
-/// That there is a standard output.
+/// Checks that standard output is open.
 ///
 /// # Errors
 /// If the program was started with it closed (`>&-`): what is written would be lost without an error, since Rust's runtime
@@ -40,7 +40,7 @@ pub fn check_stdout() -> Result<()> {
     Ok(())
 }
 
-/// What is looked at before Rust's runtime begins.
+/// Looks at standard output before Rust's runtime begins, which opens `/dev/null` in place of a closed one.
 #[cfg(target_os = "linux")]
 mod start {
     use std::sync::atomic::{AtomicBool, Ordering};

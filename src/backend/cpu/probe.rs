@@ -60,6 +60,11 @@ impl CpuExecutor {
         let at = |step: usize| self.phases.partition_point(|phase| phase.step < step);
         let phases = at(steps.start)..at(steps.end);
         self.batch = 1;
+        if options.heatmaps {
+            // The selection that made room for the survivors may have run without.
+            let state = self.state.get_mut();
+            state.heatmaps.reserve(state.survivors.len());
+        }
         self.execute(phases, Frame::new(&photo, &letterbox), options, &|_| ());
         self.survivors(options)
     }
@@ -85,9 +90,12 @@ impl CpuExecutor {
     /// A view of survivor rows, `[people, c]`, for reading or writing.
     ///
     /// # Panics
-    /// If the view is of a map.
+    /// If the view is of a map, or reaches beyond its buffer.
     pub fn rows(&mut self, view: View) -> Vec<&mut [f32]> {
-        assert_eq!(self.plan.buffer_of(view).extent, Extent::Rows);
+        let buffer = self.plan.buffer_of(view);
+        assert_eq!(buffer.extent, Extent::Rows);
+        let within = view.c0.checked_add(view.c).is_some_and(|end| end <= buffer.c);
+        assert!(within, "channels {} and {} more of {}", view.c0, view.c, buffer.c);
         let state = self.state.get_mut();
         let rows = &state.rows[view.buffer.0];
         let row = |i: usize| {
@@ -96,5 +104,47 @@ impl CpuExecutor {
             unsafe { std::slice::from_raw_parts_mut(rows.row(i).add(view.c0), view.c) }
         };
         (0..state.survivors.len()).map(row).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::SelectParams;
+    use crate::backend::cpu::CpuOptions;
+    use crate::plan::{BinAxis, BinDecode, GridLevel, Op, Plan, Pose};
+
+    /// A selection on one grid cell, and the decoder of one keypoint with two axes of four bins.
+    fn executor() -> (CpuExecutor, View) {
+        let mut plan = Plan::default();
+        let (cls, bbox) = (plan.map("cls", 1, 1, 1), plan.map("bbox", 1, 1, 4));
+        plan.push("select", Op::Pose(Pose::Select { levels: vec![GridLevel { cls, bbox, stride: 32 }] }));
+        let (src, dst) = (plan.rows("src", 2), plan.rows("dst", 2));
+        let mut axis = || BinAxis { bins: 4, weight: plan.tensor("w", &[2, 2], vec![1.0; 4]) };
+        let (x, y) = (axis(), axis());
+        let decode =
+            BinDecode { src, dst, tokens: 1, dim: 2, pe_dim: 2, temperature: 300.0, padding: 1.25, x, y };
+        plan.push("bins", Op::Pose(Pose::BinDecode(decode)));
+        let options = CpuOptions { threads: 1, keep_maps: true, ..CpuOptions::detect().unwrap() };
+        (CpuExecutor::new(plan, options).unwrap(), src)
+    }
+
+    fn forced(heatmaps: bool) -> RunOptions {
+        RunOptions { select: SelectParams { force: Some(1), ..SelectParams::default() }, heatmaps }
+    }
+
+    #[test]
+    fn heatmaps_may_be_asked_for_after_the_selection() {
+        let (mut cpu, _) = executor();
+        cpu.run_steps(0..1, &forced(false));
+        assert_eq!(cpu.run_steps(1..2, &forced(true)).heatmaps_x.len(), 4);
+    }
+
+    #[test]
+    #[should_panic(expected = "channels 268435456 and 4 more of 2")]
+    fn rows_end_with_their_buffer() {
+        let (mut cpu, src) = executor();
+        cpu.run_steps(0..1, &forced(false));
+        cpu.rows(View { c0: 1 << 28, c: 4, ..src });
     }
 }
