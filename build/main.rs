@@ -73,7 +73,7 @@ fn main() {
 
 /// Tells the program whether the demonstration model is there to be part of it.
 fn demo_model() {
-    const MODEL: &str = "weights/rtmo-t-demo.safetensors";
+    const MODEL: &str = "weights/rtmo-n-demo.safetensors";
     println!("cargo::rustc-check-cfg=cfg(demo_model)");
     println!("cargo::rerun-if-changed={MODEL}");
     if env::var_os("CARGO_FEATURE_DEMO_MODEL").is_some() && Path::new(MODEL).is_file() {

@@ -150,11 +150,11 @@ fn no_model(published: &Published, why: String) -> Error {
 fn demo() -> Result<Checkpoint> {
     #[cfg(demo_model)]
     let file: Option<&[u8]> =
-        Some(include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/weights/rtmo-t-demo.safetensors")));
+        Some(include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/weights/rtmo-n-demo.safetensors")));
     #[cfg(not(demo_model))]
     let file: Option<&[u8]> = None;
     match file {
-        Some(file) => Checkpoint::from_bytes("rtmo-t-demo in the program", file),
+        Some(file) => Checkpoint::from_bytes("rtmo-n-demo in the program", file),
         None => Err(Error::Usage(format!("{DEMO}: this program was built without the demonstration model"))),
     }
 }

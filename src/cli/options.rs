@@ -139,7 +139,7 @@ impl Network {
         };
         Network::is_demo(checkpoint).then(|| {
             format!(
-                "this is the demonstration model, trained mostly on rendered scenes{threshold}; for photos \
+                "this is the small demonstration model{threshold}; for photos \
                  'rtmo-engine download' fetches {}, which can also be put into weights/",
                 default_url()
             )
@@ -202,7 +202,7 @@ fn default_url() -> &'static str {
 }
 
 /// A small model for a first look, which is part of the program (feature `demo-model`).
-pub const DEMO: &str = "rtmo-t-demo";
+pub const DEMO: &str = "rtmo-n-demo";
 
 /// Score threshold of the demonstration model. Most of its false people and duplicates score less.
 const DEMO_SCORE_THR: f32 = 0.5;

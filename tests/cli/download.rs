@@ -120,7 +120,7 @@ fn infer_fetches_what_is_not_here_or_takes_the_demonstration_model() {
     assert!(out.starts_with(&fetching), "{out}");
     assert!(err.starts_with("warning: rtmo-s is not fetched: ") && err.contains("404"), "{err}");
     assert_eq!(err.lines().count(), 1, "{err}");
-    assert!(out.contains("rtmo-t-demo in the program") && out.contains("demonstration model"), "{out}");
+    assert!(out.contains("rtmo-n-demo in the program") && out.contains("demonstration model"), "{out}");
     assert!(kept(at).is_empty());
 
     // Without consent to plain HTTP nobody is asked, and --offline forbids it.

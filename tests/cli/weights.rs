@@ -12,13 +12,13 @@ fn without_weights_the_demonstration_model_in_the_program_is_taken() {
     fs::remove_dir_all(folder.path().join("weights")).unwrap();
     let (_, err) = expect(0, folder.path(), &[&["infer", "a.png"], &SMALL[..]].concat());
     let (out, err) = said(&err);
-    assert!(out.contains("rtmo-t-demo in the program") && out.contains("https://"), "{out}");
+    assert!(out.contains("rtmo-n-demo in the program") && out.contains("https://"), "{out}");
     assert!(err.is_empty(), "{err}");
     assert!(out.contains("a.png: "), "{out}");
     assert_eq!(names(&folder.path().join("rtmo-out")), ["a.png"]);
     let (_, named) =
-        expect(0, folder.path(), &[&["infer", "a.png", "-m", "rtmo-t-demo"], &SMALL[..]].concat());
-    assert!(named.contains("rtmo-t-demo in the program"), "{named}");
+        expect(0, folder.path(), &[&["infer", "a.png", "-m", "rtmo-n-demo"], &SMALL[..]].concat());
+    assert!(named.contains("rtmo-n-demo in the program"), "{named}");
 
     // To ask for weights gives those or an error that tells where they were looked for.
     let (_, err) = expect(2, folder.path(), &["infer", "a.png", "--model", "rtmo-l"]);
@@ -96,7 +96,7 @@ fn converted_weights_hold_the_same_tensors() {
     assert!(!folder.path().join("c.safetensors").exists());
 }
 
-const DEMO: &str = "weights/rtmo-t-demo.safetensors";
+const DEMO: &str = "weights/rtmo-n-demo.safetensors";
 
 /// A workplace whose weights are a demonstration model's.
 fn with_demo() -> tempfile::TempDir {
@@ -117,7 +117,7 @@ fn a_demonstration_model_is_taken_when_no_other_is_there() {
     let folder = with_demo();
     let at = folder.path();
     let (out, err) = infer(0, at, &[]);
-    assert!(err.is_empty() && out.contains("rtmo-t-demo.safetensors"), "{out}{err}");
+    assert!(err.is_empty() && out.contains("rtmo-n-demo.safetensors"), "{out}{err}");
     assert!(out.contains("demonstration model") && out.contains("https://"), "{out}");
     assert!(!at.join("rtmo-out").exists());
 
@@ -132,14 +132,14 @@ fn a_demonstration_model_is_taken_when_no_other_is_there() {
     }
     save(&checkpoint(), &at.join(DEMO));
     let (out, _) = infer(0, at, &[]);
-    assert!(out.contains("rtmo-t-demo.safetensors") && !out.contains("demonstration model"), "{out}");
+    assert!(out.contains("rtmo-n-demo.safetensors") && !out.contains("demonstration model"), "{out}");
 }
 
 #[test]
 fn the_demonstration_model_of_this_repository_says_that_it_is_one() {
     let demo = Checkpoint::open(Path::new(env!("CARGO_MANIFEST_DIR")).join(DEMO)).unwrap();
     assert_eq!(demo.metadata()["purpose"], "demonstration");
-    assert_eq!(demo.metadata()["input_size"], "128x128");
+    assert_eq!(demo.metadata()["input_size"], "320x320");
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn the_variable_names_a_file_or_a_folder() {
     let plain = ["infer", "a.png", "--no-draw"];
     // A folder without the default model, but with another.
     let (code, out, err) = with("elsewhere", &plain);
-    assert!(code == Some(0) && out.contains("elsewhere/rtmo-t-demo.safetensors"), "{out}{err}");
+    assert!(code == Some(0) && out.contains("elsewhere/rtmo-n-demo.safetensors"), "{out}{err}");
     save(&checkpoint(), &at.join("elsewhere/rtmo-t.safetensors"));
     let (code, out, err) = with("elsewhere", &plain);
     assert!(code == Some(0) && out.contains("elsewhere/rtmo-t.safetensors"), "{out}{err}");
@@ -202,7 +202,7 @@ fn the_variable_names_a_file_or_a_folder() {
         let (_, _, err) = with("/dev/null", &plain);
         assert!(err.contains("/dev/null: is not a regular file (RTMO_WEIGHTS names it)"), "{err}");
     }
-    let (code, _, err) = with("elsewhere/rtmo-t-demo.safetensors", &[&plain[..], &["-m", "rtmo-l"]].concat());
+    let (code, _, err) = with("elsewhere/rtmo-n-demo.safetensors", &[&plain[..], &["-m", "rtmo-l"]].concat());
     assert!(code == Some(2) && err.contains("expected rtmo-l of 17 keypoints, got rtmo-t of 17"), "{err}");
 }
 
