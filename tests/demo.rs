@@ -1,5 +1,5 @@
-//! The demonstration model, `weights/rtmo-t-demo.safetensors`, on `examples/rendered.jpg`: trained weights, real scores,
-//! real suppression. The scene's exact keypoints are in tests/data/demo (tools/synth/example.py).
+//! Trained weights on a small input, `weights/rtmo-t-demo.safetensors` on `examples/rendered.jpg`: real scores, real
+//! suppression. The scene's exact keypoints are in tests/data/demo (tools/synth/example.py).
 
 mod common;
 

@@ -139,7 +139,7 @@ impl Network {
         };
         Network::is_demo(checkpoint).then(|| {
             format!(
-                "this is the small demonstration model{threshold}; for photos \
+                "this is the small demonstration model, which misses small and hidden people{threshold}; for photos \
                  'rtmo-engine download' fetches {}, which can also be put into weights/",
                 default_url()
             )
@@ -204,7 +204,7 @@ fn default_url() -> &'static str {
 /// A small model for a first look, which is part of the program (feature `demo-model`).
 pub const DEMO: &str = "rtmo-n-demo";
 
-/// Score threshold of the demonstration model. Most of its false people and duplicates score less.
+/// Score threshold of the demonstration model. In the pictures of examples/ its duplicates score at most 0.34.
 const DEMO_SCORE_THR: f32 = 0.5;
 
 /// Seed of generated weights.

@@ -518,7 +518,7 @@ pub fn bins() -> Vec<Row> {
             case.rows = vec![(src, rng.values(3 * src.c, 1.0))];
             // The codes are chains of up to bins / 4 rotations.
             let fp32 = tolerance(&case).max(ROUNDING * x.max(y) as f64);
-            rows.push(Row { nans: true, ..Row::new(case).within(fp32, f64::INFINITY) });
+            rows.push(Row { nans: true, fp32, ..Row::new(case) });
         }
     }
     rows

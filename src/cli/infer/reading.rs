@@ -5,8 +5,8 @@
 use super::budget::{Budget, Share};
 use super::sources::{Item, STDIN};
 use super::stopped;
+use rtmo_engine::Result;
 use rtmo_engine::vision::decode::{Decoded, Encoded, Limits};
-use rtmo_engine::{Error, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -37,19 +37,6 @@ enum Message {
     Full,
 }
 
-/// What is to be read, as it becomes known.
-struct Job {
-    index: usize,
-    what: What,
-}
-
-enum What {
-    File(PathBuf),
-    Photo(Vec<u8>),
-    Error(Error),
-    Note(String),
-}
-
 /// How far the list of photos is known.
 #[derive(Default)]
 struct Feed {
@@ -71,7 +58,7 @@ pub fn decode_ahead(
     let feed = Arc::new(Feed { waits, ..Feed::default() });
     let (mut jobs, mut from) = (Vec::new(), Vec::new());
     for _ in 0..workers {
-        let (give, take) = sync_channel::<Job>(64);
+        let (give, take) = sync_channel::<(usize, Item)>(64);
         let (to, read) = sync_channel(1);
         let budget = budget.clone();
         thread::spawn(move || read_all(&take, &to, limits, &budget));
@@ -81,14 +68,8 @@ pub fn decode_ahead(
     let fed = feed.clone();
     thread::spawn(move || {
         for (index, item) in items.enumerate() {
-            let what = match item {
-                Item::File(path) => What::File(path),
-                Item::Photo(bytes) => What::Photo(bytes),
-                Item::Error(error) => What::Error(error),
-                Item::Note(note) => What::Note(note),
-            };
             fed.fed.fetch_add(1, Ordering::SeqCst);
-            if stopped() || jobs[index % workers].send(Job { index, what }).is_err() {
+            if stopped() || jobs[index % workers].send((index, item)).is_err() {
                 return;
             }
         }
@@ -97,20 +78,20 @@ pub fn decode_ahead(
 }
 
 /// Reads one thread's share of the photos.
-fn read_all(jobs: &Receiver<Job>, to: &SyncSender<Message>, limits: Limits, budget: &Arc<Budget>) {
-    for Job { index, what } in jobs {
+fn read_all(jobs: &Receiver<(usize, Item)>, to: &SyncSender<Message>, limits: Limits, budget: &Arc<Budget>) {
+    for (index, item) in jobs {
         if stopped() {
             return;
         }
-        let (path, early) = match what {
-            What::File(path) => {
+        let (path, early) = match item {
+            Item::File(path) => {
                 let small = path.metadata().is_ok_and(|file| file.is_file() && file.len() <= SMALL_FILE);
                 let early = small.then(|| Encoded::open(&path, limits));
                 (path, early)
             }
-            What::Photo(bytes) => (STDIN.into(), Some(Encoded::new(bytes, STDIN, limits))),
-            What::Error(error) => (PathBuf::new(), Some(Err(error))),
-            What::Note(note) => {
+            Item::Photo(bytes) => (STDIN.into(), Some(Encoded::new(bytes, STDIN, limits))),
+            Item::Error(error) => (PathBuf::new(), Some(Err(error))),
+            Item::Note(note) => {
                 // It takes its turn as a photo does.
                 let full = || _ = to.send(Message::Full);
                 if budget.share(index, || ((), 0), full).is_none() || to.send(Message::Note(note)).is_err() {
@@ -214,8 +195,8 @@ impl Drop for Photos {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rtmo_engine::Photo;
     use rtmo_engine::vision::encode;
+    use rtmo_engine::{Error, Photo};
 
     #[test]
     fn photos_come_in_order_however_many_threads_read_them() {

@@ -63,16 +63,17 @@ impl Results {
 /// If the annotations cannot be read, or none of the photos that are known has an id.
 pub fn image_ids(annotations: Option<&Path>, photos: &[PathBuf]) -> Result<ImageIds> {
     let ids = annotations.map_or_else(|| Ok(ImageIds::from_names()), ImageIds::from_annotations)?;
-    let mut without = photos.iter().map(|photo| ids.of(photo)).skip_while(Result::is_err);
     match photos.first() {
-        Some(first) if without.next().is_none() => Err(Error::Usage(match annotations {
-            Some(_) => ids.of(first).err().map_or_else(String::new, |error| error.to_string()),
-            None => format!(
-                "{}: --coco takes an image's id from a name that is a number (000000000785.jpg, \
+        Some(first) if photos.iter().all(|photo| ids.of(photo).is_err()) => {
+            Err(Error::Usage(match annotations {
+                Some(_) => ids.of(first).err().map_or_else(String::new, |error| error.to_string()),
+                None => format!(
+                    "{}: --coco takes an image's id from a name that is a number (000000000785.jpg, \
                  COCO_val2014_000000000785.jpg), and no photo has one; --coco-images FILE takes ids from COCO annotations",
-                shown(first)
-            ),
-        })),
+                    shown(first)
+                ),
+            }))
+        }
         _ => Ok(ids),
     }
 }

@@ -20,7 +20,8 @@ fn the_case_table() {
                     rig.set(*view, values);
                 }
                 rig.run().unwrap_or_else(|e| panic!("{}: {e}", case.name));
-                rig.close(case.op().writes().unwrap(), fp16.max(1e-9), &case.name);
+                // Where the result must be exact, as a maximum's, the bound is 0; `close` asks for less than its bound.
+                rig.close(case.op().writes().unwrap(), fp16.max(f64::MIN_POSITIVE), &case.name);
                 taken += 1;
             }
             let survivors = ["survivor linear", "gated attention unit", "bins"].contains(&operation);
