@@ -24,12 +24,12 @@ pub fn remove_unfinished() {
 }
 
 /// Has [`remove_unfinished`] delete this file, which this process has made.
-pub(crate) fn keep_track(path: &Path) {
+pub fn keep_track(path: &Path) {
     temporaries().insert(path.to_path_buf());
 }
 
 /// Has [`remove_unfinished`] leave this file.
-pub(crate) fn lose_track(path: &Path) {
+pub fn lose_track(path: &Path) {
     temporaries().remove(path);
 }
 

@@ -15,6 +15,7 @@ mod plot;
 mod sweep;
 mod table;
 mod terminal;
+mod video;
 mod words;
 
 use clap::{Parser, Subcommand};

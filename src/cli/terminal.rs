@@ -5,6 +5,7 @@ use rtmo_engine::printable_lines;
 use rtmo_engine::{Error, Result};
 use std::fmt::Display;
 use std::io::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Writes `label: message` to standard error.
 pub fn complain(label: &str, message: impl Display) {
@@ -65,12 +66,35 @@ pub struct Terminal {
     data_on_stdout: bool,
     quiet: bool,
     bar: ProgressBar,
+    clip: Mutex<Option<ClipBar>>,
+}
+
+/// How far a clip is.
+struct ClipBar {
+    bar: ProgressBar,
+    begin: f64,
+    /// The last part of its clock.
+    end: String,
+}
+
+fn millis(seconds: f64) -> u64 {
+    (seconds.max(0.0) * 1e3) as u64
+}
+
+/// Seconds as `1:02.5`, or `1:00:02` where hours count.
+pub fn clock_time(seconds: f64) -> String {
+    let tenths = (seconds.max(0.0) * 10.0).round() as u64;
+    let (whole, tenth) = (tenths / 10, tenths % 10);
+    match whole / 3600 {
+        0 => format!("{}:{:02}.{tenth}", whole / 60, whole % 60),
+        hours => format!("{hours}:{:02}:{:02}", whole / 60 % 60, whole % 60),
+    }
 }
 
 impl Terminal {
     /// A terminal without a progress bar.
     pub fn new(data_on_stdout: bool, quiet: bool) -> Terminal {
-        Terminal { data_on_stdout, quiet, bar: ProgressBar::hidden() }
+        Terminal { data_on_stdout, quiet, bar: ProgressBar::hidden(), clip: Mutex::new(None) }
     }
 
     /// Shows a bar of `len` things, called `noun`, at the bottom, if standard error is a terminal; without `len` their number.
@@ -105,6 +129,49 @@ impl Terminal {
         self.bar.set_position(come);
     }
 
+    /// Shows how far a clip is, from `begin` to `end` in seconds, in place of what else is shown.
+    pub fn clip_begins(&self, begin: f64, end: Option<f64>) {
+        let length = end.map(|end| millis(end - begin)).filter(|&length| length > 0);
+        let template = match length {
+            Some(_) => "{bar:30} {msg}  {eta} left",
+            None => "{spinner} {msg}",
+        };
+        let style = ProgressStyle::with_template(template).expect("a valid template").progress_chars("━╸─");
+        let end = end.map(|end| format!("/{}", clock_time(end))).unwrap_or_default();
+        let bar =
+            ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr_with_hz(10)).with_style(style);
+        *self.clip() = Some(ClipBar { bar, begin, end });
+    }
+
+    /// A clip's frame at `time` is done.
+    pub fn clip_at(&self, time: f64, frames: usize) {
+        if let Some(ClipBar { bar, begin, end }) = &*self.clip() {
+            bar.set_position(millis(time - begin));
+            let rate = frames as f64 / bar.elapsed().as_secs_f64().max(1e-3);
+            bar.set_message(format!("{}{end}  {frames} frames  {rate:.1} frames/s", clock_time(time)));
+        }
+    }
+
+    /// Takes the clip's bar away.
+    pub fn clip_ends(&self) {
+        if let Some(ClipBar { bar, .. }) = self.clip().take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn clip(&self) -> MutexGuard<'_, Option<ClipBar>> {
+        self.clip.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls `f` while no bar is on the screen.
+    fn apart<T>(&self, f: impl FnOnce() -> T) -> T {
+        let clip = self.clip().as_ref().map(|clip| clip.bar.clone());
+        self.bar.suspend(|| match clip {
+            Some(clip) => clip.suspend(f),
+            None => f(),
+        })
+    }
+
     /// One more thing is done.
     pub fn advance(&self) {
         self.bar.inc(1);
@@ -120,7 +187,7 @@ impl Terminal {
         if self.quiet {
             return Ok(());
         }
-        self.bar.suspend(|| match self.data_on_stdout {
+        self.apart(|| match self.data_on_stdout {
             true => {
                 writeln!(std::io::stderr(), "{}", printable_lines(line)).ok();
                 Ok(())
@@ -131,7 +198,7 @@ impl Terminal {
 
     /// A line of data, for standard output.
     pub fn data(&self, line: impl Display) -> Result<()> {
-        self.bar.suspend(|| print_data(line))
+        self.apart(|| print_data(line))
     }
 
     /// Something worth knowing, for standard error; a quiet command leaves it out.
@@ -143,6 +210,6 @@ impl Terminal {
 
     /// A warning or an error, for standard error.
     pub fn complain(&self, label: &str, message: impl Display) {
-        self.bar.suspend(|| complain(label, message));
+        self.apart(|| complain(label, message));
     }
 }

@@ -3,6 +3,7 @@
 Upper bodies, close-ups and small people are drawn as often as people seen from head to foot.
 """
 import math
+from dataclasses import fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ ENLARGED = 3.0  # most that pixels of a photo are enlarged
 DEGREES, STRETCH, SHIFT = 5.0, 0.1, 0.2  # deviation of the turn; of the width's logarithm; largest shift by the side
 LEAST_KEYPOINTS = 3  # of a person still in the view; those with fewer become regions to ignore
 LEAST_SIZE = 8.0  # pixels, of a person's box
+TILED = 0.3  # share of pictures that are four views side by side: more people a picture, and smaller ones
 
 
 def matrix(bank, index, side, random):
@@ -87,6 +89,25 @@ def view(bank, index, side, random):
     return image, people
 
 
+def tiled(views, side):
+    """Four views of `side` pixels as one picture of twice the side."""
+    (a, b, c, d), people = zip(*views)
+    image = torch.cat((torch.cat((a, b), 2), torch.cat((c, d), 2)), 1)
+    places = [(0, 0), (side, 0), (0, side), (side, side)]
+    people = [moved(p, *place) for p, place in zip(people, places)]
+    together = data.People(*(torch.cat([getattr(p, f.name) for p in people], 1) for f in fields(data.People)[:6]))
+    together.regions = torch.cat([p.regions for p in people], 1)
+    return image, together.kept(together.exists)
+
+
+def moved(people, x, y):
+    """The people of one picture, moved; padding stays zero."""
+    by = torch.tensor((float(x), float(y)))
+    region = people.regions.any(-1, keepdim=True)
+    return replace(people, boxes=(people.boxes + by.repeat(2)) * people.exists[..., None],
+                   keypoints=people.keypoints + by, regions=(people.regions + by.repeat(2)) * region)
+
+
 class Views:
     """Draws batches from banks, each of which has a share of the pictures."""
 
@@ -100,10 +121,14 @@ class Views:
         """`count` pictures [b, 3, side, side], 0 to 255, and their people, `regions` among them."""
         random = lambda: float(torch.rand((), generator=self.generator, dtype=torch.double))
         images, people = [], []
-        for _ in range(count):
+
+        def one(side):
             draw = random()
             bank = self.banks[next((i for i, edge in enumerate(self.edges) if draw < edge), -1)]
-            image, found = view(bank, int(random() * len(bank)), side, random)
+            return view(bank, int(random() * len(bank)), side, random)
+
+        for _ in range(count):
+            image, found = tiled([one(side // 2) for _ in range(4)], side // 2) if random() < TILED else one(side)
             images.append(image)
             people.append(found)
         return torch.stack(images), data.stacked(people)

@@ -1,5 +1,6 @@
 //! A list of photos from standard input, read as it arrives.
 
+use crate::cli::video::is_clip_head;
 use memchr::memchr;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -18,6 +19,8 @@ pub enum Input {
     List(List),
     /// The bytes of one photo.
     Photo(Vec<u8>),
+    /// A clip, of which nothing has been read yet.
+    Clip(Box<dyn Read + Send>),
 }
 
 /// Names, one a line, or with `null` each with a zero byte behind it. A name is bytes, as the file system has it.
@@ -51,6 +54,9 @@ impl Input {
                 return Err(io::Error::other(format!("a photo of more than {MAX_PHOTO} bytes")));
             }
             return Ok(Input::Photo(bytes));
+        }
+        if is_clip_head(head) {
+            return Ok(Input::Clip(Box::new(list.from)));
         }
         // A byte-order mark, as editors on Windows write it.
         if head.starts_with(b"\xef\xbb\xbf") {

@@ -1,6 +1,8 @@
 //! `rtmo-engine infer`
 
 mod budget;
+mod clip;
+mod footage;
 mod list;
 mod pictures;
 mod reading;
@@ -12,9 +14,12 @@ use super::fetch::Fetch;
 use super::files::Files;
 use super::options::{Network, fraction};
 use super::terminal::Terminal;
+use super::video::{Footage, Range};
 use super::{Ended, Outcome};
 use budget::Budget;
 use clap::Args;
+use clip::Clips;
+use footage::FootageOptions;
 use pictures::{Drawing, Pictures};
 use reading::decode_ahead;
 use results::{Results, image_ids};
@@ -23,7 +28,7 @@ use rtmo_engine::backend::device;
 use rtmo_engine::vision::decode::{Limits, MAX_PIXELS};
 use rtmo_engine::weights::Checkpoint;
 use rtmo_engine::{Compat, DrawOptions, Engine, EngineOptions, Error, Result, Skeleton, shown};
-use sources::{Item, Sources};
+use sources::{Item, Known, Sources};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,6 +79,8 @@ pub struct Infer {
     network: Network,
     #[command(flatten)]
     fetch: Fetch,
+    #[command(flatten)]
+    footage: FootageOptions,
     /// Photos that are computed together
     #[arg(short, long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch: u16,
@@ -150,15 +157,23 @@ impl Infer {
     pub fn run(self) -> Ended {
         // Lines for people go to standard error: standard output is for data.
         let mut terminal = Terminal::new(true, self.quiet);
+        let draw = !self.no_draw;
         let Expanded { known, items, waits, failed } = self.photos(&terminal)?;
+        let clips = known.iter().any(|known| matches!(known, Known::Clip(_)));
         // What can fail for all photos fails before the first, and leaves nothing behind.
+        self.footage.check(draw, clips)?;
         let skeleton = self.skeleton.as_deref().map(Skeleton::open).transpose()?;
         let weights = self.fetch.checkpoint(&self.network, &mut terminal)?;
         let mut files = self.files(&known, weights.path())?;
-        let draw = !self.no_draw;
         let plan = || Pictures::plan(&self.out, &known, self.heatmaps, &files);
         let mut pictures = draw.then(plan).transpose()?;
-        let ids = self.coco.as_ref().map(|_| image_ids(self.coco_images.as_deref(), &known)).transpose()?;
+        if let Some(clip) = known.iter().find(|known| self.coco.is_some() && matches!(known, Known::Clip(_)))
+        {
+            let what = "COCO results are of images that have ids, and frames have none; --json has both";
+            return Err(Error::Usage(format!("{}: --coco: {what}", shown(&clip.path()))));
+        }
+        let photos: Vec<PathBuf> = known.iter().map(Known::path).collect();
+        let ids = self.coco.as_ref().map(|_| image_ids(self.coco_images.as_deref(), &photos)).transpose()?;
         catch_interrupts()?;
 
         let start = Instant::now();
@@ -188,6 +203,17 @@ impl Infer {
             heatmaps: self.heatmaps,
             skeleton: skeleton.as_ref().or_else(|| Skeleton::of(engine.keypoints())),
         };
+        if self.heatmaps && clips {
+            terminal.note("--heatmaps draws pages of photos; clips get none");
+        }
+        let clips = Clips {
+            options: &self.footage,
+            drawing,
+            batch: self.batch.into(),
+            max_pixels: self.max_pixels as usize,
+            range: Range::default(),
+            cpu: !self.network.on_gpu(|| device::cuda().is_ok()),
+        };
         let mut tally = Tally { failed, ..Default::default() };
         let worked = thread::scope(|scope| -> Result<usize> {
             let terminal = &terminal;
@@ -199,8 +225,12 @@ impl Infer {
             });
             let to_draw = to_draw.collect();
             let (results, tally) = (&mut results, &mut tally);
-            let mut work = Work { pictures: pictures.as_mut(), files: &mut files, results, tally, terminal };
-            let worked = work.run(&mut engine, self.batch.into(), photos, to_draw);
+            let (pictures, files) = (pictures.as_mut(), &mut files);
+            let mut work =
+                Work { pictures, files, results, tally, terminal, to_draw, drawn: 0, broken: false };
+            let worked = work.run(&mut engine, photos, &clips);
+            // The threads that draw end with their senders.
+            work.to_draw.clear();
             for thread in threads {
                 let drawn = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                 work.tally.failed += drawn?;
@@ -226,18 +256,26 @@ impl Infer {
         let waits = Arc::new(AtomicBool::new(false));
         let stdin = || -> Box<dyn std::io::Read + Send> { Box::new(std::io::stdin()) };
         let (recursive, null) = (self.recursive, self.null);
-        let options = sources::Options { recursive, null, stdin, waits: waits.clone() };
+        let raw = self.footage.raw;
+        let options = sources::Options { recursive, null, raw, stdin, waits: waits.clone() };
         let sources = Sources::new(&self.paths, options);
         if self.paths.iter().any(|path| path == Path::new("-")) {
             return Ok(Expanded { known: Vec::new(), items: Box::new(sources), waits, failed: 0 });
         }
-        if self.null {
-            return Err(Error::Usage("--null is for the list that '-' reads, and no PATH is '-'".into()));
+        for (given, option, what) in
+            [(self.null, "--null", "the list"), (raw.is_some(), "--raw", "the frames")]
+        {
+            if given {
+                return Err(Error::Usage(format!(
+                    "{option} is for {what} that '-' reads, and no PATH is '-'"
+                )));
+            }
         }
         let (mut known, mut errors) = (Vec::new(), Vec::new());
         for item in sources {
             match item {
-                Item::File(path) => known.push(path),
+                Item::File(path) => known.push(Known::Photo(path)),
+                Item::Clip(clip) => known.push(Known::Clip(clip.footage)),
                 Item::Error(error) => errors.push(error),
                 Item::Note(note) => terminal.note(note),
                 Item::Photo(_) => unreachable!("no argument is standard input"),
@@ -250,7 +288,8 @@ impl Infer {
         match last {
             Some(last) => Err(last),
             None => {
-                let items = Box::new(known.clone().into_iter().map(Item::File));
+                let items: Vec<Item> = known.iter().map(Known::item).collect();
+                let items = Box::new(items.into_iter());
                 Ok(Expanded { known, items, waits, failed })
             }
         }
@@ -263,9 +302,15 @@ impl Infer {
     }
 
     /// All files of the run but pictures.
-    fn files(&self, photos: &[PathBuf], weights: &Path) -> Result<Files> {
+    fn files(&self, known: &[Known], weights: &Path) -> Result<Files> {
         let mut files = Files::default();
-        photos.iter().for_each(|photo| files.reads(photo, "a photo of this run"));
+        for known in known {
+            match known {
+                Known::Photo(photo) => files.reads(photo, "a photo of this run"),
+                Known::Clip(Footage::File(clip)) => files.reads(clip, "a clip of this run"),
+                Known::Clip(_) => {}
+            }
+        }
         files.reads(weights, "the weights");
         self.coco_images.iter().for_each(|annotations| files.reads(annotations, "what --coco-images reads"));
         self.outputs().try_for_each(|(option, path)| files.writes(path, option))?;
@@ -274,7 +319,10 @@ impl Infer {
 
     /// What is done when the user has stopped the work, and what not.
     fn interruption(&self, tally: &Tally, photos: usize) -> String {
-        let mut message = format!("{} of {photos} photos done", tally.photos);
+        let mut message = match tally.frames {
+            0 => format!("{} of {photos} photos done", tally.photos),
+            _ => format!("{} done", tally.done()),
+        };
         for (option, path) in self.outputs().filter(|(_, path)| *path != Path::new("-")) {
             message += &format!("; {} is not written", shown(path));
             if option == "--json" {
@@ -286,12 +334,13 @@ impl Infer {
 
     /// Last lines, and the exit status. `listed` counts photos, and arguments that mean none.
     fn conclude(&self, tally: &Tally, listed: usize, start: Instant, terminal: &Terminal) -> Ended {
-        let Tally { photos: done, people, failed } = *tally;
+        let Tally { photos, frames, people, failed } = *tally;
+        let seconds = start.elapsed().as_secs_f64();
         if listed > 1 {
-            let (seconds, noun) = (start.elapsed().as_secs_f64(), if done == 1 { "photo" } else { "photos" });
-            terminal.say(format!("{done} {noun}, {people} people, {seconds:.1} s"))?;
+            let done = tally.done();
+            terminal.say(format!("{done}, {people} people, {seconds:.1} s"))?;
         }
-        if done > 0 && !self.no_draw {
+        if photos + frames > 0 && !self.no_draw {
             terminal.say(format!("pictures are in {}", shown(&self.out.join(""))))?;
         }
         if failed > 0 {
@@ -339,8 +388,8 @@ impl Infer {
 
 /// What the arguments of a run mean.
 struct Expanded {
-    /// The photos, where they are known before the run begins.
-    known: Vec<PathBuf>,
+    /// The photos and clips, where they are known before the run begins.
+    known: Vec<Known>,
     /// All that is to be done.
     items: Box<dyn Iterator<Item = Item> + Send>,
     /// True while a list has nothing to be read and has not ended.

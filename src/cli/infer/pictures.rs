@@ -1,7 +1,9 @@
 //! Annotated photos, and pages of heatmaps.
 
 use super::budget::Share;
+use super::sources::Known;
 use crate::cli::files::{Files, identity};
+use crate::cli::video::{self, Footage};
 use rtmo_engine::atomic_file::AtomicFile;
 use rtmo_engine::output::draw::{DrawOptions, draw_heatmaps, draw_people};
 use rtmo_engine::vision::encode;
@@ -16,7 +18,7 @@ pub struct Done {
     /// Where its picture goes, if it is drawn.
     pub picture: Option<PathBuf>,
     /// What the photo takes of the budget, until it is drawn.
-    pub share: Share,
+    pub share: Option<Share>,
 }
 
 /// Where each photo's picture goes.
@@ -26,7 +28,7 @@ pub struct Pictures {
     /// As nothing can rename it.
     folder: PathBuf,
     taken: Taken,
-    /// Names of the photos that were known before the run began.
+    /// Names of the photos and clips that were known before the run began.
     planned: HashMap<PathBuf, Name>,
     /// Pictures of this run.
     own: HashSet<PathBuf>,
@@ -47,17 +49,20 @@ pub struct Place {
 }
 
 impl Pictures {
-    /// Gives every photo a picture of its own, which is none of the run's other `files`. Makes nothing yet.
+    /// Gives every photo and clip a picture of its own, which is none of the run's other `files`. Makes nothing yet.
     ///
     /// # Errors
     /// If a picture, or a page of heatmaps, would replace one of those; if a picture would replace anything but an earlier one.
-    pub fn plan(out: &Path, photos: &[PathBuf], heatmaps: bool, files: &Files) -> Result<Pictures> {
+    pub fn plan(out: &Path, known: &[Known], heatmaps: bool, files: &Files) -> Result<Pictures> {
         let taken = Taken { heatmaps, ..Taken::default() };
         let (folder, out) = (identity(out), out.into());
         let mut pictures = Pictures { out, folder, taken, planned: HashMap::new(), own: HashSet::new() };
-        for photo in photos {
-            let name = pictures.name(photo, files)?;
-            pictures.planned.insert(photo.clone(), name);
+        for known in known {
+            let name = match known {
+                Known::Photo(photo) => pictures.name(photo, files)?,
+                Known::Clip(footage) => pictures.clip_name(footage, files)?,
+            };
+            pictures.planned.insert(known.path(), name);
         }
         let page = |path: &Path| {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -75,16 +80,45 @@ impl Pictures {
     /// A name for a photo's picture, under which nothing is lost.
     fn name(&mut self, photo: &Path, files: &Files) -> Result<Name> {
         let name = self.taken.name_for(photo);
-        let what = files.what(&self.folder.join(&name.name)).map(String::from);
-        let lost = || encode::may_replace(self.folder.join(&name.name)).is_err();
-        match what.or_else(|| lost().then(|| "a file that is no earlier picture".into())) {
+        let lost = encode::may_replace(self.folder.join(&name.name)).is_err();
+        self.without_loss(photo, name, lost.then_some("a file that is no earlier picture"), files)
+    }
+
+    /// A name for an annotated clip, under which nothing is lost.
+    fn clip_name(&mut self, footage: &Footage, files: &Files) -> Result<Name> {
+        let name = self.taken.name_of(&footage.stem(), "mp4");
+        let path = self.folder.join(&name.name);
+        let lost = path.exists() && !video::is_earlier(&path);
+        self.without_loss(&footage.name(), name, lost.then_some("a file that is no earlier clip"), files)
+    }
+
+    fn without_loss(&self, of: &Path, name: Name, lost: Option<&str>, files: &Files) -> Result<Name> {
+        match files.what(&self.folder.join(&name.name)).or(lost) {
             None => Ok(name),
             Some(what) => Err(Error::Usage(format!(
                 "{}: its picture, {}, would replace {what}; give another --out",
-                shown(photo),
+                shown(of),
                 shown(&self.out.join(&name.name))
             ))),
         }
+    }
+
+    /// The place of an annotated clip; to be asked once for each.
+    ///
+    /// # Errors
+    /// As [`Pictures::plan`], for a clip that it did not know; if it is itself a clip that this run has drawn.
+    pub fn place_clip(&mut self, footage: &Footage, files: &Files) -> Result<PathBuf> {
+        if let Footage::File(path) = footage
+            && self.own.contains(&identity(path))
+        {
+            return Err(Error::image(path, "is a clip that this run has drawn"));
+        }
+        let Name { name, .. } = match self.planned.remove(&footage.name()) {
+            Some(name) => name,
+            None => self.clip_name(footage, files)?,
+        };
+        self.own.insert(self.folder.join(&name));
+        Ok(self.out.join(name))
     }
 
     /// The place of a photo's picture; to be asked once for each photo.
@@ -162,7 +196,10 @@ impl Taken {
     fn name_for(&mut self, photo: &Path) -> Name {
         let stem = photo.file_stem().unwrap_or_default().to_string_lossy();
         let png = photo.extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("png"));
-        let suffix = if png { "png" } else { "jpg" };
+        self.name_of(&stem, if png { "png" } else { "jpg" })
+    }
+
+    fn name_of(&mut self, stem: &str, suffix: &'static str) -> Name {
         let key = (stem.to_lowercase(), suffix);
         let first = self.next.get(&key).copied().unwrap_or(1);
         let stem_of = |n: usize| if n == 1 { stem.to_string() } else { format!("{stem}-{n}") };

@@ -3,7 +3,7 @@
 //! The threads are never waited for: one may hang in a pipe that has no writer, and ends with the process.
 
 use super::budget::{Budget, Share};
-use super::sources::{Item, STDIN};
+use super::sources::{Clip, Item, STDIN};
 use super::stopped;
 use rtmo_engine::Result;
 use rtmo_engine::vision::decode::{Decoded, Encoded, Limits};
@@ -20,19 +20,45 @@ const SMALL_FILE: u64 = 4 << 20;
 /// How often a thread that waits looks whether the run has been stopped, or what it waits for is not coming yet.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A photo, or why there is none.
+/// A photo or frame, or why there is none.
 pub struct Read {
     /// As the user named it; empty where `decoded` tells of an argument that means no photo.
     pub path: PathBuf,
     pub decoded: Result<Decoded>,
-    /// What it takes of the budget.
-    pub share: Share,
+    /// What a photo takes of the budget; frames have their own bounds.
+    pub share: Option<Share>,
+    /// Where a frame is in its clip.
+    pub at: Option<At>,
+}
+
+/// A frame's place in its clip.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct At {
+    /// Its number, from 0.
+    pub frame: u64,
+    /// Seconds from the clip's beginning.
+    pub time: f64,
+}
+
+/// Where the engine gets its pictures: photos, or the frames of a clip.
+pub trait FrameSource {
+    /// Whether there is a next one, and it is there.
+    fn ready(&mut self) -> bool;
+
+    /// The next `most`; fewer at the end, and where waiting for more would hold back what is there. `None` at the end, and when
+    /// the run has been stopped.
+    fn next_batch(&mut self, most: usize) -> Option<Vec<Read>>;
+
+    /// What is to be told ahead of the last batch.
+    fn notes(&mut self) -> Vec<String>;
 }
 
 enum Message {
     Read(Read),
     /// Something to be told before the next photo.
     Note(String),
+    /// Moving pictures, which are read when all photos before them are done.
+    Clip(Clip),
     /// The next photo waits for memory that earlier ones hold.
     Full,
 }
@@ -74,7 +100,7 @@ pub fn decode_ahead(
             }
         }
     });
-    Photos { from, budget, feed, taken: 0, seen: None, notes: Vec::new() }
+    Photos { from, budget, feed, taken: 0, seen: None, clip: None, notes: Vec::new() }
 }
 
 /// Reads one thread's share of the photos.
@@ -91,10 +117,15 @@ fn read_all(jobs: &Receiver<(usize, Item)>, to: &SyncSender<Message>, limits: Li
             }
             Item::Photo(bytes) => (STDIN.into(), Some(Encoded::new(bytes, STDIN, limits))),
             Item::Error(error) => (PathBuf::new(), Some(Err(error))),
-            Item::Note(note) => {
+            Item::Note(_) | Item::Clip(_) => {
+                let message = match item {
+                    Item::Clip(clip) => Message::Clip(clip),
+                    Item::Note(note) => Message::Note(note),
+                    _ => unreachable!("matched above"),
+                };
                 // It takes its turn as a photo does.
                 let full = || _ = to.send(Message::Full);
-                if budget.share(index, || ((), 0), full).is_none() || to.send(Message::Note(note)).is_err() {
+                if budget.share(index, || ((), 0), full).is_none() || to.send(message).is_err() {
                     return;
                 }
                 continue;
@@ -110,7 +141,7 @@ fn read_all(jobs: &Receiver<(usize, Item)>, to: &SyncSender<Message>, limits: Li
         let Some((encoded, mut share)) = budget.share(index, need, full) else { return };
         let decoded = encoded.and_then(Encoded::decode);
         share.shrink_to(decoded.as_ref().map_or(0, |decoded| decoded.photo.bgr.len()));
-        if to.send(Message::Read(Read { path, decoded, share })).is_err() {
+        if to.send(Message::Read(Read { path, decoded, share: Some(share), at: None })).is_err() {
             return;
         }
     }
@@ -125,27 +156,29 @@ pub struct Photos {
     taken: usize,
     /// What has been taken to see whether it is there.
     seen: Option<Read>,
+    /// Footage whose turn it is.
+    clip: Option<Clip>,
     notes: Vec<String>,
 }
 
-impl Photos {
-    /// Whether there is a next one, and it is there.
-    pub fn ready(&mut self) -> bool {
-        while self.seen.is_none() {
+impl FrameSource for Photos {
+    fn ready(&mut self) -> bool {
+        while self.seen.is_none() && self.clip.is_none() {
             match self.from[self.taken % self.from.len()].try_recv() {
                 Ok(Message::Read(read)) => self.seen = Some(read),
                 Ok(Message::Note(note)) => self.note(note),
+                Ok(Message::Clip(clip)) => self.clip = Some(clip),
                 Ok(Message::Full) | Err(_) => break,
             }
         }
-        self.seen.is_some()
+        self.seen.is_some() || self.clip.is_some()
     }
 
-    /// The next `most` photos; fewer at the end, where memory allows for no more at a time, and where a list that is still
-    /// being written has no more yet. `None` at the end, and when the run has been stopped.
-    pub fn next_batch(&mut self, most: usize) -> Option<Vec<Read>> {
+    /// Fewer than `most` also where memory allows for no more at a time, and where a list that is still being written has no
+    /// more yet. `None` also before a clip: [`Photos::clip`] has it then.
+    fn next_batch(&mut self, most: usize) -> Option<Vec<Read>> {
         let mut batch = Vec::new();
-        while batch.len() < most {
+        while batch.len() < most && self.clip.is_none() {
             if let Some(read) = self.seen.take() {
                 self.taken += 1;
                 batch.push(read);
@@ -154,6 +187,7 @@ impl Photos {
             match self.from[self.taken % self.from.len()].recv_timeout(LOOK) {
                 Ok(Message::Read(read)) => self.seen = Some(read),
                 Ok(Message::Note(note)) => self.note(note),
+                Ok(Message::Clip(clip)) => self.clip = Some(clip),
                 // It waits for what this batch holds. Where the batch is empty it waits for drawing.
                 Ok(Message::Full) if batch.is_empty() => {}
                 Ok(Message::Full) | Err(RecvTimeoutError::Disconnected) => break,
@@ -165,9 +199,17 @@ impl Photos {
         (!batch.is_empty()).then_some(batch)
     }
 
-    /// What is to be told ahead of the last batch.
-    pub fn notes(&mut self) -> Vec<String> {
+    fn notes(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notes)
+    }
+}
+
+impl Photos {
+    /// The footage because of which there is no next batch.
+    pub fn clip(&mut self) -> Option<Clip> {
+        let clip = self.clip.take();
+        self.taken += usize::from(clip.is_some());
+        clip
     }
 
     /// Photos that are known by now, and arguments that mean none.

@@ -1,11 +1,29 @@
 //! Numbers: JSON lines and COCO results.
 
+use super::reading::At;
 use crate::cli::terminal::check_stdout;
 use rtmo_engine::atomic_file::AtomicFile;
 use rtmo_engine::output::{CocoWriter, ImageIds, write_json_line};
 use rtmo_engine::{Error, People, Result, Skeleton, shown};
 use std::io::{BufWriter, Stdout, Write};
 use std::path::{Path, PathBuf};
+
+/// Whose people they are.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameInfo<'a> {
+    /// The photo's or clip's name.
+    pub image: &'a Path,
+    /// Width and height in pixels.
+    pub size: (usize, usize),
+    /// Where it is in its clip.
+    pub at: Option<At>,
+}
+
+impl<'a> FrameInfo<'a> {
+    pub fn photo(image: &'a Path, size: (usize, usize)) -> FrameInfo<'a> {
+        FrameInfo { image, size, at: None }
+    }
+}
 
 /// Where numbers go.
 pub struct Results {
@@ -33,7 +51,8 @@ impl Results {
     ///
     /// # Errors
     /// If they cannot be written, or are no numbers.
-    pub fn add(&mut self, photo: &Path, size: (usize, usize), people: &People) -> Result<()> {
+    pub fn add(&mut self, frame: &FrameInfo<'_>, people: &People) -> Result<()> {
+        let FrameInfo { image: photo, size, .. } = *frame;
         if let Some(sink) = &mut self.json {
             write_json_line(sink, photo, size, people, self.names.as_ref())?;
             sink.line()?;
@@ -42,6 +61,11 @@ impl Results {
             Some((_, coco)) => coco.add(photo, people),
             None => Ok(()),
         }
+    }
+
+    /// Whether anything is written.
+    pub fn any(&self) -> bool {
+        self.json.is_some() || self.coco.is_some()
     }
 
     /// Puts the files at their places.

@@ -1,6 +1,7 @@
-//! Which photos the arguments of a run mean.
+//! Which photos and which footage the arguments of a run mean.
 
 use super::list::{Input, Line, List};
+use crate::cli::video::{self, Footage, RawFormat};
 use crate::cli::words;
 use glob::MatchOptions;
 use rtmo_engine::{Error, Result, shown};
@@ -35,18 +36,65 @@ pub enum Item {
     File(PathBuf),
     /// A photo from standard input, called [`STDIN`].
     Photo(Vec<u8>),
+    /// Moving pictures: many frames.
+    Clip(Clip),
     /// An argument or a line of a list that means no photo. It does not touch the others.
     Error(Error),
     /// What else somebody may have meant: what a folder holds besides photos, a path that is given twice.
     Note(String),
 }
 
-/// Expands arguments into photos:
-/// * a file is taken whatever its suffix;
-/// * a folder means the images in it (by suffix), in natural order (`frame2` before `frame10`), with `recursive` those of its
+/// Moving pictures, to be read when it is their turn.
+pub struct Clip {
+    pub footage: Footage,
+    /// Standard input, where they come from there.
+    pub stdin: Option<Box<dyn Read + Send>>,
+}
+
+impl Clip {
+    pub fn new(footage: Footage) -> Clip {
+        Clip { footage, stdin: None }
+    }
+}
+
+/// What is known of a run before it begins.
+#[derive(Clone, Debug)]
+pub enum Known {
+    Photo(PathBuf),
+    Clip(Footage),
+}
+
+impl Known {
+    /// As results name it.
+    pub fn path(&self) -> PathBuf {
+        match self {
+            Known::Photo(path) => path.clone(),
+            Known::Clip(footage) => footage.name(),
+        }
+    }
+
+    pub fn item(&self) -> Item {
+        match self {
+            Known::Photo(path) => Item::File(path.clone()),
+            Known::Clip(footage) => Item::Clip(Clip::new(footage.clone())),
+        }
+    }
+}
+
+impl std::fmt::Debug for Clip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.footage)
+    }
+}
+
+/// Expands arguments into photos and footage:
+/// * a camera (`cam:0`) and an address (`rtsp://...`) are footage by their form, a clip by its suffix or its first bytes;
+/// * any other file is taken for a photo whatever its suffix;
+/// * a folder means the images and clips in it (by suffix), in natural order (`frame2` before `frame10`), with `recursive` those of its
 ///   subfolders too; what is no regular file (a pipe, a device) is left out;
-/// * a pattern with `*`, `?`, `[...]` or `**` that is not itself a file means the images that match, in natural order;
-/// * `-` means what standard input lists ([`List`]), which is read when it is asked for; or the photo that it holds.
+/// * a pattern with `*`, `?`, `[...]` or `**` that is not itself a file means the images and clips that match, in natural order;
+/// * `-` means what standard input lists ([`List`]), which is read when it is asked for; or the photo or clip that it holds;
+///   with a raw format the frames.
 ///
 /// A file that is named twice, also in different ways (`a.jpg`, `x/../a.jpg`), is taken once; a note says so.
 pub struct Sources {
@@ -66,6 +114,8 @@ pub struct Options {
     pub recursive: bool,
     /// Names of a list end in zero bytes, not in lines.
     pub null: bool,
+    /// Standard input holds frames of this format, not a list.
+    pub raw: Option<RawFormat>,
     /// Opens standard input.
     pub stdin: fn() -> Box<dyn Read + Send>,
     /// True while a list has nothing to be read and has not ended.
@@ -80,6 +130,9 @@ impl Iterator for Sources {
             if let Some(item) = self.found.pop_front() {
                 match item {
                     Item::File(path) if !self.is_new(&path) => self.note_repeated(&path),
+                    Item::Clip(Clip { footage: Footage::File(path), .. }) if !self.is_new(&path) => {
+                        self.note_repeated(&path);
+                    }
                     item => return Some(item),
                 }
             } else if self.list.is_some() {
@@ -91,7 +144,7 @@ impl Iterator for Sources {
                     std::mem::take(&mut self.repeated).checked_sub(MOST_NOTES).filter(|&more| more > 0)?;
                 let paths = if more == 1 { "path is" } else { "paths are" };
                 return Some(Item::Note(format!(
-                    "{more} more {paths} given more than once; each photo is done once"
+                    "{more} more {paths} given more than once; each is done once"
                 )));
             }
         }
@@ -112,9 +165,17 @@ impl Sources {
     }
 
     fn open_list(&mut self) {
+        if self.options.raw.is_some() {
+            let footage = Footage::Stdin(self.options.raw);
+            let stdin = Some((self.options.stdin)());
+            return self.found.push_back(Item::Clip(Clip { footage, stdin }));
+        }
         match Input::open((self.options.stdin)(), self.options.null, self.options.waits.clone()) {
             Ok(Input::List(list)) => self.list = Some(list),
             Ok(Input::Photo(bytes)) => self.found.push_back(Item::Photo(bytes)),
+            Ok(Input::Clip(stdin)) => {
+                self.found.push_back(Item::Clip(Clip { footage: Footage::Stdin(None), stdin: Some(stdin) }));
+            }
             Err(error) => self.found.push_back(Item::Error(unreadable(error))),
         }
     }
@@ -132,6 +193,13 @@ impl Sources {
     }
 
     fn resolve(&mut self, path: &Path, patterns: bool) {
+        match Footage::by_name(path) {
+            Ok(None) => {}
+            // A file may have any name.
+            _ if path.exists() => {}
+            Ok(Some(footage)) => return self.found.push_back(Item::Clip(Clip::new(footage))),
+            Err(error) => return self.found.push_back(Item::Error(error)),
+        }
         let found = match std::fs::metadata(path) {
             Ok(meta) if meta.is_dir() => folder(path, self.options.recursive, &mut self.found),
             Ok(_) => Ok(vec![path.to_path_buf()]),
@@ -144,7 +212,7 @@ impl Sources {
             },
         };
         match found {
-            Ok(files) => self.found.extend(files.into_iter().map(Item::File)),
+            Ok(files) => self.found.extend(files.into_iter().map(item)),
             Err(error) => self.found.push_back(Item::Error(error)),
         }
     }
@@ -170,8 +238,16 @@ impl Sources {
     }
 }
 
+/// A file, as what it is.
+fn item(path: PathBuf) -> Item {
+    match Footage::is_clip(&path, has_suffix(&path, &SUFFIXES)) {
+        true => Item::Clip(Clip::new(Footage::File(path))),
+        false => Item::File(path),
+    }
+}
+
 fn unreadable(error: std::io::Error) -> Error {
-    Error::io("cannot read the list of photos", "standard input")(error)
+    Error::io("cannot read the list", "standard input")(error)
 }
 
 /// What of a folder is not taken.
@@ -196,18 +272,21 @@ fn folder(path: &Path, recursive: bool, notes: &mut VecDeque<Item>) -> Result<Ve
         let file = entry.into_path();
         match kind(&file) {
             Some(kind) if kind.is_dir() => left_out.subfolders += usize::from(!recursive),
-            Some(kind) if !kind.is_file() => left_out.special += usize::from(has_suffix(&file, &SUFFIXES)),
+            Some(kind) if !kind.is_file() => left_out.special += usize::from(is_taken(&file)),
             // What vanished, or is a link to nothing, is told when it is read.
-            _ if has_suffix(&file, &SUFFIXES) => files.push(file),
+            _ if is_taken(&file) => files.push(file),
             _ => left_out.other_formats += usize::from(has_suffix(&file, &OTHERS)),
         }
     }
     let left_out = left_out.message(path);
     if files.is_empty() {
         let suffixes = SUFFIXES.join(", ");
+        let clips = video::SUFFIXES.join(", ");
         let besides = left_out.map_or(String::new(), |left_out| format!("; {left_out}"));
         let folder = shown(path);
-        return Err(Error::Usage(format!("the folder '{folder}' holds no image ({suffixes}){besides}")));
+        return Err(Error::Usage(format!(
+            "the folder '{folder}' holds no image ({suffixes}) and no clip ({clips}){besides}"
+        )));
     }
     notes.extend(left_out.map(|left_out| Item::Note(format!("{}: {left_out}", shown(path)))));
     sort(&mut files);
@@ -259,7 +338,7 @@ fn matches(pattern: &str, notes: &mut VecDeque<Item>) -> Result<Vec<PathBuf>> {
             Error::io("cannot list the folder", folder)(error.into())
         })?;
         match kind(&path) {
-            _ if !has_suffix(&path, &SUFFIXES) => {}
+            _ if !is_taken(&path) => {}
             Some(kind) if kind.is_dir() => {}
             Some(kind) if !kind.is_file() => special += 1,
             _ => files.push(path),
@@ -303,6 +382,11 @@ fn single_stars(part: &str) -> String {
     part
 }
 
+/// Whether folders and patterns mean a file.
+fn is_taken(path: &Path) -> bool {
+    has_suffix(path, &SUFFIXES) || has_suffix(path, &video::SUFFIXES)
+}
+
 fn has_suffix(path: &Path, suffixes: &[&str]) -> bool {
     let suffix = path.extension().and_then(|s| s.to_str()).unwrap_or("");
     suffixes.iter().any(|s| s.eq_ignore_ascii_case(suffix))
@@ -317,7 +401,7 @@ mod tests {
     fn expand(root: &Path, arguments: &[&str], recursive: bool) -> (Vec<String>, Vec<String>, Vec<String>) {
         let arguments: Vec<PathBuf> = arguments.iter().map(|argument| root.join(argument)).collect();
         let stdin = || -> Box<dyn Read + Send> { Box::new(std::io::empty()) };
-        let options = Options { recursive, null: false, stdin, waits: Arc::default() };
+        let options = Options { recursive, null: false, raw: None, stdin, waits: Arc::default() };
         let (mut files, mut errors, mut notes) = (vec![], vec![], vec![]);
         for item in Sources::new(&arguments, options) {
             match item {
@@ -326,7 +410,7 @@ mod tests {
                 }
                 Item::Error(error) => errors.push(error.to_string()),
                 Item::Note(note) => notes.push(note),
-                Item::Photo(_) => panic!("no photo"),
+                Item::Photo(_) | Item::Clip(_) => panic!("no photo and no clip"),
             }
         }
         (files, errors, notes)

@@ -1,14 +1,15 @@
 //! From decoded photos to numbers and pictures.
 
 use super::budget::Share;
+use super::clip::Clips;
 use super::pictures::{Done, Drawing, Pictures};
-use super::reading::{Photos, Read};
-use super::results::Results;
+use super::reading::{At, FrameSource, Photos, Read};
+use super::results::{FrameInfo, Results};
 use super::stopped;
 use crate::cli::files::Files;
 use crate::cli::terminal::Terminal;
 use rtmo_engine::vision::decode::Decoded;
-use rtmo_engine::{Engine, Error, Result, shown};
+use rtmo_engine::{Engine, Error, People, Photo, Result, shown};
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -22,52 +23,75 @@ pub struct Work<'a> {
     pub results: &'a mut Results,
     pub tally: &'a mut Tally,
     pub terminal: &'a Terminal,
+    /// Threads that draw, each every so many photos.
+    pub to_draw: Vec<SyncSender<Done>>,
+    /// Photos given to them.
+    pub drawn: usize,
+    /// Whether one of them has ended early.
+    pub broken: bool,
 }
 
-impl Work<'_> {
-    /// From decoded photos to numbers, and to what is drawn. Returns how many photos were listed.
-    pub fn run(
-        &mut self,
-        engine: &mut Engine,
-        batch: usize,
-        mut incoming: Photos,
-        to_draw: Vec<SyncSender<Done>>,
-    ) -> Result<usize> {
-        let mut begun: VecDeque<Begun> = VecDeque::new();
-        let (mut listed, mut drawn) = (0, 0);
-        loop {
-            // As many batches ahead as the engine takes, but nothing waits for a photo while people are to be had.
-            while begun.len() < engine.queue_depth() && !stopped() && (begun.is_empty() || incoming.ready()) {
-                let photos = incoming.next_batch(batch);
-                for note in incoming.notes() {
-                    self.terminal.note(note);
-                }
-                let Some(photos) = photos else { break };
-                listed += photos.len();
-                begun.push_back(Begun::new(engine, photos)?);
-            }
-            let Some(Begun { given, complaints, start }) = begun.pop_front() else { return Ok(listed) };
-            for (path, complaint) in complaints {
-                self.complain(&path, complaint);
-            }
-            if given.is_empty() {
-                continue;
-            }
-            let Some((photos, found)) = engine.collect()? else { return Ok(listed) };
-            let ms = start.elapsed().as_secs_f64() * 1e3 / photos.len() as f64;
-            for (((path, share), photo), people) in given.into_iter().zip(photos).zip(found) {
-                let mut done = Done { photo, people, picture: None, share };
-                self.finish(&path, &mut done, ms)?;
-                drawn += 1;
-                if to_draw[drawn % to_draw.len()].send(done).is_err() {
-                    // The other end has failed, and tells why itself.
-                    return Ok(listed);
-                }
+/// What becomes of a source's pictures.
+pub trait Deliver {
+    /// Something worth knowing.
+    fn note(&mut self, note: String);
+
+    /// Tells of a picture with a flaw, or of one that cannot be read.
+    fn complain(&mut self, path: &Path, complaint: Result<String>);
+
+    /// Takes a picture whose people are known, and the milliseconds it took; false where no more are wanted.
+    fn deliver(&mut self, given: Given, photo: Photo, people: People, ms: f64) -> Result<bool>;
+}
+
+/// A picture that the engine works on.
+pub struct Given {
+    pub path: PathBuf,
+    pub share: Option<Share>,
+    pub at: Option<At>,
+}
+
+/// Sends a source's pictures through the engine, in order. Returns how many came, unreadable ones among them.
+pub fn pump(
+    engine: &mut Engine,
+    batch: usize,
+    source: &mut dyn FrameSource,
+    to: &mut dyn Deliver,
+) -> Result<usize> {
+    let mut begun: VecDeque<Begun> = VecDeque::new();
+    let mut listed = 0;
+    loop {
+        // As many batches ahead as the engine takes, but nothing waits for a picture while people are to be had.
+        while begun.len() < engine.queue_depth() && !stopped() && (begun.is_empty() || source.ready()) {
+            let pictures = source.next_batch(batch);
+            source.notes().into_iter().for_each(|note| to.note(note));
+            let Some(pictures) = pictures else { break };
+            listed += pictures.len();
+            begun.push_back(Begun::new(engine, pictures)?);
+        }
+        let Some(Begun { given, complaints, start }) = begun.pop_front() else { return Ok(listed) };
+        for (path, complaint) in complaints {
+            to.complain(&path, complaint);
+        }
+        if given.is_empty() {
+            continue;
+        }
+        let Some((photos, found)) = engine.collect()? else { return Ok(listed) };
+        let ms = start.elapsed().as_secs_f64() * 1e3 / photos.len() as f64;
+        for ((given, photo), people) in given.into_iter().zip(photos).zip(found) {
+            if !to.deliver(given, photo, people, ms)? {
+                // What has been submitted is collected, so that the engine is free.
+                while engine.collect()?.is_some() {}
+                return Ok(listed);
             }
         }
     }
+}
 
-    /// Tells of a photo with a flaw, or of one that cannot be read.
+impl Deliver for Work<'_> {
+    fn note(&mut self, note: String) {
+        self.terminal.note(note);
+    }
+
     fn complain(&mut self, path: &Path, complaint: Result<String>) {
         match complaint {
             Ok(warning) => self.terminal.complain("warning", format!("{}: {warning}", shown(path))),
@@ -75,6 +99,36 @@ impl Work<'_> {
                 self.terminal.complain("error", error);
                 self.terminal.advance();
                 self.tally.failed += 1;
+            }
+        }
+    }
+
+    fn deliver(&mut self, given: Given, photo: Photo, people: People, ms: f64) -> Result<bool> {
+        let mut done = Done { photo, people, picture: None, share: given.share };
+        self.finish(&given.path, &mut done, ms)?;
+        self.drawn += 1;
+        let to = &self.to_draw[self.drawn % self.to_draw.len()];
+        // Where the other end has failed, it tells why itself.
+        self.broken = to.send(done).is_err();
+        Ok(!self.broken)
+    }
+}
+
+impl Work<'_> {
+    /// Does all photos and clips. Returns how many there were.
+    ///
+    /// # Errors
+    /// What ends the whole run.
+    pub fn run(&mut self, engine: &mut Engine, mut photos: Photos, clips: &Clips<'_>) -> Result<usize> {
+        let mut listed = 0;
+        loop {
+            listed += pump(engine, clips.batch, &mut photos, self)?;
+            match photos.clip().filter(|_| !stopped() && !self.broken) {
+                Some(clip) => {
+                    listed += 1;
+                    clips.run(clip, engine, self)?;
+                }
+                None => return Ok(listed),
             }
         }
     }
@@ -101,17 +155,9 @@ impl Work<'_> {
         };
         let Done { photo, people, .. } = &*done;
         if people.not_finite() > 0 {
-            let n = people.not_finite();
-            self.terminal.complain(
-                "warning",
-                format!(
-                    "{}: the network's numbers for {n} {} are not finite: the weights are broken, or too large for this precision",
-                    shown(path),
-                    if n == 1 { "place" } else { "places" }
-                ),
-            );
+            self.terminal.complain("warning", not_finite(path, people.not_finite()));
         }
-        let added = self.results.add(path, (photo.width, photo.height), people);
+        let added = self.results.add(&FrameInfo::photo(path, (photo.width, photo.height)), people);
         self.tally.failed += forgive(self.terminal, added)?;
         self.tally.photos += 1;
         self.tally.people += people.len();
@@ -126,10 +172,19 @@ impl Work<'_> {
     }
 }
 
+/// What is said where the network's numbers are no numbers.
+pub fn not_finite(path: &Path, places: usize) -> String {
+    let noun = if places == 1 { "place" } else { "places" };
+    format!(
+        "{}: the network's numbers for {places} {noun} are not finite: the weights are broken, or too large for this precision",
+        shown(path)
+    )
+}
+
 /// A batch that the engine works on.
 struct Begun {
-    /// The photos that could be read, and what they take of the budget.
-    given: Vec<(PathBuf, Share)>,
+    /// The pictures that could be read.
+    given: Vec<Given>,
     /// What is to be told of photos when it is their turn: warnings, and why one could not be read.
     complaints: Vec<(PathBuf, Result<String>)>,
     start: Instant,
@@ -138,13 +193,13 @@ struct Begun {
 impl Begun {
     fn new(engine: &mut Engine, batch: Vec<Read>) -> Result<Begun> {
         let (mut given, mut photos, mut complaints) = (Vec::new(), Vec::new(), Vec::new());
-        for Read { path, decoded, share, .. } in batch {
+        for Read { path, decoded, share, at } in batch {
             match decoded {
                 Ok(Decoded { photo, warnings }) => {
                     if !warnings.is_empty() {
                         complaints.push((path.clone(), Ok(warnings.join("; "))));
                     }
-                    given.push((path, share));
+                    given.push(Given { path, share, at });
                     photos.push(photo);
                 }
                 Err(error) => complaints.push((path, Err(error))),
@@ -162,8 +217,22 @@ impl Begun {
 #[derive(Default)]
 pub struct Tally {
     pub photos: usize,
+    /// Frames of clips.
+    pub frames: usize,
     pub people: usize,
     pub failed: usize,
+}
+
+impl Tally {
+    /// Photos and frames, in words.
+    pub fn done(&self) -> String {
+        let count = |n: usize, noun: &str| format!("{n} {noun}{}", if n == 1 { "" } else { "s" });
+        match (self.photos, self.frames) {
+            (photos, 0) => count(photos, "photo"),
+            (0, frames) => count(frames, "frame"),
+            (photos, frames) => format!("{} and {}", count(photos, "photo"), count(frames, "frame")),
+        }
+    }
 }
 
 /// Draws what comes; returns how many pictures failed.
@@ -176,7 +245,7 @@ pub fn draw_all(from: Receiver<Done>, drawing: Drawing<'_>, terminal: &Terminal)
 }
 
 /// Tells of a photo's failure and counts it; failures that will meet every other photo too end the work.
-fn forgive(terminal: &Terminal, result: Result<()>) -> Result<usize> {
+pub fn forgive(terminal: &Terminal, result: Result<()>) -> Result<usize> {
     match result {
         Ok(()) => Ok(0),
         Err(Error::Io { path, action, source })

@@ -1,0 +1,566 @@
+//! Frames out of footage.
+
+use super::log::{self, Level, Line};
+use super::program::{Ffmpeg, Running, file_argument};
+use super::queue::{Popped, Queue};
+use super::raw::RawFormat;
+use super::{Footage, scheme};
+use rtmo_engine::{Error, Photo, Result, shown};
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Frames that wait for the engine: the next one while it works on another.
+const AHEAD: usize = 2;
+
+/// Messages of ffmpeg that are kept; more are only counted.
+const MOST_ERRORS: usize = 3;
+
+/// How long ffmpeg may take to end once its output has ended.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// The longest pause between two attempts to connect again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// One picture of footage.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frame {
+    pub photo: Photo,
+    /// Its number in the source, from 0; of live sources the number of frames read before.
+    pub index: u64,
+    /// Seconds from the source's beginning to when it is shown.
+    pub time: f64,
+}
+
+/// Which frames are read, and how.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Every how manieth frame.
+    pub every: u64,
+    /// Numbers of frames.
+    pub range: Range,
+    /// Seconds from the beginning.
+    pub start: Option<f64>,
+    /// Seconds from the beginning.
+    pub end: Option<f64>,
+    /// Photos and frames of more pixels are refused.
+    pub max_pixels: usize,
+    /// Threads that decode; ffmpeg's choice if none.
+    pub threads: Option<usize>,
+    /// ffmpeg's `-hwaccel`.
+    pub hwaccel: Option<String>,
+    /// Whether a live source that has ended is opened again, for ever.
+    pub reconnect: bool,
+}
+
+/// Numbers of frames from `first` to before `end`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Range {
+    pub first: u64,
+    pub end: Option<u64>,
+}
+
+/// What ffmpeg told of its input.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Info {
+    /// Seconds.
+    pub duration: Option<f64>,
+    /// Frames a second; of a clip whose rate varies a mean or a guess.
+    pub rate: Option<f64>,
+    /// Codec of the first sound.
+    pub audio: Option<String>,
+    videos: usize,
+    wide: bool,
+}
+
+/// What [`Reader::next`] found.
+pub enum Next {
+    Frame(Frame),
+    NotYet,
+    /// The end; an error where the source is damaged, or gone. What came before it is good.
+    End(Result<()>),
+}
+
+/// Reads footage in a thread of its own, two frames ahead.
+pub struct Reader {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    footage: Footage,
+    settings: Settings,
+    queue: Queue<Frame>,
+    /// The program that runs, to be ended from another thread.
+    running: Mutex<Option<Running>>,
+    info: Mutex<Info>,
+    notes: Mutex<Vec<String>>,
+    end: Mutex<Option<Result<()>>>,
+    stopped: AtomicBool,
+    /// Frames read.
+    frames: AtomicU64,
+}
+
+impl Reader {
+    /// Starts to read. [`Footage::Stdin`] comes from `stdin`.
+    ///
+    /// # Errors
+    /// If there is no ffmpeg; raw frames need none.
+    pub fn open(footage: &Footage, settings: Settings, stdin: Box<dyn Read + Send>) -> Result<Reader> {
+        let raw = match footage {
+            Footage::Stdin(Some(format)) => Some(*format),
+            _ => Ffmpeg::find().map(|_| None)?,
+        };
+        let live = footage.is_live();
+        let shared = Arc::new(Shared {
+            footage: footage.clone(),
+            settings,
+            queue: Queue::new(if live { 1 } else { AHEAD }, live),
+            running: Mutex::default(),
+            info: Mutex::default(),
+            notes: Mutex::default(),
+            end: Mutex::default(),
+            stopped: AtomicBool::new(false),
+            frames: AtomicU64::new(0),
+        });
+        let reading = shared.clone();
+        thread::spawn(move || {
+            let end = match raw {
+                Some(format) => reading.read_raw(format, stdin),
+                None => reading.read_all(stdin),
+            };
+            *lock(&reading.end) = Some(end);
+            reading.queue.end();
+        });
+        Ok(Reader { shared })
+    }
+
+    /// The next frame, if it comes within `most`.
+    pub fn next(&self, most: Duration) -> Next {
+        match self.shared.queue.pop(most) {
+            Popped::Item(frame) => Next::Frame(frame),
+            Popped::NotYet => Next::NotYet,
+            Popped::Ended => Next::End(lock(&self.shared.end).take().unwrap_or(Ok(()))),
+        }
+    }
+
+    /// Whether [`Reader::next`] would return at once.
+    pub fn ready(&self) -> bool {
+        self.shared.queue.ready()
+    }
+
+    /// What is known of the source: all of it once there is a frame.
+    pub fn info(&self) -> Info {
+        lock(&self.shared.info).clone()
+    }
+
+    /// What is to be told, once.
+    pub fn notes(&self) -> Vec<String> {
+        std::mem::take(&mut *lock(&self.shared.notes))
+    }
+
+    /// Ends the ffmpeg that hangs, where another one takes its place: of live sources that shall be connected to again.
+    pub fn restart(&self, why: &str) -> bool {
+        let again = self.shared.settings.reconnect && self.shared.footage.is_live();
+        if again {
+            lock(&self.shared.notes).push(self.shared.failure(why).to_string());
+            if let Some(running) = lock(&self.shared.running).as_mut() {
+                running.kill();
+            }
+        }
+        again
+    }
+
+    /// An error of this source.
+    pub fn failure(&self, what: impl std::fmt::Display) -> Error {
+        self.shared.failure(what)
+    }
+
+    /// Frames of a live source that were dropped because newer ones came.
+    pub fn dropped(&self) -> u64 {
+        self.shared.queue.dropped()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        self.shared.queue.close();
+        if let Some(mut running) = lock(&self.shared.running).take() {
+            running.kill();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What ffmpeg says of a frame before it writes it.
+struct Head {
+    time: Option<f64>,
+    width: usize,
+    height: usize,
+}
+
+impl Shared {
+    fn stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
+    fn failure(&self, what: impl std::fmt::Display) -> Error {
+        Error::Device(format!("{}: {what}", shown(&self.footage.name())))
+    }
+
+    /// All frames of a source; of a live one that shall be connected to again, for ever.
+    fn read_all(self: &Arc<Shared>, stdin: Box<dyn Read + Send>) -> Result<()> {
+        let (mut stdin, mut pause) = (Some(stdin), Duration::from_secs(1));
+        loop {
+            let before = self.frames.load(Ordering::SeqCst);
+            let end = self.read_once(stdin.take());
+            if self.stopped() || !(self.settings.reconnect && self.footage.is_live()) {
+                return end;
+            }
+            if self.frames.load(Ordering::SeqCst) > before {
+                pause = Duration::from_secs(1);
+            }
+            let why = end.err().map_or_else(|| "it has ended".into(), |error| error.to_string());
+            lock(&self.notes).push(format!("{why}; again in {} s", pause.as_secs()));
+            let step = Duration::from_millis(50);
+            let mut waited = Duration::ZERO;
+            while waited < pause && !self.stopped() {
+                thread::sleep(step);
+                waited += step;
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn read_once(self: &Arc<Shared>, stdin: Option<Box<dyn Read + Send>>) -> Result<()> {
+        let ffmpeg = Ffmpeg::find()?;
+        let mut running =
+            Running::start(self.command(ffmpeg)).map_err(Error::io("cannot start", "ffmpeg"))?;
+        let (heads, errors) = (channel(), Arc::new(Mutex::new(Errors::default())));
+        let mut ear =
+            Ear { shared: self.clone(), heads: heads.0, errors: errors.clone(), unit: None, input: true };
+        running.read_log(move |line| ear.hear(line));
+        let (out, to) = (running.stdout.take(), running.stdin.take());
+        *lock(&self.running) = Some(running);
+        if let (Some(mut from), Some(mut to)) = (stdin, to) {
+            // It ends with its input, or with ffmpeg.
+            thread::spawn(move || _ = std::io::copy(&mut from, &mut to).and_then(|_| to.flush()));
+        }
+        let broken = out.map_or(Ok(()), |out| self.read_frames(out, &heads.1));
+        // Whoever stops takes it and ends it.
+        let begun = Instant::now();
+        let mut status = None;
+        while broken.is_ok() && status.is_none() && !self.stopped() && begun.elapsed() < LAST_WORDS {
+            // The lock is not held while it sleeps: another thread may want to end it.
+            status = lock(&self.running).as_mut().and_then(|running| running.wait(Duration::ZERO));
+            if status.is_none() {
+                thread::sleep(Duration::from_millis(2));
+            }
+        }
+        let running = lock(&self.running).take();
+        if let Some(mut running) = running {
+            running.kill();
+            running.join_log();
+        }
+        broken?;
+        let errors = lock(&errors);
+        match status {
+            _ if self.stopped() => Ok(()),
+            Some(status) if status.success() && errors.texts.is_empty() => Ok(()),
+            Some(status) if errors.texts.is_empty() => {
+                Err(self.failure(format!("ffmpeg ended with {status}")))
+            }
+            Some(_) => Err(self.failure(errors)),
+            None => Err(self.failure("ffmpeg does not end")),
+        }
+    }
+
+    fn read_frames(&self, mut out: impl Read, heads: &Receiver<Head>) -> Result<()> {
+        let Range { first, end } = self.settings.range;
+        let every = self.settings.every.max(1);
+        let mut index = first.div_ceil(every) * every;
+        if self.footage.is_live() {
+            index = self.frames.load(Ordering::SeqCst) * every;
+        }
+        let mut last = f64::NEG_INFINITY;
+        for Head { time, width, height } in heads {
+            if end.is_some_and(|end| index >= end) {
+                // ffmpeg would decode the rest for nothing.
+                self.stopped.store(true, Ordering::SeqCst);
+                return Ok(());
+            }
+            let pixels = width.checked_mul(height).filter(|&n| n > 0 && n <= self.settings.max_pixels);
+            if pixels.is_none() {
+                return Err(self.failure(format!(
+                    "frames of {width}x{height} pixels: expected at most {} (--max-pixels)",
+                    self.settings.max_pixels
+                )));
+            }
+            let mut bgr = vec![0; width * height * 3];
+            let got = fill(&mut out, &mut bgr);
+            if got < bgr.len() {
+                // Why it ended is told by ffmpeg, or by its status.
+                return match got {
+                    0 => Ok(()),
+                    _ => Err(self.failure(format!(
+                        "frame {index} is cut off: expected {} bytes, got {got}",
+                        bgr.len()
+                    ))),
+                };
+            }
+            // A frame without a time is shown as long as the one before.
+            let rate = lock(&self.info).rate.unwrap_or(30.0);
+            let time = self.settings.start.unwrap_or(0.0)
+                + time.unwrap_or(if last.is_finite() { last + every as f64 / rate } else { 0.0 });
+            last = time - self.settings.start.unwrap_or(0.0);
+            let photo = Photo { width, height, bgr };
+            if !self.queue.push(Frame { photo, index, time }) {
+                return Ok(());
+            }
+            self.frames.fetch_add(1, Ordering::SeqCst);
+            index += every;
+        }
+        match fill(&mut out, &mut [0]) {
+            0 => Ok(()),
+            _ => Err(self.failure("ffmpeg wrote more than it told of: is it another program?")),
+        }
+    }
+
+    fn command(&self, ffmpeg: &Ffmpeg) -> Command {
+        let settings = &self.settings;
+        let mut command = ffmpeg.command();
+        if let Some(threads) = settings.threads {
+            command.args(["-threads", &threads.to_string(), "-filter_threads", "1"]);
+        }
+        if let Some(hwaccel) = &settings.hwaccel {
+            command.args(["-hwaccel", hwaccel]);
+        }
+        input(&mut command, &self.footage, settings);
+        let mut filters = Vec::new();
+        let Range { first, end } = settings.range;
+        if settings.every > 1 {
+            filters.push(format!("not(mod(n,{}))", settings.every));
+        }
+        if first > 0 {
+            filters.push(format!("gte(n,{first})"));
+        }
+        if let Some(end) = end {
+            // One more, after which reading ends.
+            filters.push(format!("lt(n,{})", end.saturating_add(settings.every)));
+        }
+        let select =
+            if filters.is_empty() { String::new() } else { format!("select='{}',", filters.join("*")) };
+        command.args(["-map", "0:V:0"]).args(ffmpeg.passthrough());
+        command.args([
+            "-vf",
+            &format!("{select}showinfo=checksum=0"),
+            "-pix_fmt",
+            "bgr24",
+            "-f",
+            "rawvideo",
+            "pipe:1",
+        ]);
+        let stdin = if matches!(self.footage, Footage::Stdin(_)) { Stdio::piped() } else { Stdio::null() };
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Raw frames need no ffmpeg.
+    fn read_raw(&self, format: RawFormat, mut stdin: Box<dyn Read + Send>) -> Result<()> {
+        if format.width * format.height > self.settings.max_pixels {
+            return Err(self.failure(format!(
+                "frames of {}x{} pixels: expected at most {} (--max-pixels)",
+                format.width, format.height, self.settings.max_pixels
+            )));
+        }
+        *lock(&self.info) = Info { rate: Some(format.rate), videos: 1, ..Info::default() };
+        let Settings { every, range, start, end, .. } = &self.settings;
+        for index in 0_u64.. {
+            let mut bytes = vec![0; format.bytes()];
+            match fill(&mut stdin, &mut bytes) {
+                0 => break,
+                got if got < bytes.len() => {
+                    return Err(self.failure(format!(
+                        "frame {index} is cut off: expected {} bytes, got {got}",
+                        bytes.len()
+                    )));
+                }
+                _ => {}
+            }
+            let time = index as f64 / format.rate;
+            if end.is_some_and(|end| time >= end) || range.end.is_some_and(|end| index >= end) {
+                break;
+            }
+            let wanted =
+                index % every.max(&1) == 0 && index >= range.first && start.is_none_or(|start| time >= start);
+            if wanted && !self.queue.push(Frame { photo: format.photo(bytes), index, time }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The part of a command line that opens footage.
+pub fn input(command: &mut Command, footage: &Footage, settings: &Settings) {
+    for (option, seconds) in [("-ss", settings.start), ("-to", settings.end)] {
+        if let Some(seconds) = seconds {
+            command.args([option, &format!("{seconds:.6}")]);
+        }
+    }
+    let address: OsString = match footage {
+        Footage::File(path) => {
+            command.args(["-protocol_whitelist", "file"]);
+            file_argument(path)
+        }
+        Footage::Stdin(_) => {
+            command.args(["-protocol_whitelist", "pipe"]);
+            "pipe:0".into()
+        }
+        Footage::Address(address) => {
+            if let Some((name, protocols)) = scheme(address) {
+                command.args(["-protocol_whitelist", protocols]);
+                if name.starts_with("rtsp") {
+                    command.args(["-rtsp_transport", "tcp"]);
+                }
+            }
+            if footage.is_live() {
+                command.args(["-fflags", "nobuffer", "-flags", "low_delay"]);
+            }
+            address.into()
+        }
+        Footage::Camera(camera) => {
+            let number = camera.bytes().all(|byte| byte.is_ascii_digit());
+            let (format, address) = if cfg!(target_os = "macos") {
+                ("avfoundation", format!("{camera}:none"))
+            } else if cfg!(windows) {
+                ("dshow", format!("video={camera}"))
+            } else if number {
+                ("v4l2", format!("/dev/video{camera}"))
+            } else {
+                ("v4l2", camera.clone())
+            };
+            command.args(["-f", format]);
+            address.into()
+        }
+    };
+    command.arg("-i").arg(address);
+}
+
+/// Reads until `bytes` are full; returns how many there are at the end.
+fn fill(from: &mut impl Read, bytes: &mut [u8]) -> usize {
+    let mut got = 0;
+    while got < bytes.len() {
+        match from.read(&mut bytes[got..]) {
+            Ok(0) => break,
+            Ok(n) => got += n,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    got
+}
+
+/// What ffmpeg complained of.
+#[derive(Default)]
+struct Errors {
+    texts: Vec<String>,
+    count: usize,
+}
+
+impl std::fmt::Display for Errors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ffmpeg: {}", self.texts.join("; "))?;
+        match self.count - self.texts.len() {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
+    }
+}
+
+/// Understands the log of an ffmpeg that decodes.
+struct Ear {
+    shared: Arc<Shared>,
+    heads: Sender<Head>,
+    errors: Arc<Mutex<Errors>>,
+    /// Seconds of a time stamp's unit.
+    unit: Option<f64>,
+    /// Whether it still tells of its input.
+    input: bool,
+}
+
+impl Ear {
+    fn hear(&mut self, line: Line<'_>) {
+        let text = line.text;
+        if line.level == Level::Error {
+            let mut errors = lock(&self.errors);
+            if !text.starts_with("Last message repeated") {
+                errors.count += 1;
+                if errors.texts.len() < MOST_ERRORS && !errors.texts.iter().any(|known| known == text) {
+                    errors.texts.push(text.into());
+                }
+            }
+        } else if line.component.contains("showinfo") {
+            if let Some(config) = text.strip_prefix("config in") {
+                self.unit =
+                    log::value(config, "time_base").and_then(|unit| log::ratio(unit.trim_end_matches(',')));
+                lock(&self.shared.info).rate = log::value(config, "frame_rate").and_then(log::ratio);
+            } else if let Some(head) = self.head(text) {
+                // Where nobody waits for it, the frame is not wanted either.
+                self.heads.send(head).ok();
+            }
+        } else if text.starts_with("Stream mapping") || text.starts_with("Output #") {
+            self.input = false;
+            self.tell();
+        } else if self.input {
+            self.describe(text);
+        }
+    }
+
+    fn head(&self, text: &str) -> Option<Head> {
+        log::value(text, "n")?;
+        let (width, height) = log::value(text, "s")?.split_once('x')?;
+        let stamp = log::value(text, "pts").and_then(|pts| pts.parse::<i64>().ok());
+        let time = stamp.zip(self.unit).map(|(stamp, unit)| stamp as f64 * unit);
+        Some(Head { time, width: width.parse().ok()?, height: height.parse().ok()? })
+    }
+
+    /// A line of what ffmpeg tells of its input.
+    fn describe(&self, text: &str) {
+        let mut info = lock(&self.shared.info);
+        if let Some(duration) = text.strip_prefix("Duration: ") {
+            info.duration = duration.split(',').next().and_then(log::clock);
+        }
+        let Some((_, stream)) = text.split_once(": ").filter(|_| text.starts_with("Stream #")) else {
+            return;
+        };
+        if let Some(video) = stream.strip_prefix("Video: ").filter(|video| !video.contains("attached pic")) {
+            info.videos += 1;
+            let wide = ["10le", "10be", "12le", "12be", "p010", "smpte2084", "arib-std-b67"];
+            info.wide |= info.videos == 1 && wide.iter().any(|mark| video.contains(mark));
+        } else if let Some(audio) = stream.strip_prefix("Audio: ").filter(|_| info.audio.is_none()) {
+            info.audio = audio.split([' ', ',']).next().map(String::from);
+        }
+    }
+
+    /// What a user should know of the input.
+    fn tell(&self) {
+        let info = lock(&self.shared.info).clone();
+        let name = shown(&self.shared.footage.name()).to_string();
+        let mut notes = lock(&self.shared.notes);
+        if info.videos > 1 {
+            notes.push(format!("{name}: has {} video streams; the first is taken", info.videos));
+        }
+        if info.wide {
+            notes.push(format!("{name}: its colours of more than 8 bits are converted to 8"));
+        }
+    }
+}
