@@ -64,6 +64,28 @@
 //! # #[cfg(not(feature = "codecs"))] fn main() {}
 //! ```
 //!
+//! # Identities
+//!
+//! In a video, a [`Tracker`] gives the same person the same [`Person::id`] in every frame, and a [`Smoother`] takes the jitter
+//! out of keypoints. Both work in seconds, on people from anywhere.
+//!
+//! ```no_run
+//! # use rtmo_engine::{Engine, EngineOptions, Photo, Smoother, SmootherOptions, Tracker, TrackerOptions};
+//! # let mut engine = Engine::load("rtmo-s.safetensors", EngineOptions::default())?;
+//! # let frames: [(f64, Photo); 0] = [];
+//! let mut tracker = Tracker::new(TrackerOptions::default())?;
+//! let mut smoother = Smoother::new(SmootherOptions::default())?;
+//! for (seconds, frame) in frames {
+//!     let mut people = engine.infer(&[frame])?.remove(0);
+//!     tracker.update(&mut people, seconds)?;
+//!     smoother.smooth(&mut people, seconds)?;
+//!     for person in people.iter().filter(|person| person.id.is_some()) {
+//!         println!("{seconds:.2} s: person {} at {:?}", person.id.unwrap_or(0), person.bbox);
+//!     }
+//! }
+//! # rtmo_engine::Result::Ok(())
+//! ```
+//!
 //! # Features
 //!
 //! All are on by default. `cli` is the program `rtmo-engine`. `codecs` reads photos from files, writes and draws them;
@@ -100,6 +122,7 @@ pub mod parity;
 pub mod plan;
 #[doc(hidden)]
 pub mod pose;
+mod track;
 mod variant;
 #[doc(hidden)]
 pub mod vision;
@@ -113,5 +136,6 @@ pub use error::{printable, printable_lines, shown};
 #[cfg(feature = "codecs")]
 pub use output::draw::{DrawOptions, draw_people};
 pub use pose::{Bone, Heatmaps, Keypoint, People, Person, Rgb, Side, Skeleton};
+pub use track::{Smoother, SmootherOptions, Tracker, TrackerOptions};
 pub use variant::Variant;
 pub use vision::{ChannelOrder, Image, Photo};

@@ -28,6 +28,8 @@ fn is_zero(n: &usize) -> bool {
 
 #[derive(Serialize)]
 struct Entry {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u64>,
     score: f32,
     bbox: [f64; 4],
     keypoints: Vec<(f64, f64, f32)>,
@@ -36,6 +38,8 @@ struct Entry {
 /// Writes `{"image": path, "width": W, "height": H, "people": [{"score": s, "bbox": [x1, y1, x2, y2], "keypoints":
 /// [[x, y, score], ...]}]}` and a line's end. `size` is the upright photo's width and height; coordinates are its
 /// pixels, to three decimals; scores are exact. With a `skeleton`, `keypoint_names` are its names.
+///
+/// People with an id begin with `"id": n`.
 ///
 /// A path that is no UTF-8 text has its bytes as hexadecimal digits in `image_hex`, so that no two paths give the same line;
 /// people left out because their numbers are not finite are counted in `not_finite`.
@@ -53,6 +57,7 @@ pub fn write_json_line(
     let entries = people
         .iter()
         .map(|p| Entry {
+            id: p.id,
             score: p.score,
             bbox: p.bbox.map(rounded),
             keypoints: p.keypoints.iter().map(|k| (rounded(k.x), rounded(k.y), k.score)).collect(),
@@ -86,4 +91,24 @@ pub(super) fn check_finite(image: &Path, people: &[Person]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pose::Keypoint;
+
+    #[test]
+    fn only_people_with_an_id_have_one_in_the_line() {
+        let person =
+            |id| Person { id, ..Person::new(0.5, [1.0, 2.0, 3.0, 4.5], vec![Keypoint::new(1.5, 2.0, 0.25)]) };
+        let people = People::from(vec![person(Some(u64::MAX)), person(None)]);
+        let mut line = Vec::new();
+        write_json_line(&mut line, Path::new("a.jpg"), (8, 6), &people, None).unwrap();
+        let rest = r#""score":0.5,"bbox":[1.0,2.0,3.0,4.5],"keypoints":[[1.5,2.0,0.25]]"#;
+        let expected = format!(
+            r#"{{"image":"a.jpg","width":8,"height":6,"people":[{{"id":18446744073709551615,{rest}}},{{{rest}}}]}}"#
+        );
+        assert_eq!(String::from_utf8(line).unwrap(), expected + "\n");
+    }
 }

@@ -29,6 +29,9 @@ pub struct Person {
     pub keypoints: Vec<Keypoint>,
     /// If they were asked for.
     pub heatmaps: Option<Heatmaps>,
+    /// Who it is, from a [`Tracker`](crate::Tracker): the same number in every frame of a video, from 1 on. An engine, which
+    /// sees one photo at a time, gives none.
+    pub id: Option<u64>,
 }
 
 impl Keypoint {
@@ -39,9 +42,9 @@ impl Keypoint {
 }
 
 impl Person {
-    /// A person without heatmaps.
+    /// A person without heatmaps and id.
     pub fn new(score: f32, bbox: [f32; 4], keypoints: Vec<Keypoint>) -> Person {
-        Person { score, bbox, keypoints, heatmaps: None }
+        Person { score, bbox, keypoints, heatmaps: None, id: None }
     }
 }
 
@@ -158,7 +161,7 @@ pub fn people(survivors: &Survivors, letterbox: &Letterbox) -> People {
                 })
                 .collect();
             let heatmaps = heatmaps(survivors, i, letterbox);
-            Person { score: survivors.scores[i], bbox: [x1, y1, x2, y2], keypoints, heatmaps }
+            Person { score: survivors.scores[i], bbox: [x1, y1, x2, y2], keypoints, heatmaps, id: None }
         })
         .collect();
     people.retain(Person::is_finite);
@@ -208,7 +211,7 @@ mod tests {
 
     fn person(score: f32, bbox: [f32; 4], points: &[[f32; 2]]) -> Person {
         let keypoints = points.iter().map(|&[x, y]| Keypoint { x, y, score: 1.0 }).collect();
-        Person { score, bbox, keypoints, heatmaps: None }
+        Person { score, bbox, keypoints, heatmaps: None, id: None }
     }
 
     #[test]

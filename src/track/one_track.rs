@@ -1,0 +1,92 @@
+//! One track: what is known of a person.
+
+use super::kalman::{Motion, Place};
+use super::similarity::{buffered_iou, oks};
+use crate::pose::{Keypoint, Person};
+
+/// Boxes are widened by this share of their size on each side.
+const BUFFER: f64 = 0.3;
+
+/// A person at a time.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub time: f64,
+    pub place: Place,
+    pub keypoints: Vec<Keypoint>,
+}
+
+impl Seen {
+    pub fn new(person: &Person, time: f64) -> Seen {
+        Seen { time, place: Place::of(person.bbox), keypoints: person.keypoints.clone() }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Track {
+    /// Once it has been seen often enough.
+    pub id: Option<u64>,
+    /// Where the person is expected in the frame at hand.
+    motion: Motion,
+    /// The motion as it was known when the person was last seen.
+    motion_seen: Motion,
+    /// When and where that was.
+    pub seen: Seen,
+    /// Frames in which the person was seen.
+    pub hits: usize,
+    /// Frames since then in which the person was not.
+    pub missed: usize,
+}
+
+impl Track {
+    pub fn new(seen: Seen) -> Track {
+        let motion = Motion::new(&seen.place);
+        Track { id: None, motion, motion_seen: motion, seen, hits: 1, missed: 0 }
+    }
+
+    /// Whether the person may still be seen again at `time`.
+    pub fn lives(&self, time: f64, max_unseen: f64) -> bool {
+        // A little more than that: times such as 0.1 and 0.2 are not exact.
+        time - self.seen.time <= max_unseen * (1.0 + 1e-9) + 1e-9
+    }
+
+    pub fn predict(&mut self, seconds: f64) {
+        self.motion.predict(seconds);
+    }
+
+    /// How alike a person is to what is expected here, 0 to 1.
+    pub fn similarity<'a>(&self, seen: &Seen, sigmas: impl FnOnce(usize) -> &'a [f32]) -> f64 {
+        let expected = self.motion.place();
+        let iou = buffered_iou(&expected, &seen.place, [BUFFER; 2]);
+        if iou == 0.0 {
+            return 0.0;
+        }
+        let sigmas = sigmas(seen.keypoints.len());
+        let oks = oks(&self.seen.place, &self.seen.keypoints, &expected, &seen.keypoints, sigmas);
+        oks.map_or(iou, |oks| (iou + oks) / 2.0)
+    }
+
+    /// Takes in that the person has been seen.
+    pub fn take(&mut self, seen: Seen) {
+        if self.missed == 0 {
+            self.motion.update(&seen.place);
+        } else {
+            self.motion = self.motion_seen;
+            self.bridge(&seen);
+        }
+        self.motion_seen = self.motion;
+        self.seen = seen;
+        self.hits += 1;
+        self.missed = 0;
+    }
+
+    /// OC-SORT's update after a gap: what the filter made up meanwhile is replaced by a straight way from where the person was
+    /// last seen to `seen`, in as many steps as frames were missed, up to 30.
+    fn bridge(&mut self, seen: &Seen) {
+        let steps = (self.missed + 1).min(30);
+        let seconds = (seen.time - self.seen.time) / steps as f64;
+        for step in 1..=steps {
+            self.motion.predict(seconds);
+            self.motion.update(&self.seen.place.towards(&seen.place, step as f64 / steps as f64));
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! How alike a track's prediction and a person are, 0 to 1.
+
+use super::kalman::Place;
+use crate::pose::Keypoint;
+
+/// COCO's constants, in its order of keypoints: how far apart two people mark the same joint, as a share of the person's size.
+const COCO: [f32; 17] = [
+    0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087,
+    0.089, 0.089,
+];
+
+/// CrowdPose's.
+const CROWDPOSE: [f32; 14] =
+    [0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089, 0.079, 0.079];
+
+/// For other skeletons: about the mean of COCO's.
+const OTHER: f32 = 0.07;
+
+/// Keypoints of a lower score have no say.
+const VISIBLE: f32 = 0.3;
+
+/// Fewer common keypoints say nothing.
+const ENOUGH: usize = 3;
+
+/// The constants for so many keypoints.
+pub fn sigmas(keypoints: usize) -> Vec<f32> {
+    match keypoints {
+        17 => COCO.to_vec(),
+        14 => CROWDPOSE.to_vec(),
+        n => vec![OTHER; n],
+    }
+}
+
+/// Intersection over union of two boxes that are both widened: by `buffer[0]` of their widths on the left and on the right,
+/// by `buffer[1]` of their heights above and below (C-BIoU). Boxes that lie apart by less are alike to some degree, too.
+pub fn buffered_iou(a: &Place, b: &Place, buffer: [f64; 2]) -> f64 {
+    let [across, down] = buffer.map(|share| 1.0 + 2.0 * share);
+    let common = |a: f64, b: f64, size_a: f64, size_b: f64| {
+        ((a + size_a / 2.0).min(b + size_b / 2.0) - (a - size_a / 2.0).max(b - size_b / 2.0)).max(0.0)
+    };
+    let intersection =
+        common(a.x, b.x, a.w * across, b.w * across) * common(a.y, b.y, a.h * down, b.h * down);
+    intersection / ((a.area() + b.area()) * across * down - intersection)
+}
+
+/// Object keypoint similarity between where a person's joints should be (as they were seen at `before`, moved and stretched
+/// to `now`) and where they are: over joints that are visible in both, and `None` if those are too few or the skeletons
+/// differ.
+pub fn oks(
+    before: &Place,
+    joints_before: &[Keypoint],
+    now: &Place,
+    joints: &[Keypoint],
+    sigmas: &[f32],
+) -> Option<f64> {
+    if joints_before.len() != joints.len() || sigmas.len() != joints.len() {
+        return None;
+    }
+    let (stretch_x, stretch_y) = (now.w / before.w, now.h / before.h);
+    let (mut sum, mut n) = (0.0, 0);
+    for ((a, b), &sigma) in joints_before.iter().zip(joints).zip(sigmas) {
+        if a.score < VISIBLE || b.score < VISIBLE {
+            continue;
+        }
+        let dx = now.x + (a.x as f64 - before.x) * stretch_x - b.x as f64;
+        let dy = now.y + (a.y as f64 - before.y) * stretch_y - b.y as f64;
+        let reach = 2.0 * sigma as f64;
+        sum += (-(dx * dx + dy * dy) / (2.0 * reach * reach * now.area())).exp();
+        n += 1;
+    }
+    (n >= ENOUGH).then(|| sum / n as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_reaches_boxes_that_lie_apart() {
+        let a = Place { x: 50.0, y: 50.0, w: 20.0, h: 40.0 };
+        let beside = Place { x: 75.0, ..a };
+        assert_eq!(buffered_iou(&a, &a, [0.0; 2]), 1.0);
+        assert_eq!(buffered_iou(&a, &beside, [0.0; 2]), 0.0);
+        // Both are 40 wide then, and 15 of it is common.
+        let expected = 15.0 / (40.0 + 40.0 - 15.0);
+        assert!((buffered_iou(&a, &beside, [0.5, 0.0]) - expected).abs() < 1e-12);
+        // A box of no width is a pixel wide.
+        let point = Place::of([50.0, 30.0, 50.0, 70.0]);
+        assert!(buffered_iou(&point, &point, [0.0; 2]) == 1.0 && buffered_iou(&a, &point, [0.0; 2]) > 0.0);
+    }
+
+    #[test]
+    fn oks_moves_joints_with_the_box() {
+        let joints = |dx: f32, score: f32| -> Vec<Keypoint> {
+            (0..17).map(|i| Keypoint::new(10.0 + dx + i as f32, 20.0, score)).collect()
+        };
+        let before = Place { x: 20.0, y: 20.0, w: 20.0, h: 40.0 };
+        let moved = Place { x: 27.0, ..before };
+        let like = |now: &Place, joints_now: &[Keypoint]| {
+            oks(&before, &joints(0.0, 0.9), now, joints_now, &sigmas(17))
+        };
+        assert!((like(&moved, &joints(7.0, 0.9)).unwrap() - 1.0).abs() < 1e-6);
+        // Seven pixels off is a quarter of the size.
+        assert!(like(&before, &joints(7.0, 0.9)).unwrap() < 0.5);
+        assert_eq!(like(&before, &joints(0.0, 0.1)), None);
+        assert_eq!(like(&before, &joints(0.0, 0.9)[..14]), None);
+        assert_eq!(like(&before, &[]), None);
+    }
+}
