@@ -16,6 +16,7 @@ mod files;
 mod infer;
 mod measure;
 mod options;
+mod video;
 mod weights;
 mod words;
 

@@ -61,12 +61,26 @@ impl Clips<'_> {
         let settings = self.options.settings(self.range, self.max_pixels, self.cpu);
         let reader =
             Reader::open(&footage, settings.clone(), stdin.unwrap_or_else(|| Box::new(std::io::empty())))?;
-        let target = place.clone().map(|path| Target { path, threads: settings.threads });
+        let watch = reader.watch();
+        let target = place.clone().map(|path| Target {
+            path,
+            threads: settings.threads,
+            patience: self.options.patience(),
+        });
         let annotator = (target.is_some() || self.options.show).then(|| {
             let begin = if footage.is_live() { 0.0 } else { self.options.begin() };
-            Annotator::new(self.drawing, target, self.options.show.then(|| shown(&name).to_string()), begin)
+            Annotator::new(
+                self.drawing,
+                target,
+                self.options.show.then(|| shown(&name).to_string()),
+                begin,
+                watch.clone(),
+            )
         });
         let terminal = work.terminal;
+        if let Some(identities) = &mut work.identities {
+            identities.reset();
+        }
         let start = Instant::now();
         let mut frames = Frames::new(reader, self.options, footage.is_live(), terminal);
         let mut counts = Counts { start, frames: 0, people: 0, failed: 0, last: 0.0, broken: 0 };
@@ -85,7 +99,7 @@ impl Clips<'_> {
         pumped?;
         work.tally.frames += counts.frames;
         work.tally.people += counts.people;
-        let info = frames.reader.info();
+        let info = watch.info();
         let dropped = frames.reader.dropped();
         let end = frames.end.take().unwrap_or(Ok(()));
         let told = frames.reader.notes();
@@ -221,7 +235,7 @@ impl FrameSource for Frames<'_> {
             if let Some(Frame { photo, index, time }) = self.seen.take() {
                 if !self.begun {
                     self.begun = true;
-                    let info = self.reader.info();
+                    let info = self.reader.watch().info();
                     self.terminal.clip_begins(self.options.begin(), self.options.until(info.duration));
                 }
                 let decoded = Ok(Decoded { photo, warnings: Vec::new() });
@@ -274,7 +288,7 @@ impl Deliver for ClipWork<'_, '_, '_> {
         }
     }
 
-    fn deliver(&mut self, given: Given, photo: Photo, people: People, _: f64) -> Result<bool> {
+    fn deliver(&mut self, given: Given, photo: Photo, mut people: People, _: f64) -> Result<bool> {
         let (name, terminal) = (self.name, self.work.terminal);
         let at = given.at.unwrap_or(At { frame: 0, time: 0.0 });
         if people.not_finite() > 0 {
@@ -282,6 +296,10 @@ impl Deliver for ClipWork<'_, '_, '_> {
                 terminal.complain("warning", not_finite(name, people.not_finite()));
             }
             self.counts.broken += people.not_finite();
+        }
+        if let Some(identities) = &mut self.work.identities {
+            let followed = identities.follow(&mut people, at.time);
+            self.counts.failed += forgive(terminal, followed)?;
         }
         let info = FrameInfo { image: name, size: (photo.width, photo.height), at: Some(at) };
         let added = self.work.results.add(&info, &people);

@@ -3,6 +3,7 @@
 use crate::cli::video::{Ffmpeg, Range, RawFormat, Settings};
 use clap::Args;
 use rtmo_engine::Result;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// How clips, cameras and streams are read.
@@ -21,6 +22,10 @@ pub struct FootageOptions {
     /// End at this time of a clip
     #[arg(long, value_name = "TIME", value_parser = time, allow_negative_numbers = true)]
     end: Option<f64>,
+    /// Do part I of N: of one clip the frames of that part, else every Nth photo or clip. The results of all parts together are
+    /// those of the whole
+    #[arg(long, value_name = "I/N", value_parser = Shard::from_str)]
+    pub shard: Option<Shard>,
     /// At most N frames of each clip
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub max_frames: Option<u64>,
@@ -36,6 +41,41 @@ pub struct FootageOptions {
     /// Decode with the hardware that ffmpeg knows by this name, such as cuda, vaapi, videotoolbox or auto
     #[arg(long, value_name = "NAME", value_parser = hwaccel)]
     hwaccel: Option<String>,
+}
+
+/// A part of a run, for several machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// From 1 on.
+    part: u64,
+    of: u64,
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Shard, String> {
+        let parts = text.split_once('/').and_then(|(part, of)| Some((part.parse().ok()?, of.parse().ok()?)));
+        match parts {
+            Some((part, of)) if (1..=1_000_000).contains(&of) && (1..=of).contains(&part) => {
+                Ok(Shard { part, of })
+            }
+            _ => Err("expected I/N with I from 1 to N, as in 2/8".into()),
+        }
+    }
+}
+
+impl Shard {
+    /// Whether the `index`-th of all things, from 0, belongs to the part.
+    pub fn has(&self, index: usize) -> bool {
+        index as u64 % self.of == self.part - 1
+    }
+
+    /// The part's frames of `all`. The last part goes to the end, wherever that is.
+    pub fn range(&self, all: u64) -> Range {
+        let cut = |part: u64| (u128::from(all) * u128::from(part) / u128::from(self.of)) as u64;
+        Range { first: cut(self.part - 1), end: (self.part < self.of).then(|| cut(self.part)) }
+    }
 }
 
 impl FootageOptions {
@@ -130,6 +170,24 @@ mod tests {
         );
         for bad in ["", "-1", "nan", "inf", "1:60", "1.5:00", "1:2:3:4", "1e9", "x"] {
             assert!(time(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn parts_make_the_whole() {
+        for (all, of) in [(10, 3), (2, 5), (0, 2), (1000, 1)] {
+            let parts: Vec<Shard> = (1..=of).map(|part| format!("{part}/{of}").parse().unwrap()).collect();
+            let mut next = 0;
+            for part in &parts {
+                let Range { first, end } = part.range(all);
+                assert_eq!(first, next);
+                next = end.unwrap_or(all);
+            }
+            assert_eq!(next, all);
+            assert!((0..20).all(|index| parts.iter().filter(|part| part.has(index)).count() == 1));
+        }
+        for bad in ["0/3", "4/3", "1", "1/0", "-1/3", "a/b", "1/3/5"] {
+            assert!(bad.parse::<Shard>().is_err(), "{bad}");
         }
     }
 

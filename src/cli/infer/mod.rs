@@ -3,6 +3,7 @@
 mod budget;
 mod clip;
 mod footage;
+mod identities;
 mod list;
 mod pictures;
 mod reading;
@@ -14,12 +15,13 @@ use super::fetch::Fetch;
 use super::files::Files;
 use super::options::{Network, fraction};
 use super::terminal::Terminal;
-use super::video::{Footage, Range};
+use super::video::{Footage, Range, count_frames};
 use super::{Ended, Outcome};
 use budget::Budget;
 use clap::Args;
 use clip::Clips;
-use footage::FootageOptions;
+use footage::{FootageOptions, Shard};
+use identities::IdentityOptions;
 use pictures::{Drawing, Pictures};
 use reading::decode_ahead;
 use results::{Results, image_ids};
@@ -81,6 +83,8 @@ pub struct Infer {
     fetch: Fetch,
     #[command(flatten)]
     footage: FootageOptions,
+    #[command(flatten)]
+    identities: IdentityOptions,
     /// Photos that are computed together
     #[arg(short, long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch: u16,
@@ -162,6 +166,8 @@ impl Infer {
         let clips = known.iter().any(|known| matches!(known, Known::Clip(_)));
         // What can fail for all photos fails before the first, and leaves nothing behind.
         self.footage.check(draw, clips)?;
+        self.identities.check(known.iter().any(|known| matches!(known, Known::Photo(_))))?;
+        let mut identities = self.identities.begin()?;
         let skeleton = self.skeleton.as_deref().map(Skeleton::open).transpose()?;
         let weights = self.fetch.checkpoint(&self.network, &mut terminal)?;
         let mut files = self.files(&known, weights.path())?;
@@ -203,6 +209,7 @@ impl Infer {
             heatmaps: self.heatmaps,
             skeleton: skeleton.as_ref().or_else(|| Skeleton::of(engine.keypoints())),
         };
+        let range = self.range(&known)?;
         if self.heatmaps && clips {
             terminal.note("--heatmaps draws pages of photos; clips get none");
         }
@@ -211,7 +218,7 @@ impl Infer {
             drawing,
             batch: self.batch.into(),
             max_pixels: self.max_pixels as usize,
-            range: Range::default(),
+            range,
             cpu: !self.network.on_gpu(|| device::cuda().is_ok()),
         };
         let mut tally = Tally { failed, ..Default::default() };
@@ -226,8 +233,17 @@ impl Infer {
             let to_draw = to_draw.collect();
             let (results, tally) = (&mut results, &mut tally);
             let (pictures, files) = (pictures.as_mut(), &mut files);
-            let mut work =
-                Work { pictures, files, results, tally, terminal, to_draw, drawn: 0, broken: false };
+            let mut work = Work {
+                pictures,
+                files,
+                identities: identities.as_mut(),
+                results,
+                tally,
+                terminal,
+                to_draw,
+                drawn: 0,
+                broken: false,
+            };
             let worked = work.run(&mut engine, photos, &clips);
             // The threads that draw end with their senders.
             work.to_draw.clear();
@@ -260,7 +276,11 @@ impl Infer {
         let options = sources::Options { recursive, null, raw, stdin, waits: waits.clone() };
         let sources = Sources::new(&self.paths, options);
         if self.paths.iter().any(|path| path == Path::new("-")) {
-            return Ok(Expanded { known: Vec::new(), items: Box::new(sources), waits, failed: 0 });
+            let items: Box<dyn Iterator<Item = Item> + Send> = match self.footage.shard {
+                Some(shard) => Box::new(part(sources, shard)),
+                None => Box::new(sources),
+            };
+            return Ok(Expanded { known: Vec::new(), items, waits, failed: 0 });
         }
         for (given, option, what) in
             [(self.null, "--null", "the list"), (raw.is_some(), "--raw", "the frames")]
@@ -281,6 +301,17 @@ impl Infer {
                 Item::Photo(_) => unreachable!("no argument is standard input"),
             }
         }
+        // Of one clip, frames are the parts.
+        let one_clip = matches!(&known[..], [Known::Clip(Footage::File(_))]);
+        if let Some(shard) = self.footage.shard.filter(|_| !one_clip && !known.is_empty()) {
+            let mut index = 0..;
+            known.retain(|_| index.next().is_some_and(|index| shard.has(index)));
+            if known.is_empty() && errors.is_empty() {
+                return Err(Error::Usage(
+                    "--shard: this part has no photo: there are fewer photos than parts".into(),
+                ));
+            }
+        }
         let mut errors = errors.into_iter();
         let last = if known.is_empty() { errors.next_back() } else { None };
         let failed = errors.len();
@@ -292,6 +323,17 @@ impl Infer {
                 let items = Box::new(items.into_iter());
                 Ok(Expanded { known, items, waits, failed })
             }
+        }
+    }
+
+    /// The frames of this part, where a run does a part of one clip.
+    fn range(&self, known: &[Known]) -> Result<Range> {
+        match (self.footage.shard, known) {
+            (Some(shard), [Known::Clip(footage @ Footage::File(_))]) => {
+                let settings = self.footage.settings(Range::default(), self.max_pixels as usize, true);
+                Ok(shard.range(count_frames(footage, &settings)?))
+            }
+            _ => Ok(Range::default()),
         }
     }
 
@@ -384,6 +426,15 @@ impl Infer {
         }
         Ok(engine)
     }
+}
+
+/// The items of a part of a list; errors and notes belong to each.
+fn part(items: Sources, shard: Shard) -> impl Iterator<Item = Item> + Send {
+    let mut index = 0..;
+    items.filter(move |item| match item {
+        Item::File(_) | Item::Photo(_) | Item::Clip(_) => index.next().is_some_and(|index| shard.has(index)),
+        Item::Error(_) | Item::Note(_) => true,
+    })
 }
 
 /// What the arguments of a run mean.

@@ -2,6 +2,7 @@
 
 use super::budget::Share;
 use super::clip::Clips;
+use super::identities::Identities;
 use super::pictures::{Done, Drawing, Pictures};
 use super::reading::{At, FrameSource, Photos, Read};
 use super::results::{FrameInfo, Results};
@@ -20,6 +21,7 @@ use std::time::Instant;
 pub struct Work<'a> {
     pub pictures: Option<&'a mut Pictures>,
     pub files: &'a mut Files,
+    pub identities: Option<&'a mut Identities>,
     pub results: &'a mut Results,
     pub tally: &'a mut Tally,
     pub terminal: &'a Terminal,
@@ -104,6 +106,11 @@ impl Deliver for Work<'_> {
     }
 
     fn deliver(&mut self, given: Given, photo: Photo, people: People, ms: f64) -> Result<bool> {
+        let mut people = people;
+        if let Some(identities) = &mut self.identities {
+            let followed = identities.follow_photo(&mut people);
+            self.tally.failed += forgive(self.terminal, followed)?;
+        }
         let mut done = Done { photo, people, picture: None, share: given.share };
         self.finish(&given.path, &mut done, ms)?;
         self.drawn += 1;

@@ -5,6 +5,8 @@
 
 mod log;
 mod matroska;
+#[cfg(test)]
+mod pipes;
 mod preview;
 mod program;
 mod queue;
@@ -16,7 +18,7 @@ pub use preview::Preview;
 pub use program::Ffmpeg;
 pub use queue::{Popped, Queue};
 pub use raw::RawFormat;
-pub use reader::{Frame, Next, Range, Reader, Settings};
+pub use reader::{Frame, Next, Range, Reader, Settings, Watch, count_frames};
 pub use writer::{Stop, Target, Writer, is_earlier};
 
 use rtmo_engine::{Error, Result};
@@ -169,6 +171,7 @@ pub fn is_clip_head(head: &[u8]) -> bool {
         [&b"heic"[..], b"heix", b"mif1", b"msf1", b"avif", b"avis"].iter().any(|brand| at(8, brand));
     let quicktime = at(4, b"ftyp") && !picture || at(4, b"moov") || at(4, b"mdat") || at(4, b"wide");
     let transport = at(0, b"G")
+        && !at(0, b"GIF8")
         && (head.len() < 189 || at(188, b"G"))
         && head.get(1).is_some_and(|b| b & 0x80 == 0 && *b < 0x60)
         && head.get(3).is_some_and(|b| b & 0x30 != 0)

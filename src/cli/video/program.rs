@@ -19,8 +19,8 @@ const INSTALL: &str = "'apt install ffmpeg', 'brew install ffmpeg' or 'winget in
 /// What is known of the ffmpeg program.
 pub struct Ffmpeg {
     path: PathBuf,
-    /// Whether it knows `-fps_mode`, as version 5.1 and later do; before, the option was `-vsync`.
-    fps_mode: bool,
+    /// Major and minor; `None` of builds from source, which have no number and are new.
+    version: Option<(u32, u32)>,
 }
 
 impl Ffmpeg {
@@ -42,7 +42,7 @@ impl Ffmpeg {
             }
             None => format!("videos need the program ffmpeg, and it cannot be started: {error}; {INSTALL}"),
         })?;
-        Ok(Ffmpeg { path, fps_mode: knows_fps_mode(&out) })
+        Ok(Ffmpeg { path, version: version(&out) })
     }
 
     /// Begins a command line.
@@ -53,9 +53,23 @@ impl Ffmpeg {
         command
     }
 
+    fn is_at_least(&self, version: (u32, u32)) -> bool {
+        self.version.is_none_or(|found| found >= version)
+    }
+
     /// The option by which frames keep their times, and none is made or dropped.
     pub fn passthrough(&self) -> [&'static str; 2] {
-        if self.fps_mode { ["-fps_mode", "passthrough"] } else { ["-vsync", "passthrough"] }
+        [if self.is_at_least((5, 1)) { "-fps_mode" } else { "-vsync" }, "passthrough"]
+    }
+
+    /// The option by which frames keep their sizes where these change; `None` where this ffmpeg always scales to the first.
+    pub fn keep_sizes(&self) -> Option<[&'static str; 2]> {
+        self.is_at_least((4, 4)).then_some(["-autoscale", "0"])
+    }
+
+    /// The option by which a clip's last frame is shown for so many units of time: raw frames have no end of their own.
+    pub fn lasting(&self, units: u64) -> Option<[String; 2]> {
+        self.is_at_least((4, 4)).then(|| ["-bsf:v".into(), format!("setts=pts=PTS:dts=DTS:duration={units}")])
     }
 
     /// The best encoder of a small choice that this ffmpeg has, with its options.
@@ -64,10 +78,11 @@ impl Ffmpeg {
     /// If the list of encoders cannot be read, or has none of them.
     pub fn encoder(&self) -> Result<&'static [&'static str]> {
         static ENCODER: OnceLock<Option<&'static [&'static str]>> = OnceLock::new();
+        // Without B-frames a frame's place in the file is its time's, also where the rate varies.
         const CHOICE: [&[&str]; 4] = [
-            &["libx264", "-preset", "veryfast", "-crf", "20"],
+            &["libx264", "-preset", "veryfast", "-crf", "20", "-bf", "0"],
             &["libopenh264", "-b:v", "6M"],
-            &["h264_videotoolbox", "-q:v", "65"],
+            &["h264_videotoolbox", "-q:v", "65", "-bf", "0"],
             &["mpeg4", "-q:v", "3"],
         ];
         let found = ENCODER.get_or_init(|| {
@@ -94,15 +109,13 @@ impl Ffmpeg {
     }
 }
 
-/// Whether the first line tells of version 5.1 or later; builds from source have no number, and are new.
-fn knows_fps_mode(version: &str) -> bool {
-    let number = version.split_whitespace().nth(2).unwrap_or("");
-    let mut parts = number.trim_start_matches('n').split(['.', '-']).map(str::parse::<u32>);
-    match (parts.next(), parts.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (5, 1),
-        (Some(Ok(major)), _) => major > 5,
-        _ => true,
-    }
+/// The version that the first line tells of.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let number = text.split_whitespace().nth(2)?.trim_start_matches('n');
+    let mut parts = number.split(['.', '-']);
+    let major = parts.next()?.parse().ok()?;
+    // Some builds are named by their date.
+    (major < 1000).then(|| (major, parts.next().and_then(|minor| minor.parse().ok()).unwrap_or(0)))
 }
 
 /// What a program prints when it is asked for something that takes it no time.
@@ -200,18 +213,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_tell_which_option_is_known() {
-        for (version, knows) in [
-            ("ffmpeg version 5.1.9-0+deb12u1 Copyright", true),
-            ("ffmpeg version 4.4.2-0ubuntu0.22.04.1 Copyright", false),
-            ("ffmpeg version 5.0.1 Copyright", false),
-            ("ffmpeg version n7.1 Copyright", true),
-            ("ffmpeg version 6 Copyright", true),
-            ("ffmpeg version N-113007-g8d24a28d06 Copyright", true),
-            ("ffmpeg version 2024-01-01-git Copyright", true),
-            ("", true),
+    fn versions() {
+        for (text, expected) in [
+            ("ffmpeg version 5.1.9-0+deb12u1 Copyright", Some((5, 1))),
+            ("ffmpeg version 4.4.2-0ubuntu0.22.04.1 Copyright", Some((4, 4))),
+            ("ffmpeg version n7.1 Copyright", Some((7, 1))),
+            ("ffmpeg version 6 Copyright", Some((6, 0))),
+            ("ffmpeg version N-113007-g8d24a28d06 Copyright", None),
+            ("ffmpeg version 2024-01-01-git Copyright", None),
+            ("", None),
         ] {
-            assert_eq!(knows_fps_mode(version), knows, "{version}");
+            assert_eq!(version(text), expected, "{text}");
         }
     }
 }

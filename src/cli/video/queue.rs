@@ -80,12 +80,6 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Whether [`Queue::pop`] would return at once.
-    pub fn ready(&self) -> bool {
-        let state = self.lock();
-        !state.items.is_empty() || state.ended
-    }
-
     /// No more will be pushed.
     pub fn end(&self) {
         self.lock().ended = true;
@@ -134,7 +128,7 @@ mod tests {
             assert_eq!(drain(&file), (0..100).collect::<Vec<_>>());
         });
         let live = Queue::new(2, true);
-        assert!((0..100).all(|i| live.push(i)) && live.ready());
+        assert!((0..100).all(|i| live.push(i)));
         live.end();
         assert_eq!((drain(&live), live.dropped()), (vec![98, 99], 98));
     }

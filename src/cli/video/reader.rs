@@ -148,14 +148,9 @@ impl Reader {
         }
     }
 
-    /// Whether [`Reader::next`] would return at once.
-    pub fn ready(&self) -> bool {
-        self.shared.queue.ready()
-    }
-
-    /// What is known of the source: all of it once there is a frame.
-    pub fn info(&self) -> Info {
-        lock(&self.shared.info).clone()
+    /// Tells of the source, also from another thread, and when reading has ended.
+    pub fn watch(&self) -> Watch {
+        Watch(self.shared.clone())
     }
 
     /// What is to be told, once.
@@ -183,6 +178,22 @@ impl Reader {
     /// Frames of a live source that were dropped because newer ones came.
     pub fn dropped(&self) -> u64 {
         self.shared.queue.dropped()
+    }
+}
+
+/// What a [`Reader`] knows of its source.
+#[derive(Clone)]
+pub struct Watch(Arc<Shared>);
+
+impl Watch {
+    /// What ffmpeg told: all of it once there is a frame.
+    pub fn info(&self) -> Info {
+        lock(&self.0.info).clone()
+    }
+
+    /// Seconds from a frame to the next, as far as that is known.
+    pub fn step(&self) -> f64 {
+        self.0.settings.every.max(1) as f64 / self.info().rate.unwrap_or(30.0)
     }
 }
 
@@ -291,7 +302,11 @@ impl Shared {
             index = self.frames.load(Ordering::SeqCst) * every;
         }
         let mut last = f64::NEG_INFINITY;
+        let scaled = Ffmpeg::find()?.keep_sizes().is_none();
+        let mut first_size = None;
         for Head { time, width, height } in heads {
+            let (width, height) =
+                if scaled { *first_size.get_or_insert((width, height)) } else { (width, height) };
             if end.is_some_and(|end| index >= end) {
                 // ffmpeg would decode the rest for nothing.
                 self.stopped.store(true, Ordering::SeqCst);
@@ -321,6 +336,11 @@ impl Shared {
             let time = self.settings.start.unwrap_or(0.0)
                 + time.unwrap_or(if last.is_finite() { last + every as f64 / rate } else { 0.0 });
             last = time - self.settings.start.unwrap_or(0.0);
+            // ffmpeg counts a frame at the very end as within.
+            if self.settings.end.is_some_and(|end| time >= end - 1e-9) {
+                self.stopped.store(true, Ordering::SeqCst);
+                return Ok(());
+            }
             let photo = Photo { width, height, bgr };
             if !self.queue.push(Frame { photo, index, time }) {
                 return Ok(());
@@ -358,7 +378,10 @@ impl Shared {
         }
         let select =
             if filters.is_empty() { String::new() } else { format!("select='{}',", filters.join("*")) };
-        command.args(["-map", "0:V:0"]).args(ffmpeg.passthrough());
+        command
+            .args(["-map", "0:V:0"])
+            .args(ffmpeg.passthrough())
+            .args(ffmpeg.keep_sizes().into_iter().flatten());
         command.args([
             "-vf",
             &format!("{select}showinfo=checksum=0"),
@@ -407,6 +430,33 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// How many frames a file holds, by its packets, which are not decoded.
+///
+/// # Errors
+/// If there is no ffmpeg, or it cannot tell.
+pub fn count_frames(footage: &Footage, settings: &Settings) -> Result<u64> {
+    let ffmpeg = Ffmpeg::find()?;
+    let mut command = ffmpeg.command();
+    input(&mut command, footage, settings);
+    command.args(["-map", "0:V:0", "-c", "copy", "-f", "null", "-"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut running = Running::start(command).map_err(Error::io("cannot start", "ffmpeg"))?;
+    let count = Arc::new(Mutex::new(None));
+    let counted = count.clone();
+    running.read_log(move |line| {
+        if let Some(rest) = line.text.strip_prefix("frame=") {
+            *lock(&counted) = rest.split_whitespace().next().and_then(|n| n.parse().ok());
+        }
+    });
+    let status = running.wait(Duration::from_secs(3600));
+    running.kill();
+    running.join_log();
+    let count = lock(&count).filter(|_| status.is_some_and(|status| status.success()));
+    count.ok_or_else(|| {
+        Error::Device(format!("{}: ffmpeg cannot count its frames, as --shard needs", shown(&footage.name())))
+    })
 }
 
 /// The part of a command line that opens footage.
@@ -518,8 +568,9 @@ impl Ear {
                 self.heads.send(head).ok();
             }
         } else if text.starts_with("Stream mapping") || text.starts_with("Output #") {
-            self.input = false;
-            self.tell();
+            if std::mem::take(&mut self.input) {
+                self.tell();
+            }
         } else if self.input {
             self.describe(text);
         }

@@ -20,8 +20,8 @@ const COMMENT: &str = "drawn by rtmo-engine";
 /// Where the comment is looked for: the index, which holds it at its end, is written behind the pictures.
 const TAIL: u64 = 1 << 16;
 
-/// How long ffmpeg may take to close a clip, or to put sound beside it.
-const CLOSING: Duration = Duration::from_secs(120);
+/// To close a clip, or to put sound beside it, ffmpeg may be silent for so many times its usual patience.
+const CLOSING: u32 = 5;
 
 /// Sound that a clip of this kind takes as it is; other sound is encoded again.
 const COPIED: [&str; 6] = ["aac", "mp3", "ac3", "eac3", "opus", "alac"];
@@ -33,6 +33,8 @@ pub struct Target {
     pub path: PathBuf,
     /// Threads that encode; ffmpeg's choice if none.
     pub threads: Option<usize>,
+    /// How long ffmpeg may do nothing.
+    pub patience: Duration,
 }
 
 /// Makes a clip of frames. The file appears when it is complete.
@@ -60,16 +62,17 @@ impl Stop {
 }
 
 impl Writer {
-    /// Begins a clip of frames of `size`.
+    /// Begins a clip of frames of `size`, the last of which is shown for `step` seconds.
     ///
     /// # Errors
     /// If ffmpeg cannot be started or has no encoder; if the folder cannot be written.
-    pub fn create(target: Target, size: (usize, usize)) -> Result<Writer> {
+    pub fn create(target: Target, size: (usize, usize), step: f64) -> Result<Writer> {
         let ffmpeg = Ffmpeg::find()?;
         let temporary = temporary(&target.path)?;
         let encoder = ffmpeg.encoder()?;
         // MPEG-4 part 2 counts in at most 65535 units a second.
-        let unit = if encoder[0] == "mpeg4" { "60000" } else { "90000" };
+        let units = if encoder[0] == "mpeg4" { 60_000 } else { 90_000 };
+        let unit = units.to_string();
         let mut command = ffmpeg.command();
         command.args(["-y", "-f", "matroska", "-i", "pipe:0", "-map", "0:v"]);
         // Its pixels come in twos.
@@ -78,7 +81,8 @@ impl Writer {
         if let Some(threads) = target.threads {
             command.args(["-threads", &threads.to_string(), "-filter_threads", "1"]);
         }
-        command.args(["-pix_fmt", "yuv420p", "-video_track_timescale", unit]);
+        command.args(["-pix_fmt", "yuv420p", "-video_track_timescale", &unit]);
+        command.args(ffmpeg.lasting((step * f64::from(units)).round().max(1.0) as u64).into_iter().flatten());
         command
             .args(["-metadata", &format!("comment={COMMENT}"), "-f", "mp4"])
             .arg(file_argument(&temporary));
@@ -123,7 +127,7 @@ impl Writer {
         let Writer { target, to, running, errors, mut temporary, last, .. } = self;
         // Its end closes the clip.
         drop(to.into_inner());
-        complete(&running, &errors, &target.path)?;
+        complete(&running, &errors, &target, &temporary)?;
         if let Some((footage, settings, codec)) = sound {
             let with_sound = self::temporary(&target.path)?;
             let ffmpeg = Ffmpeg::find()?;
@@ -143,7 +147,7 @@ impl Writer {
                 .stdout(Stdio::null())
                 .stderr(Stdio::piped());
             let (running, errors) = start(command)?;
-            complete(&Mutex::new(Some(running)), &errors, &target.path)?;
+            complete(&Mutex::new(Some(running)), &errors, &target, &with_sound)?;
             temporary = with_sound;
         }
         let name = temporary.to_path_buf();
@@ -185,11 +189,25 @@ fn start(command: std::process::Command) -> Result<(Running, Arc<Mutex<Vec<Strin
     Ok((running, errors))
 }
 
-/// Waits for an ffmpeg whose input has ended.
-fn complete(running: &Mutex<Option<Running>>, errors: &Mutex<Vec<String>>, path: &Path) -> Result<()> {
+/// Waits for an ffmpeg whose input has ended, as long as the file that it writes grows.
+fn complete(
+    running: &Mutex<Option<Running>>,
+    errors: &Mutex<Vec<String>>,
+    target: &Target,
+    file: &Path,
+) -> Result<()> {
     let running = lock(running).take();
     let Some(mut running) = running else { return Ok(()) };
-    let status = running.wait(CLOSING);
+    let length = || file.metadata().map_or(0, |file| file.len());
+    let (most, mut before) = (target.patience * CLOSING, length());
+    let status = loop {
+        let status = running.wait(most);
+        let now = length();
+        if status.is_some() || now == before {
+            break status;
+        }
+        before = now;
+    };
     running.kill();
     running.join_log();
     let said = lock(errors).join("; ");
@@ -197,9 +215,9 @@ fn complete(running: &Mutex<Option<Running>>, errors: &Mutex<Vec<String>>, path:
         Some(status) if status.success() => return Ok(()),
         _ if !said.is_empty() => format!("ffmpeg: {said}"),
         Some(status) => format!("ffmpeg ended with {status}"),
-        None => format!("ffmpeg does not end within {} s", CLOSING.as_secs()),
+        None => format!("ffmpeg has done nothing for {:.0} s", most.as_secs_f64()),
     };
-    Err(Error::Device(format!("{}: cannot write the clip: {what}", shown(path))))
+    Err(Error::Device(format!("{}: cannot write the clip: {what}", shown(&target.path))))
 }
 
 /// A file beside `path`, which vanishes unless it is put in its place.

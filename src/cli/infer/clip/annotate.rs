@@ -2,7 +2,7 @@
 
 use crate::cli::infer::pictures::Drawing;
 use crate::cli::terminal::Terminal;
-use crate::cli::video::{Popped, Preview, Queue, Stop, Target, Writer};
+use crate::cli::video::{Popped, Preview, Queue, Stop, Target, Watch, Writer};
 use rtmo_engine::output::draw::draw_people;
 use rtmo_engine::{Error, People, Photo, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +21,7 @@ pub struct Annotator<'a> {
     window: Option<String>,
     /// Seconds at which the clip begins.
     begin: f64,
+    source: Watch,
     stop: Mutex<Option<Stop>>,
     window_closed: AtomicBool,
 }
@@ -37,10 +38,11 @@ impl Annotator<'_> {
         target: Option<Target>,
         window: Option<String>,
         begin: f64,
+        source: Watch,
     ) -> Annotator<'_> {
         let (queue, stop, window_closed) =
             (Queue::new(WAITING, false), Mutex::default(), AtomicBool::new(false));
-        Annotator { queue, drawing, target, window, begin, stop, window_closed }
+        Annotator { queue, drawing, target, window, begin, source, stop, window_closed }
     }
 
     /// Hands a frame over, and waits until there is room. An ffmpeg that makes none for `patience` is ended.
@@ -94,7 +96,7 @@ impl Annotator<'_> {
             };
             draw_people(&mut photo, &people, self.drawing.skeleton, &self.drawing.options);
             if let (None, Some(target)) = (&writer, &self.target) {
-                let begun = Writer::create(target.clone(), (photo.width, photo.height))?;
+                let begun = Writer::create(target.clone(), (photo.width, photo.height), self.source.step())?;
                 *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun.stop());
                 writer = Some(begun);
             }
