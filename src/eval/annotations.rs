@@ -123,11 +123,24 @@ impl Annotations {
     }
 
     /// Leaves only the first `n` images and the people on them.
-    pub fn first(mut self, n: usize) -> Annotations {
-        for image in self.images.drain(n.min(self.images.len())..) {
-            self.known.insert(image.id, false);
-        }
-        self.people.retain(|person| self.known[&person.image]);
+    pub fn first(self, n: usize) -> Annotations {
+        let mut left = n;
+        self.only(|_| {
+            let keep = left > 0;
+            left = left.saturating_sub(1);
+            keep
+        })
+    }
+
+    /// Leaves only the images that `keep` accepts, and the people on them. Results of the others are passed over.
+    pub fn only(mut self, mut keep: impl FnMut(&AnnotatedImage) -> bool) -> Annotations {
+        let known = &mut self.known;
+        self.images.retain(|image| {
+            let keep = keep(image);
+            known.insert(image.id, keep);
+            keep
+        });
+        self.people.retain(|person| known[&person.image]);
         self
     }
 

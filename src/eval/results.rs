@@ -42,7 +42,7 @@ impl Results {
         Results { people: Vec::new(), keypoints: annotations.benchmark().keypoints() }
     }
 
-    /// Reads a file of COCO results for the images of `annotations`. Those of images that [`Annotations::first`] left out are
+    /// Reads a file of COCO results for the images of `annotations`. Those of images that [`Annotations::only`] left out are
     /// passed over.
     ///
     /// # Errors

@@ -1,11 +1,11 @@
 //! `rtmo-engine infer`
 
-mod budget;
+pub(in crate::cli) mod budget;
 mod list;
 mod pictures;
-mod reading;
+pub(in crate::cli) mod reading;
 mod results;
-mod sources;
+pub(in crate::cli) mod sources;
 mod work;
 
 use super::fetch::Fetch;
@@ -130,12 +130,12 @@ pub struct Infer {
 /// Set by Ctrl-C.
 static STOP: AtomicBool = AtomicBool::new(false);
 
-fn stopped() -> bool {
+pub(in crate::cli) fn stopped() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
 /// The first Ctrl-C ends the work in an orderly way after the photo at hand, the second at once.
-fn catch_interrupts() -> Result<()> {
+pub(in crate::cli) fn catch_interrupts() -> Result<()> {
     let handler = || {
         if STOP.swap(true, Ordering::Relaxed) {
             remove_unfinished();
