@@ -14,8 +14,11 @@ pub struct Point {
     pub ap: f64,
 }
 
-/// Text above its place.
-const ABOVE: Pos = Pos { h_pos: HPos::Center, v_pos: VPos::Bottom };
+/// Text above or below its place: neighbours' labels are on different sides.
+const SIDES: [(Pos, i32); 2] = [
+    (Pos { h_pos: HPos::Center, v_pos: VPos::Bottom }, -8),
+    (Pos { h_pos: HPos::Center, v_pos: VPos::Top }, 8),
+];
 
 /// An SVG picture of the points, joined in their order.
 pub fn draw(title: &str, subtitle: &str, points: &[Point]) -> String {
@@ -36,14 +39,15 @@ pub fn draw(title: &str, subtitle: &str, points: &[Point]) -> String {
             .axis_desc_style(font(GREY))
             .x_label_formatter(&short)
             .y_label_formatter(&short)
-            .x_desc("photos a second (engine alone, median)")
+            .x_desc("photos a second (engine, median)")
             .y_desc("AP")
             .draw()?;
         let places = points.iter().map(|point| (point.speed, point.ap));
         chart.draw_series(LineSeries::new(places, BLUE.filled().stroke_width(2)).point_size(4))?;
-        for point in points {
+        for (i, point) in points.iter().enumerate() {
+            let (side, distance) = SIDES[i % 2];
             let label = EmptyElement::at((point.speed, point.ap))
-                + Text::new(point.label.clone(), (0, -8), font(INK).pos(ABOVE));
+                + Text::new(point.label.clone(), (0, distance), font(INK).pos(side));
             chart.plotting_area().draw(&label)?;
         }
         Ok(())

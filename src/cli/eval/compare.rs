@@ -1,8 +1,9 @@
 //! `rtmo-engine eval --compare`: what each precision costs.
 
-use super::measure::{Measured, Session};
+use super::measure::{Measured, Ran, Session};
 use super::record::Found;
 use super::report::number;
+use crate::cli::plot::quantile;
 use crate::cli::table::{Align, Table};
 use crate::cli::{Ended, Outcome};
 use rtmo_engine::pose::select::iou;
@@ -28,8 +29,8 @@ pub fn run(session: &mut Session<'_>, precisions: &[Precision]) -> Ended {
             continue;
         }
         match session.run(options, &out, &format!("{precision}: "))? {
-            Some(measured) => runs.push(measured),
-            None => return Ok(Outcome::Interrupted),
+            Ran::Done(measured) => runs.push(measured),
+            Ran::Ended(outcome) => return Ok(outcome),
         }
     }
     if runs.is_empty() {
@@ -40,7 +41,9 @@ pub fn run(session: &mut Session<'_>, precisions: &[Precision]) -> Ended {
         runs.iter().map(|run| between(&runs[base].found, &run.found)).collect();
     let images = session.annotations.images().len();
     let (annotated, rule) = (session.annotations.people(), session.eval.rule.name());
-    session.terminal.say(format!("\n{images} images, {annotated} people annotated; by {rule}'s rule\n"))?;
+    session
+        .terminal
+        .say(format!("\n{images} images, {annotated} people annotated; by the rule of {rule}\n"))?;
     session.terminal.say(table(&runs, base, &differences))?;
     let name = runs[base].precision;
     session.terminal.say(format!(
@@ -76,13 +79,14 @@ struct Differences {
     only_first: usize,
     only_second: usize,
     /// Distance of keypoints in pixels.
+    median: f64,
     mean: f64,
     max: f64,
 }
 
 fn between(first: &[Found], second: &[Found]) -> Differences {
     let mut differences = Differences::default();
-    let (mut sum, mut keypoints) = (0.0, 0usize);
+    let mut distances = Vec::new();
     for (first, second) in first.iter().zip(second) {
         debug_assert_eq!(first.image, second.image);
         let mut free = vec![true; second.people.len()];
@@ -101,20 +105,22 @@ fn between(first: &[Found], second: &[Found]) -> Differences {
             free[best] = false;
             differences.same += 1;
             for (a, b) in person.keypoints.iter().zip(&second.people[best].keypoints) {
-                let distance = f64::from(a.x - b.x).hypot(f64::from(a.y - b.y));
-                differences.max = differences.max.max(distance);
-                sum += distance;
-                keypoints += 1;
+                distances.push(f64::from(a.x - b.x).hypot(f64::from(a.y - b.y)));
             }
         }
         differences.only_second += free.iter().filter(|free| **free).count();
     }
-    differences.mean = sum / keypoints.max(1) as f64;
+    distances.sort_by(f64::total_cmp);
+    if let Some(max) = distances.last() {
+        differences.max = *max;
+        differences.median = quantile(&distances, 0.5);
+        differences.mean = distances.iter().sum::<f64>() / distances.len() as f64;
+    }
     differences
 }
 
 fn table(runs: &[Measured], base: usize, differences: &[Differences]) -> Table {
-    const ALIGN: &[Align] = &[Align::Right; 11];
+    const ALIGN: &[Align] = &[Align::Right; 12];
     let against = format!("to {}", runs[base].precision);
     let header = [
         "",
@@ -125,6 +131,7 @@ fn table(runs: &[Measured], base: usize, differences: &[Differences]) -> Table {
         "same",
         "only there",
         "only here",
+        "median px",
         "mean px",
         "max px",
         "photos/s",
@@ -142,6 +149,7 @@ fn table(runs: &[Measured], base: usize, differences: &[Differences]) -> Table {
             d.same.to_string(),
             d.only_first.to_string(),
             d.only_second.to_string(),
+            format!("{:.4}", d.median),
             format!("{:.4}", d.mean),
             format!("{:.3}", d.max),
             format!("{:.1}", run.images_per_second()),
@@ -158,6 +166,7 @@ fn row(run: &Measured, d: &Differences) -> Value {
     row["same"] = d.same.into();
     row["only_there"] = d.only_first.into();
     row["only_here"] = d.only_second.into();
+    row["median_px"] = d.median.into();
     row["mean_px"] = d.mean.into();
     row["max_px"] = d.max.into();
     row
@@ -181,7 +190,8 @@ mod tests {
         let first = found(vec![person(0.0, 0.0), person(10.0, 0.0), person(500.0, 0.0)]);
         // The first two change places in the list, the third is another one.
         let second = found(vec![person(10.0, 4.0), person(0.0, 2.0), person(900.0, 0.0)]);
-        let expected = Differences { same: 2, only_first: 1, only_second: 1, mean: 1.5, max: 4.0 };
+        let expected =
+            Differences { same: 2, only_first: 1, only_second: 1, median: 1.0, mean: 1.5, max: 4.0 };
         assert_eq!(between(&first, &second), expected);
         assert_eq!(between(&found(vec![]), &found(vec![])), Differences::default());
     }

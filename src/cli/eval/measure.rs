@@ -4,6 +4,7 @@ use super::Eval;
 use super::record::{Found, Record, Settings};
 use super::report::Judged;
 use super::work::{self, Photo};
+use crate::cli::Outcome;
 use crate::cli::infer::stopped;
 use crate::cli::plot::quantile;
 use crate::cli::terminal::Terminal;
@@ -38,6 +39,13 @@ pub struct Measured {
     pub backend: String,
     pub precision: Precision,
     weights: String,
+}
+
+/// How a run ended.
+pub enum Ran {
+    Done(Measured),
+    /// Without numbers; why has been told.
+    Ended(Outcome),
 }
 
 /// The photos of annotations in a folder; without those that are not there, if they may be missing.
@@ -92,12 +100,11 @@ pub fn photos(
 
 impl Session<'_> {
     /// Runs the network on all photos that `out` does not have yet, and judges all. `title` begins the line that tells what
-    /// runs. `None` if the user has stopped it.
+    /// runs. Photos that cannot be read are told, and then there are no numbers.
     ///
     /// # Errors
-    /// As [`Engine::from_checkpoint`] and [`Record::open`]; if the network has other keypoints than the annotations, or
-    /// photos cannot be read.
-    pub fn run(&mut self, options: EngineOptions, out: &Path, title: &str) -> Result<Option<Measured>> {
+    /// As [`Engine::from_checkpoint`] and [`Record::open`]; if the network has other keypoints than the annotations.
+    pub fn run(&mut self, options: EngineOptions, out: &Path, title: &str) -> Result<Ran> {
         let mut engine = Engine::from_checkpoint(&self.checkpoint, options)?;
         self.check(&engine)?;
         let (weights, settings) = self.settings(&engine)?;
@@ -127,20 +134,20 @@ impl Session<'_> {
             let what =
                 format!("{done} of {all} photos done and kept in {}: the same command goes on", shown(out));
             self.terminal.complain("interrupted", what);
-            return Ok(None);
+            return Ok(Ran::Ended(Outcome::Interrupted));
         }
         if failed > 0 {
-            return Err(Error::Usage(format!(
-                "{failed} of {} photos cannot be read, so there is no AP; the others are kept in {}: the same command \
-                 goes on",
-                self.photos.len(),
-                shown(out)
-            )));
+            let (all, out) = (self.photos.len(), shown(out));
+            let what = format!(
+                "{failed} of {all} photos cannot be read, so there is no AP; the others are kept in {out}"
+            );
+            self.terminal.complain("error", what);
+            return Ok(Ran::Ended(Outcome::Incomplete));
         }
         let precision = engine.options().placement.precision.unwrap_or_default();
         let found = self.in_order(record.found);
         let judged = self.judge(&found)?;
-        Ok(Some(Measured { judged, found, model, input, backend, precision, weights }))
+        Ok(Ran::Done(Measured { judged, found, model, input, backend, precision, weights }))
     }
 
     /// The people of the annotations' images, in their order.

@@ -15,7 +15,7 @@ use super::options::{Network, ends_in, fraction};
 use super::terminal::Terminal;
 use super::{Ended, Outcome};
 use clap::Args;
-use measure::{Measured, Session};
+use measure::{Measured, Ran, Session};
 use report::{Judged, Report};
 use rtmo_engine::atomic_file::AtomicFile;
 use rtmo_engine::eval::{Annotations, Benchmark, Results, Rule, evaluate};
@@ -189,10 +189,10 @@ impl Eval {
         if let Some((axis, values)) = self.sweep.zip(swept) {
             return sweep::run(&mut session, axis, values);
         }
-        let Some(measured) = session.run(self.options(), &self.out, "")? else {
-            return Ok(Outcome::Interrupted);
-        };
-        self.conclude(&session, &measured)
+        match session.run(self.options(), &self.out, "")? {
+            Ran::Done(measured) => self.conclude(&session, &measured),
+            Ran::Ended(outcome) => Ok(outcome),
+        }
     }
 
     /// The numbers of one run.

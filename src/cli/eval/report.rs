@@ -60,7 +60,7 @@ impl Report<'_> {
         let images = self.annotations.images().len();
         let annotated = self.annotations.people();
         format!(
-            "images   {images} of {}, {annotated} people annotated, {} found; by {}'s rule",
+            "images   {images} of {}, {annotated} people annotated, {} found; by the rule of {}",
             shown(self.annotations.path()),
             self.judged.found,
             self.rule.name()

@@ -1,6 +1,6 @@
 //! `rtmo-engine eval --sweep`: AP against speed.
 
-use super::measure::{Measured, Session};
+use super::measure::{Measured, Ran, Session};
 use super::report::number;
 use super::{Eval, chart};
 use crate::cli::options::{fraction, size};
@@ -37,13 +37,15 @@ pub fn run(session: &mut Session<'_>, axis: Axis, values: Vec<(String, EngineOpt
     for (label, options) in values {
         let out = session.eval.out_of(&label);
         match session.run(options, &out, &format!("{}: ", named(axis, &label)))? {
-            Some(measured) => runs.push((label, measured)),
-            None => return Ok(Outcome::Interrupted),
+            Ran::Done(measured) => runs.push((label, measured)),
+            Ran::Ended(outcome) => return Ok(outcome),
         }
     }
     let images = session.annotations.images().len();
     let (annotated, rule) = (session.annotations.people(), session.eval.rule.name());
-    session.terminal.say(format!("\n{images} images, {annotated} people annotated; by {rule}'s rule\n"))?;
+    session
+        .terminal
+        .say(format!("\n{images} images, {annotated} people annotated; by the rule of {rule}\n"))?;
     session.terminal.say(table(axis, &runs))?;
     let rows = runs.iter().map(|(label, run)| {
         let mut row = run.json();
