@@ -48,6 +48,14 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// Annotations or results in JSON that are damaged, incomplete, or contradict each other.
+    #[error("{}: {}", shown(path), printable_lines(what))]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and where.
+        what: String,
+    },
     /// A file that could not be had from a server.
     #[error("{}: {}", printable(address), printable_lines(what))]
     Download {
@@ -74,6 +82,11 @@ impl Error {
     /// An [`Error::Weights`] for `path`.
     pub fn weights(path: impl AsRef<Path>, what: impl Into<String>) -> Error {
         Error::Weights { path: path.as_ref().to_path_buf(), what: what.into() }
+    }
+
+    /// An [`Error::Json`] for `path`.
+    pub fn json(path: impl AsRef<Path>, what: impl Into<String>) -> Error {
+        Error::Json { path: path.as_ref().to_path_buf(), what: what.into() }
     }
 
     /// An [`Error::Image`] for `path`.
@@ -147,6 +160,7 @@ mod tests {
             Error::Io { path: escape().into(), action: "cannot read", source },
             Error::weights(escape(), escape()),
             Error::image(escape(), escape()),
+            Error::json(escape(), escape()),
             Error::Tensor { path: escape().into(), tensor: escape(), expected: "a".into(), got: escape() },
             Error::Download { address: escape(), what: escape() },
             Error::Usage(escape()),

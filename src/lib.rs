@@ -89,8 +89,8 @@
 //! # Features
 //!
 //! All are on by default. `cli` is the program `rtmo-engine`. `codecs` reads photos from files, writes and draws them;
-//! without it the library takes pixels in memory. `download` fetches and converts the authors' weights. `cuda` adds NVIDIA
-//! GPUs, where nvcc is there when the crate is built. `demo-model` puts the demonstration model into the program.
+//! without it the library takes pixels in memory. `download` fetches and converts the authors' weights. `eval` measures average
+//! precision by annotations. `cuda` adds NVIDIA GPUs, where nvcc is there when the crate is built. `demo-model` puts the demonstration model into the program.
 //!
 //! ```toml
 //! rtmo-engine = { version = "0.1", default-features = false }     # the library alone, for CPUs: 42 packages
@@ -113,6 +113,8 @@ pub mod backend;
 mod cache;
 mod engine;
 mod error;
+#[cfg(feature = "eval")]
+pub mod eval;
 mod heap;
 #[doc(hidden)]
 pub mod output;

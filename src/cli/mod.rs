@@ -5,6 +5,7 @@ mod check;
 mod convert;
 mod curves;
 mod download;
+mod eval;
 mod fetch;
 mod files;
 mod infer;
@@ -36,6 +37,8 @@ Examples:
   rtmo-engine infer family.jpg                     draw the people into rtmo-out/family.jpg
   rtmo-engine infer photos/ --json people.jsonl    a folder, and a line of JSON a photo
   rtmo-engine bench --model rtmo-s --layers        how fast, and where the time goes
+  rtmo-engine eval --annotations person_keypoints_val2017.json --images val2017/
+                                                   average precision, beside the published one
   rtmo-engine download rtmo-s                      the authors' weights, once, for all commands
   rtmo-engine models                               the published weights, and which are here";
 
@@ -45,6 +48,7 @@ enum Command {
     Infer(infer::Infer),
     Bench(bench::Bench),
     Check(check::Check),
+    Eval(eval::Eval),
     Download(download::Download),
     Convert(convert::Convert),
     Models(models::Models),
@@ -67,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Infer(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Check(command) => command.run(),
+        Command::Eval(command) => command.run(),
         Command::Download(command) => command.run(),
         Command::Convert(command) => command.run(),
         Command::Models(command) => command.run(),

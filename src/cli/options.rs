@@ -211,7 +211,7 @@ const DEMO_SCORE_THR: f32 = 0.5;
 const SEED: u64 = 0;
 
 /// `960x544`, or `640` for a square.
-fn size(text: &str) -> Result<(usize, usize)> {
+pub fn size(text: &str) -> Result<(usize, usize)> {
     let side = |s: &str| s.parse::<usize>().ok().filter(|&n| n > 0 && n % 32 == 0);
     let (w, h) = text.split_once(['x', 'X']).unwrap_or((text, text));
     match (side(w), side(h)) {

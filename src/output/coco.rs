@@ -162,7 +162,7 @@ impl<W: Write> CocoWriter<W> {
     }
 
     /// Adds the people of one image: category 1, keypoints as `x, y, score` in a row, box as `x, y, width, height`;
-    /// photo pixels to three decimals, keypoint scores to six; the person's score, which ranks, is exact.
+    /// photo pixels to three decimals, keypoint scores to six but none to 0; the person's score, which ranks, is exact.
     ///
     /// # Errors
     /// [`Error::Image`] if the image has no id, or another image's, or a number is not finite; [`Error::Io`] if it cannot be
@@ -183,7 +183,7 @@ impl<W: Write> CocoWriter<W> {
                 keypoints: person
                     .keypoints
                     .iter()
-                    .flat_map(|k| [rounded(k.x), rounded(k.y), (k.score as f64 * 1e6).round() / 1e6])
+                    .flat_map(|k| [rounded(k.x), rounded(k.y), rounded_score(k.score)])
                     .collect(),
                 score: person.score,
                 // In f64: the width of a box of finite sides may be infinite in f32.
@@ -207,6 +207,13 @@ impl<W: Write> CocoWriter<W> {
     }
 }
 
+/// To six decimals. A score above 0 stays above it: judges leave out people who have none.
+fn rounded_score(score: f32) -> f64 {
+    let score = f64::from(score);
+    let rounded = (score * 1e6).round() / 1e6;
+    if rounded == 0.0 { score } else { rounded }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,6 +233,14 @@ mod tests {
             ("-7.jpg", None),
         ] {
             assert_eq!(number(Path::new(name)), id, "{name}");
+        }
+    }
+
+    #[test]
+    fn no_score_becomes_zero() {
+        for (score, written) in [(0.0, 0.0), (0.123_456_7, 0.123_457), (1.0, 1.0), (4e-7, f64::from(4e-7f32))]
+        {
+            assert_eq!(rounded_score(score), written);
         }
     }
 

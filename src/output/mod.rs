@@ -8,6 +8,8 @@ mod python_json;
 
 pub use coco::{CocoWriter, ImageIds};
 pub use json::write_json_line;
+#[cfg(feature = "eval")]
+pub(crate) use python_json::PythonJson;
 
 /// Coordinates are written to 1/1000 pixel: shorter, and far below any model's accuracy.
 fn rounded(v: impl Into<f64>) -> f64 {

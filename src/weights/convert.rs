@@ -59,6 +59,13 @@ impl fmt::Display for Conversion {
     }
 }
 
+impl Checkpoint {
+    /// SHA-256 of the file's bytes as hexadecimal digits.
+    pub fn sha256(&self) -> String {
+        hex(&Sha256::digest(&*self.bytes))
+    }
+}
+
 /// Writes the model's floating-point tensors of a checkpoint as safetensors, under their upstream names. With `half`,
 /// as [`SaveType::F16`].
 ///
@@ -76,8 +83,7 @@ pub fn convert(source: impl AsRef<Path>, destination: impl AsRef<Path>, half: bo
         return Err(Error::Usage(format!("{}: source and destination are the same file", shown(source))));
     }
     let architecture = Architecture::of(&checkpoint);
-    let file = &*checkpoint.bytes;
-    let sha256 = hex(&Sha256::digest(file));
+    let sha256 = checkpoint.sha256();
     let official =
         source.file_name().and_then(|name| registry::PUBLISHED.iter().find(|p| name == p.file_name()));
 
@@ -128,7 +134,7 @@ pub fn convert(source: impl AsRef<Path>, destination: impl AsRef<Path>, half: bo
             None => sha256.starts_with(published.sha256_prefix()),
         }),
         sha256,
-        source_bytes: file.len() as u64,
+        source_bytes: checkpoint.bytes.len() as u64,
         destination_bytes: written.len(),
     })
 }

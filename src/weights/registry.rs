@@ -30,6 +30,8 @@ pub struct Published {
     pub benchmark: &'static str,
     /// Published average precision (OKS 0.5 to 0.95), 0 to 1.
     pub ap: f64,
+    /// What else is published, by the names of [`Published::figures`], 0 to 1.
+    pub more: &'static [(&'static str, f64)],
     /// SHA-256 and size in bytes of the file, where both are known. Of the others the name tells the first 32 bits of
     /// the hash, [`Published::sha256_prefix`], which can be forged in minutes.
     pub content: Option<(&'static str, u64)>,
@@ -44,8 +46,20 @@ const RTMO_S: Option<(&str, u64)> =
 const RTMO_L: Option<(&str, u64)> =
     Some(("b37118cee39b43531c23d9e443fbb4f0b8987f590d9c6ed61978d12ecfce84df", 179_277_852));
 
+/// AP50, AP75, AR and AR50 on COCO.
+const fn coco(figures: [f64; 4]) -> [(&'static str, f64); 4] {
+    let [ap50, ap75, ar, ar50] = figures;
+    [("AP50", ap50), ("AP75", ap75), ("AR", ar), ("AR50", ar50)]
+}
+
+/// AP50 and AP75 on CrowdPose, and AP on easy, medium and hard crowds.
+const fn crowds(figures: [f64; 5]) -> [(&'static str, f64); 5] {
+    let [ap50, ap75, easy, medium, hard] = figures;
+    [("AP50", ap50), ("AP75", ap75), ("AP easy", easy), ("AP medium", medium), ("AP hard", hard)]
+}
+
 macro_rules! published {
-    ($name:literal, $aliases:expr, $file:literal, $keypoints:literal, $size:literal, $training:literal, $benchmark:expr, $ap:literal, $content:expr) => {
+    ($name:literal, $aliases:expr, $file:literal, $keypoints:literal, $size:literal, $training:literal, $benchmark:expr, $ap:literal, $more:expr, $content:expr) => {
         Published {
             name: $name,
             aliases: &$aliases,
@@ -55,6 +69,7 @@ macro_rules! published {
             training_data: $training,
             benchmark: $benchmark,
             ap: $ap,
+            more: &$more,
             content: $content,
         }
     };
@@ -63,20 +78,29 @@ macro_rules! published {
 /// All published checkpoints. (The doubled `r` in the address of `rtmo-m-crowdpose` is official.)
 #[rustfmt::skip]
 pub const PUBLISHED: [Published; 11] = [
-    published!("rtmo-t", ["rtmo-t-body7", "t"], "rtmo-t_8xb32-600e_body7-416x416-f48f75cb_20231219.pth", 17, 416, "body7", COCO, 0.574, None),
-    published!("rtmo-s", ["rtmo-s-body7", "s"], "rtmo-s_8xb32-600e_body7-640x640-dac2bf74_20231211.pth", 17, 640, "body7", COCO, 0.686, RTMO_S),
-    published!("rtmo-m", ["rtmo-m-body7", "m"], "rtmo-m_16xb16-600e_body7-640x640-39e78cc4_20231211.pth", 17, 640, "body7", COCO, 0.726, None),
-    published!("rtmo-l", ["rtmo-l-body7", "l", "rtmo"], "rtmo-l_16xb16-600e_body7-640x640-b37118ce_20231211.pth", 17, 640, "body7", COCO, 0.748, RTMO_L),
-    published!("rtmo-s-coco", [], "rtmo-s_8xb32-600e_coco-640x640-8db55a59_20231211.pth", 17, 640, "COCO", COCO, 0.677, None),
-    published!("rtmo-m-coco", [], "rtmo-m_16xb16-600e_coco-640x640-6f4e0306_20231211.pth", 17, 640, "COCO", COCO, 0.709, None),
-    published!("rtmo-l-coco", [], "rtmo-l_16xb16-600e_coco-640x640-516a421f_20231211.pth", 17, 640, "COCO", COCO, 0.724, None),
-    published!("rtmo-s-crowdpose", [], "rtmo-s_8xb32-700e_crowdpose-640x640-79f81c0d_20231211.pth", 14, 640, "CrowdPose", CROWDPOSE, 0.673, None),
-    published!("rtmo-m-crowdpose", [], "rrtmo-m_16xb16-700e_crowdpose-640x640-0eaf670d_20231211.pth", 14, 640, "CrowdPose", CROWDPOSE, 0.711, None),
-    published!("rtmo-l-crowdpose", [], "rtmo-l_16xb16-700e_crowdpose-640x640-1008211f_20231211.pth", 14, 640, "CrowdPose", CROWDPOSE, 0.732, None),
-    published!("rtmo-l-body7-crowdpose", [], "rtmo-l_16xb16-700e_body7-crowdpose-640x640-5bafdc11_20231219.pth", 14, 640, "body7", CROWDPOSE, 0.838, None),
+    published!("rtmo-t", ["rtmo-t-body7", "t"], "rtmo-t_8xb32-600e_body7-416x416-f48f75cb_20231219.pth", 17, 416, "body7", COCO, 0.574, coco([0.803, 0.613, 0.611, 0.836]), None),
+    published!("rtmo-s", ["rtmo-s-body7", "s"], "rtmo-s_8xb32-600e_body7-640x640-dac2bf74_20231211.pth", 17, 640, "body7", COCO, 0.686, coco([0.879, 0.744, 0.723, 0.908]), RTMO_S),
+    published!("rtmo-m", ["rtmo-m-body7", "m"], "rtmo-m_16xb16-600e_body7-640x640-39e78cc4_20231211.pth", 17, 640, "body7", COCO, 0.726, coco([0.899, 0.790, 0.763, 0.926]), None),
+    published!("rtmo-l", ["rtmo-l-body7", "l", "rtmo"], "rtmo-l_16xb16-600e_body7-640x640-b37118ce_20231211.pth", 17, 640, "body7", COCO, 0.748, coco([0.911, 0.813, 0.786, 0.939]), RTMO_L),
+    published!("rtmo-s-coco", [], "rtmo-s_8xb32-600e_coco-640x640-8db55a59_20231211.pth", 17, 640, "COCO", COCO, 0.677, coco([0.878, 0.737, 0.715, 0.908]), None),
+    published!("rtmo-m-coco", [], "rtmo-m_16xb16-600e_coco-640x640-6f4e0306_20231211.pth", 17, 640, "COCO", COCO, 0.709, coco([0.890, 0.778, 0.747, 0.920]), None),
+    published!("rtmo-l-coco", [], "rtmo-l_16xb16-600e_coco-640x640-516a421f_20231211.pth", 17, 640, "COCO", COCO, 0.724, coco([0.899, 0.788, 0.762, 0.927]), None),
+    published!("rtmo-s-crowdpose", [], "rtmo-s_8xb32-700e_crowdpose-640x640-79f81c0d_20231211.pth", 14, 640, "CrowdPose", CROWDPOSE, 0.673, crowds([0.882, 0.729, 0.737, 0.682, 0.591]), None),
+    published!("rtmo-m-crowdpose", [], "rrtmo-m_16xb16-700e_crowdpose-640x640-0eaf670d_20231211.pth", 14, 640, "CrowdPose", CROWDPOSE, 0.711, crowds([0.897, 0.771, 0.774, 0.719, 0.634]), None),
+    published!("rtmo-l-crowdpose", [], "rtmo-l_16xb16-700e_crowdpose-640x640-1008211f_20231211.pth", 14, 640, "CrowdPose", CROWDPOSE, 0.732, crowds([0.907, 0.793, 0.792, 0.741, 0.653]), None),
+    published!("rtmo-l-body7-crowdpose", [], "rtmo-l_16xb16-700e_body7-crowdpose-640x640-5bafdc11_20231219.pth", 14, 640, "body7", CROWDPOSE, 0.838, crowds([0.947, 0.893, 0.888, 0.847, 0.772]), None),
 ];
 
+/// Where [`Published::figures`] are from.
+pub const FIGURES_FROM: &str = "mmpose's projects/rtmo/README.md";
+
 impl Published {
+    /// All published figures on `benchmark`, as [`FIGURES_FROM`] gives them: `AP`, and AP50, AP75, AR and AR50 on COCO,
+    /// AP50, AP75 and AP on easy, medium and hard crowds on CrowdPose.
+    pub fn figures(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        std::iter::once(("AP", self.ap)).chain(self.more.iter().copied())
+    }
+
     /// The size of the network.
     pub fn variant(&self) -> Variant {
         let named = |variant: &Variant| self.name.starts_with(variant.name());

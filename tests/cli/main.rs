@@ -12,6 +12,7 @@ use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 mod download;
+mod eval;
 mod files;
 mod infer;
 mod measure;

@@ -1,15 +1,15 @@
 //! `rtmo-engine infer`
 
-mod budget;
+pub(in crate::cli) mod budget;
 mod clip;
 mod footage;
 mod identities;
 mod list;
 mod pictures;
-mod reading;
+pub(in crate::cli) mod reading;
 mod results;
-mod sources;
-mod work;
+pub(in crate::cli) mod sources;
+pub(in crate::cli) mod work;
 
 use super::fetch::Fetch;
 use super::files::Files;
@@ -141,12 +141,12 @@ pub struct Infer {
 /// Set by Ctrl-C.
 static STOP: AtomicBool = AtomicBool::new(false);
 
-fn stopped() -> bool {
+pub(in crate::cli) fn stopped() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
 /// The first Ctrl-C ends the work in an orderly way after the photo at hand, the second at once.
-fn catch_interrupts() -> Result<()> {
+pub(in crate::cli) fn catch_interrupts() -> Result<()> {
     let handler = || {
         if STOP.swap(true, Ordering::Relaxed) {
             remove_unfinished();

@@ -60,7 +60,7 @@ pub fn pump(
     to: &mut dyn Deliver,
 ) -> Result<usize> {
     let mut begun: VecDeque<Begun> = VecDeque::new();
-    let mut listed = 0;
+    let (mut listed, mut last) = (0, Instant::now());
     loop {
         // As many batches ahead as the engine takes, but nothing waits for a picture while people are to be had.
         while begun.len() < engine.queue_depth() && !stopped() && (begun.is_empty() || source.ready()) {
@@ -78,7 +78,9 @@ pub fn pump(
             continue;
         }
         let Some((photos, found)) = engine.collect()? else { return Ok(listed) };
-        let ms = start.elapsed().as_secs_f64() * 1e3 / photos.len() as f64;
+        // A GPU works on two batches at a time: the time of this one begins when the one before it has ended.
+        let ms = start.max(last).elapsed().as_secs_f64() * 1e3 / photos.len() as f64;
+        last = Instant::now();
         for ((given, photo), people) in given.into_iter().zip(photos).zip(found) {
             if !to.deliver(given, photo, people, ms)? {
                 // What has been submitted is collected, so that the engine is free.

@@ -1,0 +1,89 @@
+//! From annotated photos to lines of results.
+
+use super::record::Record;
+use crate::cli::infer::budget::Budget;
+use crate::cli::infer::reading::{Photos, decode_ahead};
+use crate::cli::infer::sources::Item;
+use crate::cli::infer::work::{Deliver, Given, not_finite, pump};
+use crate::cli::terminal::Terminal;
+use rtmo_engine::vision::decode::Limits;
+use rtmo_engine::{Engine, People, Result, shown};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A photo to be done.
+#[derive(Clone, Debug)]
+pub struct Photo {
+    pub image: u64,
+    pub path: PathBuf,
+    /// As the annotations give it.
+    pub size: Option<(u64, u64)>,
+}
+
+/// Reads photos ahead of the engine, `batch` of which are computed together.
+pub fn read_ahead(photos: &[Photo], batch: usize, workers: usize) -> Photos {
+    let items: Vec<Item> = photos.iter().map(|photo| Item::File(photo.path.clone())).collect();
+    // 1 GB; in large batches room for 8 megapixels a photo.
+    let budget = Budget::new((1 << 30).max(batch * (24 << 20)));
+    decode_ahead(items.into_iter(), Arc::default(), workers, Limits::default(), budget)
+}
+
+/// Runs the engine on photos and adds who is found to the record; returns how many could not be read, which have been told.
+///
+/// # Errors
+/// If the engine fails, or the record cannot be written.
+pub fn run(
+    engine: &mut Engine,
+    photos: &[Photo],
+    mut incoming: Photos,
+    batch: usize,
+    record: &mut Record,
+    terminal: &Terminal,
+) -> Result<usize> {
+    let photos = photos.iter().map(|photo| (photo.path.as_path(), photo)).collect();
+    let mut to = Evaluation { photos, record, terminal, failed: 0 };
+    pump(engine, batch, &mut incoming, &mut to)?;
+    Ok(to.failed)
+}
+
+/// What becomes of annotated photos.
+struct Evaluation<'a> {
+    photos: HashMap<&'a Path, &'a Photo>,
+    record: &'a mut Record,
+    terminal: &'a Terminal,
+    failed: usize,
+}
+
+impl Deliver for Evaluation<'_> {
+    fn note(&mut self, note: String) {
+        self.terminal.note(note);
+    }
+
+    fn complain(&mut self, path: &Path, complaint: Result<String>) {
+        match complaint {
+            Ok(warning) => self.terminal.complain("warning", format!("{}: {warning}", shown(path))),
+            Err(error) => {
+                self.terminal.complain("error", error);
+                self.terminal.advance();
+                self.failed += 1;
+            }
+        }
+    }
+
+    fn deliver(&mut self, given: Given, photo: rtmo_engine::Photo, people: People, ms: f64) -> Result<bool> {
+        let path = given.path.as_path();
+        let Photo { image, size, .. } = self.photos[path];
+        let (w, h) = (photo.width as u64, photo.height as u64);
+        if let Some((width, height)) = size.filter(|size| *size != (w, h)) {
+            let what = format!("{}: {w}x{h}, and the annotations are for {width}x{height}", shown(path));
+            self.terminal.complain("warning", what);
+        }
+        if people.not_finite() > 0 {
+            self.terminal.complain("warning", not_finite(path, people.not_finite()));
+        }
+        self.record.add(*image, ms, people.into())?;
+        self.terminal.advance();
+        Ok(true)
+    }
+}
