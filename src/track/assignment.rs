@@ -10,7 +10,7 @@ pub struct Candidate {
     pub gain: f64,
 }
 
-/// Pairs such that no row and no column has two and the sum of gains is the greatest possible.
+/// Pairs, by rows, such that no row and no column has two and the sum of gains is the greatest possible.
 ///
 /// Candidates without a connection are solved apart: a crowd falls into many small groups.
 ///
@@ -22,7 +22,9 @@ pub fn assign(rows: usize, columns: usize, candidates: &[Candidate]) -> Vec<(usi
     let mut by_group: Vec<(usize, Candidate)> =
         candidates.iter().map(|&c| (groups.first(c.row), c)).collect();
     by_group.sort_by_key(|&(group, c)| (group, c.row, c.column));
-    by_group.chunk_by(|a, b| a.0 == b.0).flat_map(solve_group).collect()
+    let mut pairs: Vec<(usize, usize)> = by_group.chunk_by(|a, b| a.0 == b.0).flat_map(solve_group).collect();
+    pairs.sort_unstable();
+    pairs
 }
 
 /// Sets of nodes that are connected.

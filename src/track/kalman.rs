@@ -47,7 +47,7 @@ const WANDERING: f64 = 30.0 / 400.0;
 /// Variance that a speed gains in a second: 30 (30/160)^2.
 const TURNING: f64 = 30.0 * (30.0 / 160.0) * (30.0 / 160.0);
 /// Seconds after which a speed has fallen to 1/e: nobody walks straight on for ever.
-const KEEPS_GOING: f64 = 2.0;
+const KEEPS_GOING: f64 = 5.0;
 /// The same for the speed of a size: arms that spread stop soon.
 const KEEPS_GROWING: f64 = 0.3;
 
@@ -125,6 +125,12 @@ impl Motion {
         self.y.predict(seconds, h, KEEPS_GOING);
         self.w.predict(seconds, w, KEEPS_GROWING);
         self.h.predict(seconds, h, KEEPS_GROWING);
+    }
+
+    /// Moves by some pixels at once, as when the camera has moved.
+    pub fn shift(&mut self, x: f64, y: f64) {
+        self.x.value += x;
+        self.y.value += y;
     }
 
     /// Takes in where the person was seen.

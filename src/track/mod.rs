@@ -2,7 +2,10 @@
 //!
 //! The method is ByteTrack's (surely found people are matched first, doubtful ones then continue what is left) over BoT-SORT's
 //! motion model, with OC-SORT's correction after gaps and C-BIoU's widened boxes; keypoints decide between people who
-//! overlap. All is in seconds, so that the number of frames a second does not matter.
+//! overlap. How the camera has moved is told by what most people have in common. All is in seconds, so that the number of
+//! frames a second does not matter.
+//!
+//! Constants were chosen on made-up scenes (tools/track); docs/tracking.md has the results.
 
 mod assignment;
 mod kalman;
@@ -24,6 +27,14 @@ use one_track::{Seen, Track};
 /// At most so many tracks are kept, seen ones and unseen ones; those unseen for longest go first. Twice what a network can
 /// find in one frame.
 const MOST_TRACKS: usize = 4096;
+
+/// Doubtful people must be so much more alike than `min_iou` asks for: most that are doubtful are nobody.
+const DOUBT: f64 = 0.2;
+
+/// So many people must have moved together before that is the camera's movement,
+const TOGETHER: usize = 4;
+/// and by this times as far as they differ from each other.
+const BEYOND_DOUBT: f64 = 2.0;
 
 /// Gives people of successive frames their ids: the same person has the same [`Person::id`] in every frame.
 ///
@@ -95,10 +106,13 @@ impl Tracker {
         let (sure, doubtful) = (order[..sure].to_vec(), order[sure..].to_vec());
         let (known, new): (Vec<usize>, Vec<usize>) =
             (0..self.tracks.len()).partition(|&t| self.tracks[t].id.is_some());
-        let mut ids: Vec<Option<u64>> = vec![None; people.len()];
-        let (known, sure) = self.pair(known, sure, people, time, &mut ids);
-        self.pair(known, doubtful, people, time, &mut ids);
-        let (_, sure) = self.pair(new, sure, people, time, &mut ids);
+        let mut frame = Frame { people, time, passed, ids: vec![None; people.len()] };
+        self.follow_camera(&known, &sure, &frame);
+        let least = f64::from(self.options.min_iou);
+        let (known, sure) = self.pair(known, sure, &mut frame, least);
+        self.pair(known, doubtful, &mut frame, least + DOUBT);
+        let (_, sure) = self.pair(new, sure, &mut frame, least);
+        let mut ids = frame.ids;
         for i in sure {
             self.tracks.push(Track::new(Seen::new(&people[i], time)));
             let track = self.tracks.last_mut().expect("pushed");
@@ -111,43 +125,74 @@ impl Tracker {
         Ok(())
     }
 
-    /// Finds the best pairs of these tracks and people, and takes them in. Returns who is left, in the same order.
+    /// Finds the best pairs of these tracks and people who are at least so much alike, and takes them in. Returns who is left,
+    /// in the same order.
     fn pair(
         &mut self,
         tracks: Vec<usize>,
         people: Vec<usize>,
-        all: &[Person],
-        time: f64,
-        ids: &mut [Option<u64>],
+        frame: &mut Frame<'_>,
+        least: f64,
     ) -> (Vec<usize>, Vec<usize>) {
-        let seen: Vec<Seen> = people.iter().map(|&i| Seen::new(&all[i], time)).collect();
+        let mut seen: Vec<Option<Seen>> = people.iter().map(|&i| Some(frame.seen(i))).collect();
         let mut sigmas = Sigmas { given: self.options.sigmas.as_deref(), made: Vec::new() };
-        let mut candidates = Vec::new();
-        for (row, &t) in tracks.iter().enumerate() {
-            let track = &self.tracks[t];
-            for (column, seen) in seen.iter().enumerate() {
-                let alike = track.similarity(seen, |n| sigmas.of(n));
-                let gain = alike - f64::from(self.options.min_iou);
-                if gain > 0.0 {
-                    candidates.push(Candidate { row, column, gain });
-                }
-            }
-        }
+        let gain =
+            |track: &Track, seen: &Seen| track.similarity(seen, frame.passed, |n| sigmas.of(n)) - least;
+        let pairs =
+            assign(tracks.len(), people.len(), &self.candidates(&tracks, seen.iter().flatten(), gain));
         let (mut rows, mut columns) = (vec![true; tracks.len()], vec![true; people.len()]);
-        let mut seen: Vec<Option<Seen>> = seen.into_iter().map(Some).collect();
-        let mut found = assign(tracks.len(), people.len(), &candidates);
-        // Ids are given in the order of tracks.
-        found.sort_unstable();
-        for (row, column) in found {
+        for (row, column) in pairs {
             (rows[row], columns[column]) = (false, false);
             let track = &mut self.tracks[tracks[row]];
             track.take(seen[column].take().expect("in one pair"));
-            ids[people[column]] = identify(track, self.options.min_hits, &mut self.last_id);
+            frame.ids[people[column]] = identify(track, self.options.min_hits, &mut self.last_id);
         }
         let left = |all: Vec<usize>, open: Vec<bool>| -> Vec<usize> {
             all.into_iter().zip(open).filter_map(|(i, open)| open.then_some(i)).collect()
         };
         (left(tracks, rows), left(people, columns))
+    }
+
+    /// Pairs of some of the tracks and of people whose gain is above 0.
+    fn candidates<'a>(
+        &self,
+        tracks: &[usize],
+        seen: impl Iterator<Item = &'a Seen> + Clone,
+        mut gain: impl FnMut(&Track, &Seen) -> f64,
+    ) -> Vec<Candidate> {
+        let mut candidates = Vec::new();
+        for (row, &t) in tracks.iter().enumerate() {
+            for (column, seen) in seen.clone().enumerate() {
+                let gain = gain(&self.tracks[t], seen);
+                if gain > 0.0 {
+                    candidates.push(Candidate { row, column, gain });
+                }
+            }
+        }
+        candidates
+    }
+
+    /// Finds whether most people who were seen in the frame before are off by the same from where they are expected: then the
+    /// camera has moved, and all that is known moves with it.
+    fn follow_camera(&mut self, tracks: &[usize], people: &[usize], frame: &Frame<'_>) {
+        let tracks: Vec<usize> = tracks.iter().copied().filter(|&t| self.tracks[t].missed == 0).collect();
+        if tracks.len().min(people.len()) < TOGETHER {
+            return;
+        }
+        let seen: Vec<Seen> = people.iter().map(|&i| frame.seen(i)).collect();
+        let candidates = self.candidates(&tracks, seen.iter(), |track, seen| track.sway(seen).0);
+        let pairs = assign(tracks.len(), seen.len(), &candidates);
+        if pairs.len() < TOGETHER {
+            return;
+        }
+        let off: Vec<[f64; 2]> =
+            pairs.iter().map(|&(row, column)| self.tracks[tracks[row]].sway(&seen[column]).1).collect();
+        let common = [0, 1].map(|i| median(off.iter().map(|off| off[i]).collect()));
+        let [x, y] = common;
+        let differ = median(off.iter().map(|off| (off[0] - x).hypot(off[1] - y)).collect());
+        if x.hypot(y) > BEYOND_DOUBT * differ {
+            self.tracks.iter_mut().for_each(|track| track.shift(common));
+        }
     }
 
     /// Ends the tracks of those who have not been seen for too long.
@@ -162,6 +207,27 @@ impl Tracker {
             self.tracks.truncate(MOST_TRACKS);
         }
     }
+}
+
+/// The people of a frame, and who they are as far as that is known.
+struct Frame<'a> {
+    people: &'a [Person],
+    /// Seconds, and since the frame before.
+    time: f64,
+    passed: f64,
+    ids: Vec<Option<u64>>,
+}
+
+impl Frame<'_> {
+    fn seen(&self, i: usize) -> Seen {
+        Seen::new(&self.people[i], self.time)
+    }
+}
+
+/// Of at least one number.
+fn median(mut of: Vec<f64>) -> f64 {
+    of.sort_unstable_by(f64::total_cmp);
+    (of[(of.len() - 1) / 2] + of[of.len() / 2]) / 2.0
 }
 
 /// Gives a track that has been seen often enough an id.

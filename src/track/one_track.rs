@@ -4,8 +4,17 @@ use super::kalman::{Motion, Place};
 use super::similarity::{buffered_iou, oks};
 use crate::pose::{Keypoint, Person};
 
-/// Boxes are widened by this share of their size on each side.
+/// Boxes are widened by this share of their size on each side (C-BIoU's), and by as much more as people may get on in the time
+/// between two frames.
 const BUFFER: f64 = 0.3;
+/// Sizes a second.
+const FASTEST: f64 = 2.0;
+/// No box is widened by more than this share.
+const WIDEST: f64 = 3.0;
+/// To find how a camera has moved, boxes are widened by this share.
+const SWAYING: f64 = 1.0;
+/// What a track lacks in likeness that was not seen in the frame before: a person who was is the likelier one.
+const UNSEEN: f64 = 0.05;
 
 /// A person at a time.
 #[derive(Clone, Debug)]
@@ -53,16 +62,32 @@ impl Track {
         self.motion.predict(seconds);
     }
 
-    /// How alike a person is to what is expected here, 0 to 1.
-    pub fn similarity<'a>(&self, seen: &Seen, sigmas: impl FnOnce(usize) -> &'a [f32]) -> f64 {
+    /// How alike a person is to what is expected here, up to 1. `passed` is the time since the frame before, in seconds.
+    pub fn similarity<'a>(&self, seen: &Seen, passed: f64, sigmas: impl FnOnce(usize) -> &'a [f32]) -> f64 {
         let expected = self.motion.place();
-        let iou = buffered_iou(&expected, &seen.place, [BUFFER; 2]);
+        let iou = buffered_iou(&expected, &seen.place, (BUFFER + FASTEST * passed).min(WIDEST));
         if iou == 0.0 {
             return 0.0;
         }
         let sigmas = sigmas(seen.keypoints.len());
         let oks = oks(&self.seen.place, &self.seen.keypoints, &expected, &seen.keypoints, sigmas);
-        oks.map_or(iou, |oks| (iou + oks) / 2.0)
+        let alike = oks.map_or(iou, |oks| (iou + oks) / 2.0);
+        if self.missed > 0 { alike - UNSEEN } else { alike }
+    }
+
+    /// How much a person and what is expected here overlap if everything has moved, 0 to 1, and by how much.
+    pub fn sway(&self, seen: &Seen) -> (f64, [f64; 2]) {
+        let expected = self.motion.place();
+        let by = [seen.place.x - expected.x, seen.place.y - expected.y];
+        (buffered_iou(&expected, &seen.place, SWAYING), by)
+    }
+
+    /// Moves everything that is known, as the camera has moved.
+    pub fn shift(&mut self, [x, y]: [f64; 2]) {
+        self.motion.shift(x, y);
+        self.motion_seen.shift(x, y);
+        self.seen.place.x += x;
+        self.seen.place.y += y;
     }
 
     /// Takes in that the person has been seen.

@@ -18,8 +18,9 @@ const MOST_UNSEEN: f64 = 3600.0;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct TrackerOptions {
-    /// How alike a person and what is expected of a track must at least be, 0 to 1 (0.1): the greater of the overlap (IoU)
-    /// of their boxes, widened by a third of their size on each side, and the similarity of their keypoints (OKS).
+    /// How alike a person and what is expected of a track must at least be, 0 to 1 (0.1): the mean of the overlap (IoU) of their
+    /// boxes and of the similarity of their keypoints (OKS). Boxes are widened by 0.3 of their size on each side, and by more
+    /// where frames are far apart. People below [`TrackerOptions::min_score`] must be more alike by 0.2.
     pub min_iou: f32,
     /// Seconds that a person may be out of sight and still keep the id, 0 to 3600 (2). With few frames a second it must be
     /// longer than the time between two of them.

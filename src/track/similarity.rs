@@ -31,16 +31,16 @@ pub fn sigmas(keypoints: usize) -> Vec<f32> {
     }
 }
 
-/// Intersection over union of two boxes that are both widened: by `buffer[0]` of their widths on the left and on the right,
-/// by `buffer[1]` of their heights above and below (C-BIoU). Boxes that lie apart by less are alike to some degree, too.
-pub fn buffered_iou(a: &Place, b: &Place, buffer: [f64; 2]) -> f64 {
-    let [across, down] = buffer.map(|share| 1.0 + 2.0 * share);
+/// Intersection over union of two boxes that are both widened by a share of their size on each side (C-BIoU). Boxes that lie
+/// apart by less are alike to some degree, too.
+pub fn buffered_iou(a: &Place, b: &Place, buffer: f64) -> f64 {
+    let wider = 1.0 + 2.0 * buffer;
     let common = |a: f64, b: f64, size_a: f64, size_b: f64| {
         ((a + size_a / 2.0).min(b + size_b / 2.0) - (a - size_a / 2.0).max(b - size_b / 2.0)).max(0.0)
     };
     let intersection =
-        common(a.x, b.x, a.w * across, b.w * across) * common(a.y, b.y, a.h * down, b.h * down);
-    intersection / ((a.area() + b.area()) * across * down - intersection)
+        common(a.x, b.x, a.w * wider, b.w * wider) * common(a.y, b.y, a.h * wider, b.h * wider);
+    intersection / ((a.area() + b.area()) * wider * wider - intersection)
 }
 
 /// Object keypoint similarity between where a person's joints should be (as they were seen at `before`, moved and stretched
@@ -79,14 +79,14 @@ mod tests {
     fn a_buffer_reaches_boxes_that_lie_apart() {
         let a = Place { x: 50.0, y: 50.0, w: 20.0, h: 40.0 };
         let beside = Place { x: 75.0, ..a };
-        assert_eq!(buffered_iou(&a, &a, [0.0; 2]), 1.0);
-        assert_eq!(buffered_iou(&a, &beside, [0.0; 2]), 0.0);
+        assert_eq!(buffered_iou(&a, &a, 0.0), 1.0);
+        assert_eq!(buffered_iou(&a, &beside, 0.0), 0.0);
         // Both are 40 wide then, and 15 of it is common.
         let expected = 15.0 / (40.0 + 40.0 - 15.0);
-        assert!((buffered_iou(&a, &beside, [0.5, 0.0]) - expected).abs() < 1e-12);
+        assert!((buffered_iou(&a, &beside, 0.5) - expected).abs() < 1e-12);
         // A box of no width is a pixel wide.
         let point = Place::of([50.0, 30.0, 50.0, 70.0]);
-        assert!(buffered_iou(&point, &point, [0.0; 2]) == 1.0 && buffered_iou(&a, &point, [0.0; 2]) > 0.0);
+        assert!(buffered_iou(&point, &point, 0.0) == 1.0 && buffered_iou(&a, &point, 0.0) > 0.0);
     }
 
     #[test]

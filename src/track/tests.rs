@@ -306,3 +306,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_camera_that_jumps_changes_no_ids() {
+    // A row of people who walk, and a view that jumps by up to more than they are wide, thirty times a second.
+    let frames = (0..60).map(|i| {
+        let [jump, rise] = [70.0 * (noise(i) - 0.5), 60.0 * (noise(i + 1000) - 0.5)];
+        let x = |j: u64| 250.0 * j as f32 + i as f32 * (noise(j) - 0.5) + jump;
+        (i as f64 / 30.0, (0..5).map(|j| person(x(j), 100.0 + rise, 0.9 - 0.05 * j as f32)).collect())
+    });
+    for (i, ids) in track(&mut tracker(), frames).into_iter().enumerate() {
+        assert_eq!(ids, [1, 2, 3, 4, 5].map(Some), "frame {i}");
+    }
+}
