@@ -230,7 +230,7 @@ impl<S: Simd> TileConv<S> {
                     pitch: BLOCK,
                 };
                 // SAFETY: contract of this function.
-                unsafe { self.epilogue.finish(self.simd, base, region) };
+                unsafe { self.epilogue.finish(self.simd.f32(), base, region) };
             }
             at = (y + 1).saturating_mul(across);
         }

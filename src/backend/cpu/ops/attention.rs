@@ -245,7 +245,7 @@ pub(in crate::backend::cpu) fn prepare<S: Simd>(
     (qkv, dst): (View, View),
     heads: usize,
 ) {
-    let simd = builder.simd;
+    let simd = builder.simd.f32();
     let mut layout = Layout { qkv: builder.map(plan, qkv), dst: builder.map(plan, dst), heads, packed: 0 };
     layout.packed = builder.reserve(layout.packed_len::<S>());
     builder.push(step, "pack", Pack { simd, layout: layout.clone() });

@@ -101,7 +101,7 @@ pub(in crate::backend::cpu) fn prepare<S: Simd>(
     (gamma, beta): (TensorId, TensorId),
     eps: f32,
 ) {
-    let simd = builder.simd;
+    let simd = builder.simd.f32();
     let (src, dst) = (builder.map(plan, src), builder.map(plan, dst));
     let (gamma, beta) =
         (Block::from_slice(&builder.take(plan, gamma)), Block::from_slice(&builder.take(plan, beta)));

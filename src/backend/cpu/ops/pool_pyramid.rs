@@ -96,7 +96,7 @@ pub(in crate::backend::cpu) fn prepare<S: Simd>(
     (src, dst): (View, View),
     window: usize,
 ) {
-    let simd = builder.simd;
+    let simd = builder.simd.f32();
     let (src, dst) = (builder.map(plan, src), builder.map(plan, dst));
     builder.push(step, "pool", PoolPyramid { simd, src, dst, window });
 }

@@ -20,7 +20,7 @@ use survivor_linear::SurvivorLinear;
 impl<S: Simd> Builder<'_, S> {
     /// Prepares one of these operations.
     pub(super) fn pose(&mut self, plan: &mut Plan, step: usize, pose: Pose) {
-        let simd = self.simd;
+        let simd = self.simd.f32();
         match pose {
             Pose::Letterbox { dst } => {
                 // With a border of zeros as wide as its reader's padding, the reader takes whole rows of taps as segments.

@@ -25,6 +25,7 @@ static MASK: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0
 // SAFETY: 8 lanes; memory is accessed by whole vectors, or as masks and `n` say; a token exists only if the CPU has AVX2 and
 // FMA (`Avx2::new`). "Token" in the blocks below means the last of these.
 unsafe impl Simd for Avx2 {
+    type F32 = Avx2;
     type V = __m256;
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
@@ -32,6 +33,9 @@ unsafe impl Simd for Avx2 {
 
     unsafe fn assume() -> Self {
         Avx2(())
+    }
+    fn f32(self) -> Avx2 {
+        self
     }
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {

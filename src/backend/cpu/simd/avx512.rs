@@ -172,9 +172,13 @@ macro_rules! avx512_arithmetic {
 // (`Avx512::new`). "Token" in the blocks above means the last of these.
 unsafe impl Simd for Avx512 {
     avx512_arithmetic!();
+    type F32 = Avx512;
 
     unsafe fn assume() -> Self {
         Avx512(())
+    }
+    fn f32(self) -> Avx512 {
+        self
     }
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
@@ -203,9 +207,13 @@ fn with_bf16_features<K: Kernel>(token: Avx512Bf16, kernel: K) -> K::Output {
 unsafe impl Simd for Avx512Bf16 {
     avx512_arithmetic!();
     const BF16: bool = true;
+    type F32 = Avx512;
 
     unsafe fn assume() -> Self {
         Avx512Bf16(())
+    }
+    fn f32(self) -> Avx512 {
+        Avx512(())
     }
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {

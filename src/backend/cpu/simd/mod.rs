@@ -49,12 +49,18 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     const PANEL: usize;
     /// Whether networks may be prepared in bf16: [`Simd::dot_bf16`] is an instruction, or emulates one for tests.
     const BF16: bool = false;
+    /// The same vectors without bf16's instructions. Kernels of f32 are compiled for this type, so that a set with them and the
+    /// one without share their code.
+    type F32: Simd;
 
     /// The token, without asking the CPU.
     ///
     /// # Safety
     /// The CPU must have the instruction set.
     unsafe fn assume() -> Self;
+
+    /// The token of [`Simd::F32`].
+    fn f32(self) -> Self::F32;
 
     /// Runs `kernel` compiled for this instruction set.
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;

@@ -22,6 +22,7 @@ fn with_features<K: Kernel>(token: Neon, kernel: K) -> K::Output {
 // SAFETY: 4 lanes; memory is accessed by whole vectors; a token exists only if the CPU has NEON (`Neon::new`). "Token" in the
 // blocks below means the last of these.
 unsafe impl Simd for Neon {
+    type F32 = Neon;
     type V = float32x4_t;
     const LANES: usize = 4;
     // Of 32. With 24 sums (6 by 4) compilers spill registers; 28 makes tiles of 5 by 4, without spills.
@@ -30,6 +31,9 @@ unsafe impl Simd for Neon {
 
     unsafe fn assume() -> Self {
         Neon(())
+    }
+    fn f32(self) -> Neon {
+        self
     }
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {

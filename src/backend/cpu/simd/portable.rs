@@ -15,6 +15,7 @@ fn zip<const N: usize>(a: [f32; N], b: [f32; N], f: impl Fn(f32, f32) -> f32) ->
 
 // SAFETY: N is 4 or 16; memory is accessed as arrays of N values; plain Rust runs on every CPU.
 unsafe impl<const N: usize> Simd for Portable<N> {
+    type F32 = Portable<N>;
     type V = [f32; N];
     const LANES: usize = N;
     const REGISTERS: usize = if N == 16 { 32 } else { 16 };
@@ -23,6 +24,9 @@ unsafe impl<const N: usize> Simd for Portable<N> {
 
     unsafe fn assume() -> Self {
         Portable
+    }
+    fn f32(self) -> Portable<N> {
+        self
     }
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {

@@ -366,7 +366,7 @@ impl<S: Simd, T: Element> Direct<S, T> {
                 _ => {
                     self.microkernels.get(height, vectors)(&tile);
                     let region = Region { first: pixel, rows: height, c: c0, n: c, tile: sums, pitch: width };
-                    self.epilogue.finish(self.simd, base, region);
+                    self.epilogue.finish(self.simd.f32(), base, region);
                 }
             }
         }

@@ -55,21 +55,24 @@ impl<S: Simd> Builder<'_, S> {
             }
         }
         let layer = Unpacked { step, src, shape, weight, bias, epilogue };
+        let f32 = self.simd.f32();
         match kernel {
             // S::BF16 is a constant, so that bf16 kernels are compiled only for instruction sets with bf16.
             Kernel::Tiles(unit) if S::BF16 => self.tiles(layer, unit),
             Kernel::Bf16(Algorithm::F23) if S::BF16 => {
-                self.winograd::<F23, bf16>(layer, "winograd 2 bf16");
+                self.winograd::<S, F23, bf16>(self.simd, layer, "winograd 2 bf16");
             }
             Kernel::Bf16(Algorithm::F23Stride2) if S::BF16 => {
-                self.winograd::<F23Stride2, bf16>(layer, "winograd 2 s2 bf16");
+                self.winograd::<S, F23Stride2, bf16>(self.simd, layer, "winograd 2 s2 bf16");
             }
             Kernel::Bf16(_) if S::BF16 => {
-                self.direct::<bf16>(layer, ["1x1 bf16", "direct bf16", "grouped bf16"]);
+                self.direct::<S, bf16>(self.simd, layer, ["1x1 bf16", "direct bf16", "grouped bf16"]);
             }
-            Kernel::F32(Algorithm::F43) => self.winograd::<F43, f32>(layer, "winograd"),
-            Kernel::F32(Algorithm::F43Stride2) => self.winograd::<F43Stride2, f32>(layer, "winograd s2"),
-            _ => self.direct::<f32>(layer, ["1x1", "direct", "grouped"]),
+            Kernel::F32(Algorithm::F43) => self.winograd::<S::F32, F43, f32>(f32, layer, "winograd"),
+            Kernel::F32(Algorithm::F43Stride2) => {
+                self.winograd::<S::F32, F43Stride2, f32>(f32, layer, "winograd s2");
+            }
+            _ => self.direct::<S::F32, f32>(f32, layer, ["1x1", "direct", "grouped"]),
         }
     }
 
@@ -83,10 +86,10 @@ impl<S: Simd> Builder<'_, S> {
         }
     }
 
-    fn winograd<W: Scheme, T: Element>(&mut self, layer: Unpacked, name: &'static str) {
+    fn winograd<Q: Simd, W: Scheme, T: Element>(&mut self, simd: Q, layer: Unpacked, name: &'static str) {
         let Unpacked { step, src, weight, bias, epilogue, .. } = layer;
-        let (simd, partition) = (self.simd, self.winograd_partition::<W, T>(&src, &epilogue.dst));
-        let make = move || Winograd::<S, W, T>::new(simd, src, &weight, &bias, epilogue, partition);
+        let partition = self.winograd_partition::<W, T>(&src, &epilogue.dst);
+        let make = move || Winograd::<Q, W, T>::new(simd, src, &weight, &bias, epilogue, partition);
         self.push_later(step, name, make);
     }
 
@@ -97,12 +100,11 @@ impl<S: Simd> Builder<'_, S> {
     }
 
     /// `names` are those of 1x1, other dense, and grouped layers.
-    fn direct<T: Element>(&mut self, layer: Unpacked, names: [&'static str; 3]) {
+    fn direct<Q: Simd, T: Element>(&mut self, simd: Q, layer: Unpacked, names: [&'static str; 3]) {
         let name = layer.shape.pick(names);
         let Unpacked { step, src, shape, weight, bias, epilogue } = layer;
-        let (simd, partition) =
-            (self.simd, self.direct_partition(&epilogue.dst, weight.len() * size_of::<T>()));
-        let make = move || Direct::<S, T>::new(simd, src, shape, &weight, &bias, epilogue, partition);
+        let partition = self.direct_partition(&epilogue.dst, weight.len() * size_of::<T>());
+        let make = move || Direct::<Q, T>::new(simd, src, shape, &weight, &bias, epilogue, partition);
         self.push_later(step, name, make);
     }
 

@@ -250,7 +250,7 @@ impl<S0: Simd, W: Scheme, T: Element> Output<'_, S0, W, T> {
                         tile: self.patch.add(row * W::OUT * width),
                         pitch: width,
                     };
-                    self.conv.epilogue.finish(self.conv.simd, self.base, region);
+                    self.conv.epilogue.finish(self.conv.simd.f32(), self.base, region);
                 }
             }
         }
