@@ -39,21 +39,28 @@ use std::thread;
 use std::time::Instant;
 use work::{Tally, Work, draw_all};
 
-/// Find the people on photos; draw them, or write them as JSON
+/// Find the people on photos and in videos; draw them, or write them as JSON
 ///
-/// Photos are files, folders and patterns. People are drawn into copies of the photos in a folder, and on request written as
-/// lines of JSON or as COCO results. A file that is no photo is reported and does not stop the rest.
+/// Photos and clips are files, folders and patterns; cameras and streams have names such as cam:0 and rtsp://host/path. People
+/// are drawn into copies in a folder, and on request written as lines of JSON or as COCO results. A file that is neither
+/// photo nor clip is reported and does not stop the rest. Videos need the program ffmpeg.
 #[derive(Args)]
 #[command(after_help = "\
-JSON is one object a line and photo, people by falling score, in the photo's own pixels:
+JSON is one object a line and photo or frame, people by falling score, in the photo's own pixels:
   {\"image\": path, \"width\": W, \"height\": H, \"people\": [
     {\"score\": s, \"bbox\": [x1, y1, x2, y2], \"keypoints\": [[x, y, score], ...]}]}
+Frames of clips also have \"frame\", their number from 0, and \"time\" in seconds; with --track people have an \"id\". \
 With --skeleton, \"keypoint_names\" are the names. A path that is no UTF-8 text also has its bytes, in \"image_hex\". \
 \"not_finite\" counts people whose numbers are not finite: then the weights are broken.
 
 Without --model and --weights the first published checkpoint that is here is taken: rtmo-s, else the others in the order \
 of 'rtmo-engine models'. If none is here, rtmo-s is fetched once from the authors' server, as one that is named with \
 --model is; without a network the demonstration model is taken. The first line tells which.
+
+Frames keep the times that they have in the file, also where the rate varies; phone clips are upright. An annotated clip \
+has the times, the sound and the length of its source. Of a camera or stream the newest frame is taken, and how many were \
+dropped for it is said. Ctrl-C ends a clip after the frame at hand, and what is written plays. RTMO_FFMPEG names another \
+ffmpeg than the one on PATH.
 
 Files appear complete or not at all, and none replaces what the run reads. A photo that cannot be read is reported, the others are done, and the exit status \
 is 1. The milliseconds shown are from decoded photo to people, while other photos are read, written and, on a GPU, \
@@ -63,15 +70,18 @@ Examples:
   rtmo-engine infer family.jpg
   rtmo-engine infer photos/ 'more/**/*.png' --no-draw --json people.jsonl
   rtmo-engine infer crowd.jpg --model rtmo-l --size 1280x960 --boxes --heatmaps
+  rtmo-engine infer walk.mp4 --track --smooth --json people.jsonl
+  rtmo-engine infer cam:0 --show --no-draw
+  ffmpeg -i x.mov -f rawvideo -pix_fmt bgr24 - | rtmo-engine infer - --raw 1280x720:bgr24@30 --json -
   find . -name '*.jpg' | rtmo-engine infer - --json - --no-draw | jq '.people | length'
   find . -name '*.jpg' -print0 | rtmo-engine infer - --null
   curl -s https://example.org/a.jpg | rtmo-engine infer -")]
 pub struct Infer {
-    /// Photos: files, folders, patterns like '*.jpg' or 'folder/**'; '-' reads a list from standard input, a path a line, and
-    /// does each photo as its line arrives; or the photo that standard input holds
+    /// Photos and clips: files, folders, patterns like '*.jpg' or 'folder/**'; cam:N, rtsp://... and other addresses; '-' reads
+    /// a list from standard input, a path a line, and does each as its line arrives; or the photo or clip that it holds
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
-    /// Take photos of subfolders, too
+    /// Take photos and clips of subfolders, too
     #[arg(short, long)]
     recursive: bool,
     /// Names in the list end in zero bytes, as 'find -print0' writes them
