@@ -11,7 +11,8 @@ use super::stopped;
 use super::work::{Deliver, Given, Work, forgive, not_finite, pump};
 use crate::cli::terminal::{Terminal, clock_time};
 use crate::cli::video::{Footage, Frame, Next, Range, Reader, Target, Writer};
-use annotate::{Annotator, Refused};
+pub use annotate::Annotator;
+use annotate::Refused;
 use rtmo_engine::vision::decode::Decoded;
 use rtmo_engine::{Engine, Error, People, Photo, Result, shown};
 use std::path::{Path, PathBuf};
@@ -192,7 +193,7 @@ struct Counts {
 }
 
 /// Frames as the engine takes them.
-struct Frames<'a> {
+pub struct Frames<'a> {
     reader: Reader,
     options: &'a FootageOptions,
     live: bool,
@@ -206,7 +207,12 @@ struct Frames<'a> {
 }
 
 impl<'a> Frames<'a> {
-    fn new(reader: Reader, options: &'a FootageOptions, live: bool, terminal: &'a Terminal) -> Frames<'a> {
+    pub fn new(
+        reader: Reader,
+        options: &'a FootageOptions,
+        live: bool,
+        terminal: &'a Terminal,
+    ) -> Frames<'a> {
         let left = options.max_frames.unwrap_or(u64::MAX);
         Frames { reader, options, live, left, seen: None, end: None, begun: false, terminal }
     }

@@ -79,6 +79,22 @@ impl Shard {
 }
 
 impl FootageOptions {
+    /// The first frames of a clip.
+    pub fn first(frames: u64) -> FootageOptions {
+        FootageOptions {
+            raw: None,
+            every: 1,
+            start: None,
+            end: None,
+            shard: None,
+            max_frames: Some(frames),
+            show: false,
+            reconnect: false,
+            patience: 30.0,
+            hwaccel: None,
+        }
+    }
+
     /// What is asked of ffmpeg. Where the CPU computes (`cpu`), it has one thread, so that the engine keeps its cores.
     pub fn settings(&self, range: Range, max_pixels: usize, cpu: bool) -> Settings {
         Settings {

@@ -1,11 +1,11 @@
 //! `rtmo-engine infer`
 
 pub(in crate::cli) mod budget;
-mod clip;
-mod footage;
+pub(in crate::cli) mod clip;
+pub(in crate::cli) mod footage;
 mod identities;
 mod list;
-mod pictures;
+pub(in crate::cli) mod pictures;
 pub(in crate::cli) mod reading;
 mod results;
 pub(in crate::cli) mod sources;

@@ -1,5 +1,7 @@
 //! `rtmo-engine bench`
 
+mod video;
+
 use super::files::Files;
 use super::options::{Network, ends_in};
 use super::plot;
@@ -40,6 +42,7 @@ Examples:
   rtmo-engine bench --model rtmo-t
   rtmo-engine bench --people 0 && rtmo-engine bench --people 100     do people cost time?
   rtmo-engine bench --model rtmo-l --layers --iters 20
+  rtmo-engine bench --video walk.mp4 --threads 2                     what a clip costs beside the network
   rtmo-engine bench --json bench.json --plot bench.svg
   rtmo-engine bench --sweep --plot sweep.svg                          all sizes of the model, alone and in batches")]
 pub struct Bench {
@@ -60,6 +63,9 @@ pub struct Bench {
     /// Photo to run on [default: a generated one of 1280x720]
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
+    /// Clip to run on: what reading, drawing and writing cost beside the engine, over its first --iters frames
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["image", "batch", "layers", "sweep", "plot", "network_only"])]
+    video: Option<PathBuf>,
     /// End with the network's time instead of the total
     #[arg(long)]
     network_only: bool,
@@ -136,6 +142,16 @@ impl Bench {
             terminal.complain("warning", "this is an unoptimised build; use cargo build --release");
         }
 
+        if let Some(clip) = &self.video {
+            let cpu = engine.options().placement.device == Device::Cpu;
+            let figures = video::measure(&mut engine, clip, self.iters.into(), cpu, &terminal)?;
+            terminal.say(figures.tables())?;
+            let mut all = figures.json();
+            all["version"] = env!("CARGO_PKG_VERSION").into();
+            all["model"] = json!({ "name": engine.name(), "weights": weights, "input": [w, h] });
+            all["machine"] = json!({ "cpu": cpu::name(), "backend": engine.describe() });
+            return self.write((all, String::new()), (json, plot), &terminal);
+        }
         terminal.progress(Some((self.warmup + self.iters) as usize), "runs");
         let gpu = engine.options().placement.device != Device::Cpu;
         let mut people = 0;
@@ -228,6 +244,7 @@ impl Bench {
     fn check_files(&self) -> Result<()> {
         let mut files = Files::default();
         self.image.iter().for_each(|image| files.reads(image, "the photo to run on"));
+        self.video.iter().for_each(|clip| files.reads(clip, "the clip to run on"));
         let networks = if self.sweep { Sweep::networks(&self.network) } else { vec![self.network.clone()] };
         for network in networks {
             network.file()?.iter().for_each(|weights| files.reads(weights, "the weights"));
