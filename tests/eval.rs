@@ -203,6 +203,10 @@ fn what_is_wrong_with_results_is_named() {
         let error = results(&found(from, to)).expect_err(to).to_string();
         assert!(error.starts_with("r.json: ") && error.contains(part), "{error}\nexpected {part}");
     }
+    // A message quotes no more than the beginning of a text.
+    let error = results(&format!("[\"{}\"]", "x".repeat(100_000))).unwrap_err().to_string();
+    assert!(error.len() < 500 && error.contains("invalid type: string \"xxx"), "{error}");
+    assert!(error.contains("expected an object at line 1"), "{error}");
     let one = found("", "");
     let two = format!("{},{}", one.trim_end_matches(']'), &found(r#""bbox":[1,2,30,40],"#, "")[1..]);
     let error = results(&(two)).unwrap_err().to_string();
