@@ -203,6 +203,10 @@ fn what_is_wrong_with_results_is_named() {
         let error = results(&found(from, to)).expect_err(to).to_string();
         assert!(error.starts_with("r.json: ") && error.contains(part), "{error}\nexpected {part}");
     }
+    // A message quotes no more than the beginning of a text.
+    let error = results(&format!("[\"{}\"]", "x".repeat(100_000))).unwrap_err().to_string();
+    assert!(error.len() < 500 && error.contains("invalid type: string \"xxx"), "{error}");
+    assert!(error.contains("expected an object at line 1"), "{error}");
     let one = found("", "");
     let two = format!("{},{}", one.trim_end_matches(']'), &found(r#""bbox":[1,2,30,40],"#, "")[1..]);
     let error = results(&(two)).unwrap_err().to_string();
@@ -315,4 +319,52 @@ fn memory_is_bounded_by_the_file() {
     let (read, peak) = memory::peak(|| Results::read(text.as_bytes(), Path::new("r.json"), &annotations));
     assert_eq!(read.unwrap().people(), 3000);
     assert!(peak <= 100_000 + Results::MEMORY * text.len(), "{peak} bytes for a file of {}", text.len());
+}
+
+#[test]
+fn damaged_files_give_errors_and_no_panic() {
+    let folder = Path::new("tests/data/eval");
+    // A linear congruential generator: the same damage every time.
+    let mut state = 1u64;
+    let mut random = |n: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % n
+    };
+    let pieces: [&[u8]; 8] = [b"NaN", b"-1", b"1e99", b"null", b"{}", b"[", b"\"id\":", b"4294967296"];
+    let (mut whole, mut broken) = (0, 0);
+    for case in cases(folder) {
+        let file = |suffix: &str| fs::read(folder.join(format!("{case}.{suffix}.json"))).unwrap();
+        let benchmark = if case.starts_with("crowdpose") { Benchmark::CrowdPose } else { Benchmark::Coco };
+        let files = [file("annotations"), file("results")];
+        for _ in 0..60 {
+            let mut files = files.clone();
+            let damaged = &mut files[random(2)];
+            for _ in 0..=random(2) {
+                let at = random(damaged.len());
+                match random(3) {
+                    0 => damaged.truncate(at.max(1)),
+                    1 => damaged[at] = b"0123456789.,-]}[{\"e"[random(19)],
+                    _ => drop(
+                        damaged.splice(at..(at + 3).min(damaged.len()), pieces[random(8)].iter().copied()),
+                    ),
+                }
+            }
+            let path = Path::new("damaged.json");
+            let judged = Annotations::read(&files[0][..], path, benchmark).and_then(|annotations| {
+                let results = Results::read(&files[1][..], path, &annotations)?;
+                evaluate(&annotations, &results, Rule::default())
+            });
+            match judged {
+                Ok(metrics) => {
+                    whole += 1;
+                    assert!(metrics.iter().all(|(_, value)| value.is_none_or(|v| (0.0..=1.0).contains(&v))));
+                }
+                Err(error) => {
+                    broken += 1;
+                    assert!(error.to_string().starts_with("damaged.json: "), "{error}");
+                }
+            }
+        }
+    }
+    assert!(whole > 50 && broken > 500, "{whole} whole, {broken} broken");
 }

@@ -19,8 +19,7 @@ const COCO_NAMES: [&str; 10] = ["AP", "AP50", "AP75", "APM", "APL", "AR", "AR50"
 const CROWDPOSE_NAMES: [&str; 9] =
     ["AP", "AP50", "AP75", "AR", "AR50", "AR75", "AP easy", "AP medium", "AP hard"];
 
-/// Crowd indices from which on images are of medium and of hard crowds: those that CrowdPose's own program takes. (The paper
-/// says 0.1 and 0.8.)
+/// Crowd indices from which on images are of medium and of hard crowds: those that xtcocotools takes.
 const CROWDED: [f64; 2] = [0.2, 0.8];
 
 impl Metrics {

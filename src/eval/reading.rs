@@ -14,6 +14,17 @@ pub fn json<'de, T: DeserializeSeed<'de>>(mut file: impl BufRead, path: &Path, s
     let read = seed.deserialize(&mut from).and_then(|read| from.end().map(|()| read));
     read.map_err(|error| match error.io_error_kind() {
         Some(kind) => Error::io("cannot read", path)(kind.into()),
-        None => Error::json(path, error.to_string()),
+        None => Error::json(path, shortened(error.to_string())),
     })
+}
+
+/// A message that may quote a text of the file, to some 400 letters: its beginning, and its end, where the place is.
+fn shortened(message: String) -> String {
+    let letters = message.chars().count();
+    if letters <= 400 {
+        return message;
+    }
+    let (head, tail): (String, String) =
+        (message.chars().take(200).collect(), message.chars().skip(letters - 200).collect());
+    format!("{head} ... {tail}")
 }

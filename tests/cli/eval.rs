@@ -7,13 +7,20 @@ use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
 
+/// A random network is sure of nobody.
+const LOW: [&str; 2] = ["--score-thr", "0.001"];
+
 /// The folder of all tests, with annotations `a.json` of its two photos: the three people of each that the network is surest
 /// of, so that it has an AP of 1.
 fn annotated() -> TempDir {
     let folder = workplace();
     let at = |name: &str| folder.path().join(name);
-    let options =
-        EngineOptions::default().with_input_size(96, 64).with_device(Device::Cpu).with_max_people(3);
+    let options = EngineOptions::default()
+        .with_input_size(96, 64)
+        .with_device(Device::Cpu)
+        .with_max_people(3)
+        .with_score_thr(0.001)
+        .with_nms_thr(0.9);
     let mut engine = Engine::load(at("weights/rtmo-t.safetensors"), options).unwrap();
     let (mut images, mut people) = (Vec::new(), Vec::new());
     for (id, name) in [(4, "a.png"), (2, "b.jpg")] {
@@ -36,8 +43,22 @@ fn annotated() -> TempDir {
 
 /// Arguments of a run on the photos.
 fn run<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    let common = ["eval", "--annotations", "a.json", "--images", ".", "-m", "rtmo-t", "--max-people", "3"];
-    [&common[..], &SMALL, more].concat()
+    let common = [
+        "eval",
+        "--annotations",
+        "a.json",
+        "--images",
+        ".",
+        "-m",
+        "rtmo-t",
+        "--max-people",
+        "3",
+        "--nms-thr",
+        "0.9",
+    ];
+    let low =
+        if more.iter().any(|option| ["--score-thr", "score"].contains(option)) { &[][..] } else { &LOW };
+    [&common[..], &SMALL, low, more].concat()
 }
 
 fn json(folder: &Path, name: &str) -> Value {
@@ -58,7 +79,7 @@ fn a_run_that_was_interrupted_goes_on() {
     assert!((whole["metrics"]["AP"].as_f64().unwrap() - 1.0).abs() < 1e-9, "{whole}");
     assert!(out.lines().any(|line| line.split_whitespace().eq(["AP", "1.0000", "0.574", "+0.426"])), "{out}");
     assert!(
-        out.contains("not comparable with this run: 2 images, not 5000, an input of 96x64, not 416x416"),
+        out.contains("not comparable with this run: 2 images, not 5000, an input of 96x64, not 416x416, --score-thr, --nms-thr, --max-people"),
         "{out}"
     );
     assert_eq!(whole["published"]["metrics"]["AP50"], 0.803);
@@ -77,12 +98,12 @@ fn a_run_that_was_interrupted_goes_on() {
 
     // With other options it is another run.
     let before = fs::read(&record).unwrap();
-    let (_, err) = expect(2, at, &run(&["--score-thr", "0.3"]));
-    assert!(err.contains("made with score threshold default, and this run has 0.3; name another"), "{err}");
+    let (_, err) = expect(2, at, &run(&["--score-thr", "0.01"]));
+    assert!(err.contains("made with score threshold 0.001, and this run has 0.01; name another"), "{err}");
     let (_, err) = expect(2, at, &run(&["--out", "a.png"]));
     assert!(err.contains("a.png: --out would replace it, but it is a photo of this run"), "{err}");
     assert_eq!(fs::read(&record).unwrap(), before);
-    let (out, _) = expect(0, at, &run(&["--score-thr", "0.3", "--restart", "--limit", "1"]));
+    let (out, _) = expect(0, at, &run(&["--score-thr", "0.01", "--restart", "--limit", "1"]));
     assert!(out.contains("1 of a.json, 3 people annotated"), "{out}");
 
     // A number to standard output is all that is there.
@@ -95,9 +116,21 @@ fn a_run_that_was_interrupted_goes_on() {
 fn results_that_are_there_are_judged() {
     let folder = annotated();
     let at = folder.path();
-    let infer =
-        ["infer", "a.png", "b.jpg", "-m", "rtmo-t", "--max-people", "3", "--no-draw", "--coco", "r.json"];
-    expect(0, at, &[&infer[..], &SMALL, &["--coco-images", "a.json"]].concat());
+    let infer = [
+        "infer",
+        "a.png",
+        "b.jpg",
+        "-m",
+        "rtmo-t",
+        "--max-people",
+        "3",
+        "--nms-thr",
+        "0.9",
+        "--no-draw",
+        "--coco",
+        "r.json",
+    ];
+    expect(0, at, &[&infer[..], &SMALL, &LOW, &["--coco-images", "a.json"]].concat());
     let judge = ["eval", "-a", "a.json", "--results", "r.json"];
     for rule in ["xtcocotools", "pycocotools"] {
         let (out, _) = expect(0, at, &[&judge[..], &["--rule", rule, "--json", "m.json"]].concat());
@@ -170,8 +203,8 @@ fn precisions_and_values_are_compared() {
     let row = out.lines().find(|line| line.trim_start().starts_with("fp32 ")).unwrap_or_default();
     let row: Vec<&str> = row.split_whitespace().collect();
     assert_eq!(
-        row[..10],
-        ["fp32", "1.0000", "+0.0000", "1.0000", "6", "6", "0", "0", "0.0000", "0.000"],
+        row[..11],
+        ["fp32", "1.0000", "+0.0000", "1.0000", "6", "6", "0", "0", "0.0000", "0.0000", "0.000"],
         "{out}"
     );
     let all = json(at, "c.json");
@@ -183,9 +216,9 @@ fn precisions_and_values_are_compared() {
     let (_, err) = expect(1, at, &run(&["--compare", "fp16"]));
     assert!(err.contains("none of these precisions runs on this machine"), "{err}");
 
-    let sweep = ["--sweep", "score", "--values", "0.1,0.99", "--plot", "s.svg", "--json", "s.json"];
+    let sweep = ["--sweep", "score", "--values", "0.001,0.99", "--plot", "s.svg", "--json", "s.json"];
     let (out, _) = expect(0, at, &run(&sweep));
-    assert!(out.lines().any(|line| line.split_whitespace().take(2).eq(["0.1", "1.0000"])), "{out}");
+    assert!(out.lines().any(|line| line.split_whitespace().take(2).eq(["0.001", "1.0000"])), "{out}");
     let all = json(at, "s.json");
     assert_eq!((&all["runs"][1]["value"], &all["runs"][1]["metrics"]["AP"]), (&json!("0.99"), &json!(0.0)));
     assert!(fs::read_to_string(at.join("s.svg")).unwrap().contains("AP against speed"));

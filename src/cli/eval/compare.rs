@@ -7,7 +7,7 @@ use crate::cli::plot::quantile;
 use crate::cli::table::{Align, Table};
 use crate::cli::{Ended, Outcome};
 use rtmo_engine::pose::select::iou;
-use rtmo_engine::{Error, Precision};
+use rtmo_engine::{Error, Person, Precision};
 use serde_json::{Value, json};
 
 /// Boxes of one person overlap at least so much.
@@ -92,21 +92,19 @@ fn between(first: &[Found], second: &[Found]) -> Differences {
         let mut free = vec![true; second.people.len()];
         // People are in falling order of score: the surest one chooses first.
         for person in &first.people {
-            let overlaps = second
-                .people
-                .iter()
-                .zip(&free)
-                .map(|(other, free)| if *free { iou(&person.bbox, &other.bbox) } else { 0.0 });
-            let best = overlaps.enumerate().max_by(|a, b| a.1.total_cmp(&b.1));
+            let candidates = second.people.iter().enumerate().filter(|(i, _)| free[*i]);
+            let overlaps = candidates.map(|(i, other)| (i, iou(&person.bbox, &other.bbox)));
+            // Of boxes that overlap as much, as those of duplicates may, the one with the nearest keypoints.
+            let apart = |i: usize| distances_between(person, &second.people[i]).sum::<f64>();
+            let nearer = |a: usize, b: usize| apart(b).total_cmp(&apart(a));
+            let best = overlaps.max_by(|a, b| a.1.total_cmp(&b.1).then_with(|| nearer(a.0, b.0)));
             let Some((best, _)) = best.filter(|(_, overlap)| *overlap >= SAME) else {
                 differences.only_first += 1;
                 continue;
             };
             free[best] = false;
             differences.same += 1;
-            for (a, b) in person.keypoints.iter().zip(&second.people[best].keypoints) {
-                distances.push(f64::from(a.x - b.x).hypot(f64::from(a.y - b.y)));
-            }
+            distances.extend(distances_between(person, &second.people[best]));
         }
         differences.only_second += free.iter().filter(|free| **free).count();
     }
@@ -117,6 +115,12 @@ fn between(first: &[Found], second: &[Found]) -> Differences {
         differences.mean = distances.iter().sum::<f64>() / distances.len() as f64;
     }
     differences
+}
+
+/// Distances of keypoints in pixels.
+fn distances_between(a: &Person, b: &Person) -> impl Iterator<Item = f64> {
+    let keypoints = a.keypoints.iter().zip(&b.keypoints);
+    keypoints.map(|(a, b)| f64::from(a.x - b.x).hypot(f64::from(a.y - b.y)))
 }
 
 fn table(runs: &[Measured], base: usize, differences: &[Differences]) -> Table {
@@ -175,7 +179,7 @@ fn row(run: &Measured, d: &Differences) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rtmo_engine::{Keypoint, Person};
+    use rtmo_engine::Keypoint;
 
     #[test]
     fn people_are_matched_by_their_boxes() {
@@ -194,5 +198,8 @@ mod tests {
             Differences { same: 2, only_first: 1, only_second: 1, median: 1.0, mean: 1.5, max: 4.0 };
         assert_eq!(between(&first, &second), expected);
         assert_eq!(between(&found(vec![]), &found(vec![])), Differences::default());
+        // Duplicates with one box: each is itself.
+        let twins = found(vec![person(0.0, 0.0), person(0.0, 7.0), person(0.0, 3.0)]);
+        assert_eq!(between(&twins, &twins), Differences { same: 3, ..Differences::default() });
     }
 }
