@@ -192,10 +192,10 @@ fn an_ffmpeg_that_fails_is_an_error_in_time_and_leaves_nothing() {
     for (decoder, message, lines) in decoders {
         cases.push((decoder.into(), reads.into(), message.into(), lines, true));
     }
-    let long: String = (0..50).map(|n| format!("printf '{}' >&2; {frame}; ", shown(n))).collect();
+    let long: String = (0..12).map(|n| format!("printf '{}' >&2; {frame}; ", shown(n))).collect();
     for (encoder, good) in &ends[1..] {
         let message = if encoder.contains("no room") { "ffmpeg: no room" } else { "cannot write the clip" };
-        cases.push((format!("printf '{head}' >&2; {long}"), encoder.to_string(), message.into(), 50, *good));
+        cases.push((format!("printf '{head}' >&2; {long}"), encoder.to_string(), message.into(), 12, *good));
     }
     for (decoder, encoder, message, lines, _) in cases {
         let script = format!(
@@ -228,6 +228,32 @@ fn an_ffmpeg_that_fails_is_an_error_in_time_and_leaves_nothing() {
         );
         fs::remove_dir_all(at("rtmo-out")).ok();
     }
+}
+
+/// The window is another program: here one that keeps what it is to show.
+#[cfg(unix)]
+#[test]
+fn frames_are_shown_while_they_are_computed() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = workplace();
+    if !clip(folder.path(), "walk.mp4", "1") {
+        return;
+    }
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir(at("bin")).unwrap();
+    for (name, script) in [
+        ("ffmpeg", "exec ffmpeg \"$@\"".into()),
+        ("ffplay", format!("cat > '{}'", at("shown.mkv").display())),
+    ] {
+        let path = at("bin").join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let arguments = infer(&["walk.mp4", "--show", "--no-draw"]);
+    let output = program(folder.path(), &arguments).env("RTMO_FFMPEG", at("bin/ffmpeg")).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(names(&at("rtmo-out")).is_empty());
+    assert_eq!(frames(&at("shown.mkv")), 10);
 }
 
 #[cfg(unix)]
