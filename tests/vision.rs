@@ -364,15 +364,15 @@ fn json_lines() {
     let image = Path::new("some \"folder\"/ü.jpg");
     write_json_line(&mut out, image, (640, 480), &vec![who].into(), None).unwrap();
     write_json_line(&mut out, Path::new("b.png"), (1, 2), &People::default(), None).unwrap();
-    let want = "{\"image\":\"some \\\"folder\\\"/ü.jpg\",\"width\":640,\"height\":480,\"people\":[{\"score\":0.93215525,\
+    let want = "{\"version\":1,\"image\":\"some \\\"folder\\\"/ü.jpg\",\"width\":640,\"height\":480,\"people\":[{\"score\":0.93215525,\
                 \"bbox\":[1.0,2.5,30.123,40.0],\"keypoints\":[[10.0,0.0,0.25],[7.0,8.0,1.0]]}]}\n\
-                {\"image\":\"b.png\",\"width\":1,\"height\":2,\"people\":[]}\n";
+                {\"version\":1,\"image\":\"b.png\",\"width\":1,\"height\":2,\"people\":[]}\n";
     assert_eq!(String::from_utf8(out).unwrap(), want);
 
     let arm = Skeleton::new("arm", &["elbow", "wrist"], &[]).unwrap();
     let mut out = Vec::new();
     write_json_line(&mut out, Path::new("b.png"), (1, 2), &People::default(), Some(&arm)).unwrap();
-    let want = r#"{"image":"b.png","width":1,"height":2,"keypoint_names":["elbow","wrist"],"people":[]}"#;
+    let want = r#"{"version":1,"image":"b.png","width":1,"height":2,"keypoint_names":["elbow","wrist"],"people":[]}"#;
     assert_eq!(String::from_utf8(out).unwrap().trim_end(), want);
     #[cfg(unix)]
     {

@@ -5,8 +5,9 @@
 use super::json::check_finite;
 use super::python_json::PythonJson;
 use super::rounded;
+use super::sink::{FrameInfo, Output, ResultSink};
 use crate::error::{Error, Result, shown};
-use crate::pose::Person;
+use crate::pose::{People, Person};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::File;
@@ -20,6 +21,8 @@ struct Detection {
     keypoints: Vec<f64>,
     score: f32,
     bbox: [f64; 4],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    track_id: Option<u64>,
 }
 
 /// Image ids of photos: what detections and annotations of one image have in common.
@@ -162,7 +165,8 @@ impl<W: Write> CocoWriter<W> {
     }
 
     /// Adds the people of one image: category 1, keypoints as `x, y, score` in a row, box as `x, y, width, height`;
-    /// photo pixels to three decimals, keypoint scores to six but none to 0; the person's score, which ranks, is exact.
+    /// photo pixels to three decimals, keypoint scores to six but none to 0; the person's score, which ranks, is exact. A person
+    /// with an id has it as `track_id`, which is not part of COCO's format; its readers take no notice.
     ///
     /// # Errors
     /// [`Error::Image`] if the image has no id, or another image's, or a number is not finite; [`Error::Io`] if it cannot be
@@ -170,10 +174,20 @@ impl<W: Write> CocoWriter<W> {
     pub fn add(&mut self, image: &Path, people: &[Person]) -> Result<()> {
         let id = self.ids.of(image)?;
         check_finite(image, people)?;
+        self.claim(id, image)?;
+        self.write(id, image, people)
+    }
+
+    /// No two images have one id.
+    fn claim(&mut self, id: u64, image: &Path) -> Result<()> {
         if let Some(other) = self.added.get(&id) {
             return Err(Error::image(image, format!("has the same COCO image id as {}, {id}", shown(other))));
         }
         self.added.insert(id, image.to_path_buf());
+        Ok(())
+    }
+
+    fn write(&mut self, id: u64, image: &Path, people: &[Person]) -> Result<()> {
         let mut text = Vec::new();
         for person in people {
             let [x1, y1, x2, y2] = person.bbox.map(|v| v as f64);
@@ -188,6 +202,7 @@ impl<W: Write> CocoWriter<W> {
                 score: person.score,
                 // In f64: the width of a box of finite sides may be infinite in f32.
                 bbox: [x1, y1, x2 - x1, y2 - y1].map(rounded),
+                track_id: person.id,
             };
             text.extend_from_slice(if self.empty { b"[\n" } else { b",\n" });
             self.empty = false;
@@ -212,6 +227,63 @@ fn rounded_score(score: f32) -> f64 {
     let score = f64::from(score);
     let rounded = (score * 1e6).round() / 1e6;
     if rounded == 0.0 { score } else { rounded }
+}
+
+/// COCO results as a [`ResultSink`]. A photo's id is as [`ImageIds`] says, that of a frame of a video is the frame's number; the
+/// frames of one video only, and not beside photos, for their ids would not be told apart.
+pub struct CocoResults {
+    writer: CocoWriter<Box<dyn Output>>,
+    /// The video, and the number of its last frame.
+    video: Option<(PathBuf, u64)>,
+}
+
+impl CocoResults {
+    /// Begins an array; `ids` tells photos apart.
+    pub fn new(out: Box<dyn Output>, ids: ImageIds) -> CocoResults {
+        CocoResults { writer: CocoWriter::new(out, ids), video: None }
+    }
+
+    /// The number of the next frame of the only video.
+    fn next_frame(&mut self, image: &Path, frame: u64) -> Result<()> {
+        let wrong = match &self.video {
+            Some((video, _)) if video != image => {
+                Some(format!("the frames of {} have the same", shown(video)))
+            }
+            Some((_, last)) if *last >= frame => Some(format!("frame {last} came before")),
+            None if !self.writer.added.is_empty() => Some("photos may have the same".into()),
+            _ => None,
+        };
+        if let Some(why) = wrong {
+            let what = format!("the number {frame} of a frame cannot be its COCO image id: {why}");
+            return Err(Error::image(image, what));
+        }
+        self.video = Some((image.to_path_buf(), frame));
+        Ok(())
+    }
+}
+
+impl ResultSink for CocoResults {
+    fn frame(&mut self, frame: &FrameInfo<'_>, people: &People) -> Result<()> {
+        frame.check(people)?;
+        match (frame.frame, &self.video) {
+            (None, None) => self.writer.add(frame.image, people),
+            (None, Some((video, _))) => {
+                let what = format!(
+                    "a photo beside the video {}: their COCO image ids may be the same",
+                    shown(video)
+                );
+                Err(Error::image(frame.image, what))
+            }
+            (Some(index), _) => {
+                self.next_frame(frame.image, index)?;
+                self.writer.write(index, frame.image, people)
+            }
+        }
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        self.writer.finish().map_err(Error::io("cannot write", "COCO results"))?.commit()
+    }
 }
 
 #[cfg(test)]
@@ -270,5 +342,29 @@ mod tests {
             std::fs::write(file.path(), wrong).unwrap();
             assert!(ImageIds::from_annotations(file.path()).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn frames_of_one_video_have_their_numbers_as_ids() {
+        use super::super::sink::testing::{Memory, person};
+        let memory = Memory::default();
+        let mut sink = Box::new(CocoResults::new(Box::new(memory.clone()), ImageIds::from_names()));
+        let (video, other) = (Path::new("a.mp4"), Path::new("b.mp4"));
+        let mut add = |image, frame: Option<u64>| {
+            let info = FrameInfo { frame, ..FrameInfo::new(image, (9, 9)) };
+            sink.frame(&info, &vec![person(Some(3), 1)].into()).map_err(|error| error.to_string())
+        };
+        add(video, Some(0)).unwrap();
+        add(video, Some(5)).unwrap();
+        assert!(add(video, Some(5)).unwrap_err().contains("a.mp4: the number 5 of a frame"));
+        assert!(add(other, Some(6)).unwrap_err().contains("the frames of a.mp4 have the same"));
+        assert!(add(Path::new("7.jpg"), None).unwrap_err().contains("7.jpg: a photo beside the video a.mp4"));
+        sink.finish().unwrap();
+        let rows: Vec<serde_json::Value> = serde_json::from_str(&memory.text()).unwrap();
+        assert_eq!(rows.iter().map(|row| row["image_id"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 5]);
+        assert_eq!(rows[0]["track_id"], 3);
+        let mut sink = CocoResults::new(Box::new(Memory::default()), ImageIds::from_names());
+        sink.frame(&FrameInfo::new(Path::new("7.jpg"), (9, 9)), &People::default()).unwrap();
+        assert!(sink.frame(&FrameInfo::new(video, (9, 9)).with_frame(7), &People::default()).is_err());
     }
 }

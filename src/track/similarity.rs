@@ -1,19 +1,10 @@
 //! How alike a track's prediction and a person are, 0 to 1.
 
 use super::kalman::Place;
-use crate::pose::Keypoint;
+use crate::pose::{Keypoint, Skeleton};
 
-/// COCO's constants, in its order of keypoints: how far apart two people mark the same joint, as a share of the person's size.
-const COCO: [f32; 17] = [
-    0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087,
-    0.089, 0.089,
-];
-
-/// CrowdPose's.
-const CROWDPOSE: [f32; 14] =
-    [0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089, 0.079, 0.079];
-
-/// For other skeletons: about the mean of COCO's.
+/// How far apart two people mark the same joint, as a share of the person's size, where that was not measured: about the mean of
+/// COCO's.
 const OTHER: f32 = 0.07;
 
 /// Keypoints of a lower score have no say.
@@ -22,13 +13,10 @@ const VISIBLE: f32 = 0.3;
 /// Fewer common keypoints say nothing.
 const ENOUGH: usize = 3;
 
-/// The constants for so many keypoints.
+/// OKS's constants for so many keypoints: COCO's for 17, CrowdPose's for 14.
 pub fn sigmas(keypoints: usize) -> Vec<f32> {
-    match keypoints {
-        17 => COCO.to_vec(),
-        14 => CROWDPOSE.to_vec(),
-        n => vec![OTHER; n],
-    }
+    let skeleton = Skeleton::of(keypoints);
+    (0..keypoints).map(|k| skeleton.and_then(|skeleton| skeleton.sigma(k)).unwrap_or(OTHER)).collect()
 }
 
 /// Intersection over union of two boxes that are both widened by a share of their size on each side (C-BIoU). Boxes that lie

@@ -5,6 +5,7 @@
 
 import argparse
 import importlib.resources
+import sys
 from functools import partial
 from multiprocessing import Pool
 
@@ -55,16 +56,19 @@ def real(name, detections):
     return list(frames.values())
 
 
-def judge(job, program):
-    name, kind, rate = job
+def judge(row, program):
+    """A row of the tables: the scores of all trackers. Scenes take longer to make than to track."""
+    kind, rate = row
     if rate is None:
         sequences, fps = [real(*kind)], 25
     else:
         sequences, fps = [scene(kind, seed, rate, RATES[rate]) for seed in SEEDS], rate
-    if name == "rtmlib" and rate is None:
-        return None
-    track = all_trackers(program)[name]
-    return score.evaluate([(frames, track(frames, fps)) for frames in sequences])
+    results = []
+    for name, track in all_trackers(program).items():
+        skip = name == "rtmlib" and rate is None
+        results.append(None if skip else score.evaluate([(frames, track(frames, fps)) for frames in sequences]))
+    print(f"{kind} {rate or ''}", file=sys.stderr, flush=True)
+    return results
 
 
 def table(title, names, rows, value):
@@ -87,10 +91,9 @@ def main():
     for name in ["TUD-Campus", "TUD-Stadtmitte"]:
         for detections in ["by hand", "by a detector"]:
             rows[f"{name}, boxes {detections}"] = ((name, detections), None)
-    jobs = [(name, kind, rate) for kind, rate in rows.values() for name in names]
     with Pool(arguments.processes) as pool:
-        results = iter(pool.map(partial(judge, program=arguments.program), jobs, chunksize=1))
-    found = {label: [next(results) for _ in names] for label in rows}
+        results = pool.map(partial(judge, program=arguments.program), rows.values(), chunksize=1)
+    found = dict(zip(rows, results))
     for field in ["HOTA", "IDF1"]:
         table(field, names, found, lambda result: f"{result[field]:.1f}")
     table("switches", names, found, lambda result: f"{result['switches']}")

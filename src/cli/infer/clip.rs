@@ -5,7 +5,6 @@ mod annotate;
 use super::footage::FootageOptions;
 use super::pictures::Drawing;
 use super::reading::{At, FrameSource, Read};
-use super::results::FrameInfo;
 use super::sources::Clip;
 use super::stopped;
 use super::work::{Deliver, Given, Work, forgive, not_finite, pump};
@@ -13,6 +12,7 @@ use crate::cli::terminal::{Terminal, clock_time};
 use crate::cli::video::{Footage, Frame, Next, Range, Reader, Target, Writer};
 pub use annotate::Annotator;
 use annotate::Refused;
+use rtmo_engine::output::FrameInfo;
 use rtmo_engine::vision::decode::Decoded;
 use rtmo_engine::{Engine, Error, People, Photo, Result, shown};
 use std::path::{Path, PathBuf};
@@ -307,8 +307,8 @@ impl Deliver for ClipWork<'_, '_, '_> {
             let followed = identities.follow(&mut people, at.time);
             self.counts.failed += forgive(terminal, followed)?;
         }
-        let info = FrameInfo { image: name, size: (photo.width, photo.height), at: Some(at) };
-        let added = self.work.results.add(&info, &people);
+        let info = FrameInfo::new(name, (photo.width, photo.height)).with_frame(at.frame).with_time(at.time);
+        let added = self.work.results.frame(&info, &people);
         self.counts.failed += forgive(terminal, added)?;
         self.counts.frames += 1;
         self.counts.people += people.len();

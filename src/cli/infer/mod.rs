@@ -24,9 +24,10 @@ use footage::{FootageOptions, Shard};
 use identities::IdentityOptions;
 use pictures::{Drawing, Pictures};
 use reading::decode_ahead;
-use results::{Results, image_ids};
+use results::{About, Format, Results, image_ids};
 use rtmo_engine::atomic_file::remove_unfinished;
 use rtmo_engine::backend::device;
+use rtmo_engine::output::ImageIds;
 use rtmo_engine::vision::decode::{Limits, MAX_PIXELS};
 use rtmo_engine::weights::Checkpoint;
 use rtmo_engine::{Compat, DrawOptions, Engine, EngineOptions, Error, Result, Skeleton, shown};
@@ -46,7 +47,7 @@ use work::{Tally, Work, draw_all};
 /// photo nor clip is reported and does not stop the rest. Videos need the program ffmpeg.
 #[derive(Args)]
 #[command(after_help = "\
-JSON is one object a line and photo or frame, people by falling score, in the photo's own pixels:
+--format says what is written; docs/formats.md describes it. JSON is one object a line and photo or frame, people by falling score, in the photo's own pixels:
   {\"image\": path, \"width\": W, \"height\": H, \"people\": [
     {\"score\": s, \"bbox\": [x1, y1, x2, y2], \"keypoints\": [[x, y, score], ...]}]}
 Frames of clips also have \"frame\", their number from 0, and \"time\" in seconds; with --track people have an \"id\". \
@@ -136,8 +137,11 @@ pub struct Infer {
     /// 000000000785.jpg and COCO_val2014_000000000785.jpg
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     coco: Option<PathBuf>,
-    /// Take the ids for --coco from COCO annotations: the 'id' and 'file_name' of their 'images'
-    #[arg(long, value_name = "FILE", help_heading = "Output", requires = "coco")]
+    /// Write results in these formats, each to its own file in the folder of --out
+    #[arg(long, value_name = "FORMAT,..", help_heading = "Output", value_delimiter = ',')]
+    format: Vec<Format>,
+    /// Take the ids of COCO results from COCO annotations: the 'id' and 'file_name' of their 'images'
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     coco_images: Option<PathBuf>,
     /// Take the skeleton from a JSON file: names of keypoints, bones and colours for drawing, and names in JSON lines. Read are
     /// {"keypoints": ["wrist", ...], "bones": [["wrist", "elbow"], ...]} and an entry of COCO's 'categories'
@@ -173,23 +177,17 @@ impl Infer {
         let mut terminal = Terminal::new(true, self.quiet);
         let draw = !self.no_draw;
         let Expanded { known, items, waits, failed } = self.photos(&terminal)?;
-        let clips = known.iter().any(|known| matches!(known, Known::Clip(_)));
+        let clips = known.iter().any(Known::is_clip);
         // What can fail for all photos fails before the first, and leaves nothing behind.
         self.footage.check(draw, clips)?;
-        self.identities.check(known.iter().any(|known| matches!(known, Known::Photo(_))))?;
+        self.identities.check(known.iter().any(|known| !known.is_clip()))?;
         let mut identities = self.identities.begin()?;
         let skeleton = self.skeleton.as_deref().map(Skeleton::open).transpose()?;
         let weights = self.fetch.checkpoint(&self.network, &mut terminal)?;
         let mut files = self.files(&known, weights.path())?;
         let plan = || Pictures::plan(&self.out, &known, self.heatmaps, &files);
         let mut pictures = draw.then(plan).transpose()?;
-        if let Some(clip) = known.iter().find(|known| self.coco.is_some() && matches!(known, Known::Clip(_)))
-        {
-            let what = "COCO results are of images that have ids, and frames have none; --json has both";
-            return Err(Error::Usage(format!("{}: --coco: {what}", shown(&clip.path()))));
-        }
-        let photos: Vec<PathBuf> = known.iter().map(Known::path).collect();
-        let ids = self.coco.as_ref().map(|_| image_ids(self.coco_images.as_deref(), &photos)).transpose()?;
+        let ids = self.ids(&known)?;
         catch_interrupts()?;
 
         let start = Instant::now();
@@ -206,8 +204,16 @@ impl Infer {
         }
         pictures.as_ref().map_or(Ok(()), Pictures::make_folder)?;
         // Perhaps in that folder.
-        let coco = self.coco.as_deref().zip(ids);
-        let mut results = Results::create(self.json.as_deref(), skeleton.clone(), coco)?;
+        if !self.format.is_empty() {
+            std::fs::create_dir_all(&self.out).map_err(Error::io("cannot make the folder", &self.out))?;
+        }
+        let about =
+            About { keypoints: engine.keypoints(), own: skeleton.as_ref(), keypoint_thr: self.kpt_thr };
+        let mut results = Results::default();
+        for (_, format, path) in self.outputs() {
+            let ids = ids.clone().filter(|_| format == Format::Coco);
+            results.add(format, &path, ids, &about)?;
+        }
         match known.len() {
             // A list may go on for ever.
             0 => terminal.progress(None, "photos"),
@@ -348,9 +354,36 @@ impl Infer {
     }
 
     /// Options that name what they write.
-    fn outputs(&self) -> impl Iterator<Item = (&'static str, &Path)> {
-        let named = [("--json", &self.json), ("--coco", &self.coco)];
-        named.into_iter().filter_map(|(option, path)| Some((option, path.as_deref()?)))
+    fn outputs(&self) -> impl Iterator<Item = (&'static str, Format, PathBuf)> {
+        let named = [("--json", Format::Jsonl, &self.json), ("--coco", Format::Coco, &self.coco)];
+        let named =
+            named.into_iter().filter_map(|(option, format, path)| Some((option, format, path.clone()?)));
+        named.chain(self.format.iter().map(|format| ("--format", *format, format.path(&self.out))))
+    }
+
+    /// Ids of images, if there are to be COCO results.
+    ///
+    /// # Errors
+    /// If no photo has one; if ids could not be told apart.
+    fn ids(&self, known: &[Known]) -> Result<Option<ImageIds>> {
+        if !self.outputs().any(|(_, format, _)| format == Format::Coco) {
+            return match self.coco_images {
+                Some(_) => Err(Error::Usage(
+                    "--coco-images is for COCO results: add --coco FILE or --format coco".into(),
+                )),
+                None => Ok(None),
+            };
+        }
+        if let Some(Known::Clip(clip)) =
+            known.iter().find(|known| known.is_clip()).filter(|_| known.len() > 1)
+        {
+            return Err(Error::Usage(format!(
+                "{}: in COCO results a frame's id is its number, so that they hold the frames of one clip and nothing else",
+                shown(&clip.name())
+            )));
+        }
+        let photos: Vec<PathBuf> = known.iter().filter(|known| !known.is_clip()).map(Known::path).collect();
+        image_ids(self.coco_images.as_deref(), &photos).map(Some)
     }
 
     /// All files of the run but pictures.
@@ -365,7 +398,7 @@ impl Infer {
         }
         files.reads(weights, "the weights");
         self.coco_images.iter().for_each(|annotations| files.reads(annotations, "what --coco-images reads"));
-        self.outputs().try_for_each(|(option, path)| files.writes(path, option))?;
+        self.outputs().try_for_each(|(option, _, path)| files.writes(&path, option))?;
         Ok(files)
     }
 
@@ -375,9 +408,13 @@ impl Infer {
             0 => format!("{} of {photos} photos done", tally.photos),
             _ => format!("{} done", tally.done()),
         };
-        for (option, path) in self.outputs().filter(|(_, path)| *path != Path::new("-")) {
-            message += &format!("; {} is not written", shown(path));
-            if option == "--json" {
+        // OpenPose's files are one a photo, and there.
+        let whole = |format| !matches!(format, Format::Openpose | Format::OpenposeCoco);
+        for (_, format, path) in
+            self.outputs().filter(|(_, format, path)| path != Path::new("-") && whole(*format))
+        {
+            message += &format!("; {} is not written", shown(&path));
+            if format == Format::Jsonl {
                 message += " ('--json -' gives every line as it comes)";
             }
         }

@@ -1,71 +1,107 @@
-//! Numbers: JSON lines and COCO results.
+//! Where numbers go: one sink for each format and file.
 
-use super::reading::At;
 use crate::cli::terminal::check_stdout;
+use clap::ValueEnum;
 use rtmo_engine::atomic_file::AtomicFile;
-use rtmo_engine::output::{CocoWriter, ImageIds, write_json_line};
+use rtmo_engine::output::{
+    CocoResults, Csv, FrameInfo, ImageIds, JointOrder, JsonLines, Npz, OpenPose, Output, ResultSink,
+};
 use rtmo_engine::{Error, People, Result, Skeleton, shown};
 use std::io::{BufWriter, Stdout, Write};
 use std::path::{Path, PathBuf};
 
-/// Whose people they are.
-#[derive(Clone, Copy, Debug)]
-pub struct FrameInfo<'a> {
-    /// The photo's or clip's name.
-    pub image: &'a Path,
-    /// Width and height in pixels.
-    pub size: (usize, usize),
-    /// Where it is in its clip.
-    pub at: Option<At>,
+/// A format of results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
+pub enum Format {
+    /// people.jsonl: an object a line and photo or frame; nothing is lost
+    Jsonl,
+    /// people.coco.json: a COCO results array
+    Coco,
+    /// openpose/: a file a photo or frame, joints in the order of BODY_25
+    Openpose,
+    /// openpose/: the same in the order of COCO's 18 joints
+    OpenposeCoco,
+    /// people.csv: a row a person and frame
+    Csv,
+    /// people.npz: arrays for numpy
+    Npz,
 }
 
-impl<'a> FrameInfo<'a> {
-    pub fn photo(image: &'a Path, size: (usize, usize)) -> FrameInfo<'a> {
-        FrameInfo { image, size, at: None }
+impl Format {
+    /// The file, or folder, of a run's results in the folder `out`.
+    pub fn path(self, out: &Path) -> PathBuf {
+        out.join(match self {
+            Format::Jsonl => "people.jsonl",
+            Format::Coco => "people.coco.json",
+            Format::Openpose | Format::OpenposeCoco => "openpose",
+            Format::Csv => "people.csv",
+            Format::Npz => "people.npz",
+        })
     }
 }
 
-/// Where numbers go.
-pub struct Results {
-    json: Option<Sink>,
-    /// The skeleton whose names lines of JSON have.
-    names: Option<Skeleton>,
-    coco: Option<(PathBuf, CocoWriter<Sink>)>,
+/// What results are of, beside people.
+pub struct About<'a> {
+    /// Keypoints a person.
+    pub keypoints: usize,
+    /// The skeleton that the user gave.
+    pub own: Option<&'a Skeleton>,
+    /// Keypoints of a lower score are missing in formats that know no scores.
+    pub keypoint_thr: f32,
 }
+
+/// All sinks of a run.
+#[derive(Default)]
+pub struct Results(Vec<Box<dyn ResultSink>>);
 
 impl Results {
-    /// Begins the files; those of COCO results know their images' ids.
+    /// Begins a file, or folder, of a format; '-' is standard output. COCO results know their images' `ids`.
     ///
     /// # Errors
-    /// If one cannot be written.
-    pub fn create(
-        json: Option<&Path>,
-        names: Option<Skeleton>,
-        coco: Option<(&Path, ImageIds)>,
-    ) -> Result<Results> {
-        let begin = |(path, ids): (&Path, _)| Ok((path.into(), CocoWriter::new(Sink::create(path)?, ids)));
-        Ok(Results { json: json.map(Sink::create).transpose()?, names, coco: coco.map(begin).transpose()? })
+    /// If it cannot be written; if the format needs the names of keypoints, and there are none.
+    pub fn add(
+        &mut self,
+        format: Format,
+        path: &Path,
+        ids: Option<ImageIds>,
+        about: &About<'_>,
+    ) -> Result<()> {
+        let names = || {
+            about.own.or_else(|| Skeleton::of(about.keypoints)).ok_or_else(|| {
+                let n = about.keypoints;
+                Error::Usage(format!(
+                    "{n} keypoints without names: --skeleton gives them, as this format needs"
+                ))
+            })
+        };
+        let order = if format == Format::OpenposeCoco { JointOrder::Coco18 } else { JointOrder::Body25 };
+        self.0.push(match format {
+            Format::Jsonl => Box::new(JsonLines::new(output(path)?, about.own.cloned())),
+            Format::Coco => Box::new(CocoResults::new(output(path)?, ids.unwrap_or_default())),
+            Format::Openpose | Format::OpenposeCoco => {
+                Box::new(OpenPose::new(path, names()?, order, about.keypoint_thr)?)
+            }
+            Format::Csv => Box::new(Csv::new(output(path)?, names()?.keypoints())?),
+            Format::Npz => Box::new(Npz::new(output(path)?, about.keypoints)?),
+        });
+        Ok(())
     }
 
-    /// Adds a photo's people.
+    /// Adds the people of a photo or frame to each.
     ///
     /// # Errors
-    /// If they cannot be written, or are no numbers.
-    pub fn add(&mut self, frame: &FrameInfo<'_>, people: &People) -> Result<()> {
-        let FrameInfo { image: photo, size, .. } = *frame;
-        if let Some(sink) = &mut self.json {
-            write_json_line(sink, photo, size, people, self.names.as_ref())?;
-            sink.line()?;
+    /// If they cannot be written, or a format cannot say them.
+    pub fn frame(&mut self, frame: &FrameInfo<'_>, people: &People) -> Result<()> {
+        let mut failed = Ok(());
+        for sink in &mut self.0 {
+            failed = failed.and(sink.frame(frame, people));
         }
-        match &mut self.coco {
-            Some((_, coco)) => coco.add(photo, people),
-            None => Ok(()),
-        }
+        failed
     }
 
     /// Whether anything is written.
     pub fn any(&self) -> bool {
-        self.json.is_some() || self.coco.is_some()
+        !self.0.is_empty()
     }
 
     /// Puts the files at their places.
@@ -73,11 +109,7 @@ impl Results {
     /// # Errors
     /// If the system refuses.
     pub fn finish(self) -> Result<()> {
-        self.json.map_or(Ok(()), Sink::commit)?;
-        match self.coco {
-            Some((path, coco)) => coco.finish().map_err(Error::io("cannot write", path))?.commit(),
-            None => Ok(()),
-        }
+        self.0.into_iter().try_for_each(|sink| sink.finish())
     }
 }
 
@@ -92,7 +124,7 @@ pub fn image_ids(annotations: Option<&Path>, photos: &[PathBuf]) -> Result<Image
             Err(Error::Usage(match annotations {
                 Some(_) => ids.of(first).err().map_or_else(String::new, |error| error.to_string()),
                 None => format!(
-                    "{}: --coco takes an image's id from a name that is a number (000000000785.jpg, \
+                    "{}: COCO results take an image's id from a name that is a number (000000000785.jpg, \
                  COCO_val2014_000000000785.jpg), and no photo has one; --coco-images FILE takes ids from COCO annotations",
                     shown(first)
                 ),
@@ -103,51 +135,29 @@ pub fn image_ids(annotations: Option<&Path>, photos: &[PathBuf]) -> Result<Image
 }
 
 /// A file that appears when it is whole, or standard output.
-enum Sink {
-    Stdout(BufWriter<Stdout>),
-    File(AtomicFile),
+fn output(path: &Path) -> Result<Box<dyn Output>> {
+    if path == Path::new("-") {
+        check_stdout()?;
+        return Ok(Box::new(StandardOutput(BufWriter::new(std::io::stdout()))));
+    }
+    Ok(Box::new(AtomicFile::create(path)?))
 }
 
-impl Sink {
-    /// '-' is standard output.
-    fn create(path: &Path) -> Result<Sink> {
-        match path == Path::new("-") {
-            true => {
-                check_stdout()?;
-                Ok(Sink::Stdout(BufWriter::new(std::io::stdout())))
-            }
-            false => AtomicFile::create(path).map(Sink::File),
-        }
-    }
+/// Standard output, of which nothing can be taken back.
+struct StandardOutput(BufWriter<Stdout>);
 
-    /// A line is complete: a reader of standard output gets it now.
-    fn line(&mut self) -> Result<()> {
-        match self {
-            Sink::Stdout(out) => out.flush().map_err(Error::io("cannot write", "standard output")),
-            Sink::File(_) => Ok(()),
-        }
-    }
-
-    fn commit(self) -> Result<()> {
-        match self {
-            Sink::Stdout(mut out) => out.flush().map_err(Error::io("cannot write", "standard output")),
-            Sink::File(file) => file.commit(),
-        }
-    }
-}
-
-impl Write for Sink {
+impl Write for StandardOutput {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        match self {
-            Sink::Stdout(out) => out.write(bytes),
-            Sink::File(file) => file.write(bytes),
-        }
+        self.0.write(bytes)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        match self {
-            Sink::Stdout(out) => out.flush(),
-            Sink::File(file) => file.flush(),
-        }
+        self.0.flush()
+    }
+}
+
+impl Output for StandardOutput {
+    fn commit(mut self: Box<Self>) -> Result<()> {
+        self.0.flush().map_err(Error::io("cannot write", "standard output"))
     }
 }

@@ -73,6 +73,10 @@ impl Known {
         }
     }
 
+    pub fn is_clip(&self) -> bool {
+        matches!(self, Known::Clip(_))
+    }
+
     pub fn item(&self) -> Item {
         match self {
             Known::Photo(path) => Item::File(path.clone()),

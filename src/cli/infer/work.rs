@@ -5,10 +5,11 @@ use super::clip::Clips;
 use super::identities::Identities;
 use super::pictures::{Done, Drawing, Pictures};
 use super::reading::{At, FrameSource, Photos, Read};
-use super::results::{FrameInfo, Results};
+use super::results::Results;
 use super::stopped;
 use crate::cli::files::Files;
 use crate::cli::terminal::Terminal;
+use rtmo_engine::output::FrameInfo;
 use rtmo_engine::vision::decode::Decoded;
 use rtmo_engine::{Engine, Error, People, Photo, Result, shown};
 use std::collections::VecDeque;
@@ -166,7 +167,7 @@ impl Work<'_> {
         if people.not_finite() > 0 {
             self.terminal.complain("warning", not_finite(path, people.not_finite()));
         }
-        let added = self.results.add(&FrameInfo::photo(path, (photo.width, photo.height)), people);
+        let added = self.results.frame(&FrameInfo::new(path, (photo.width, photo.height)), people);
         self.tally.failed += forgive(self.terminal, added)?;
         self.tally.photos += 1;
         self.tally.people += people.len();
