@@ -19,7 +19,7 @@ fn what_will_fail_fails_before_the_work() {
     let (_, err) = expect(2, at, &["infer", "a.png", "--model", "rtmo-l"]);
     assert!(err.contains("no weights for model"), "{err}");
     let (_, err) = expect(2, at, &["infer", "a.png", "--coco", "c.json"]);
-    assert!(err.contains("a.png: --coco takes") && err.contains("--coco-images FILE"), "{err}");
+    assert!(err.contains("a.png: COCO results take") && err.contains("--coco-images FILE"), "{err}");
     let before = fs::read(at.join("a.png")).unwrap();
     let (_, err) = expect(2, at, &["infer", "a.png", "--out", "."]);
     assert!(err.contains("would replace a photo"), "{err}");

@@ -210,7 +210,7 @@ fn coco_results_take_ids_from_annotations() {
     let hash = "000000000785_jpg.rf.0a1b9.png";
     fs::copy(at.join("a.png"), at.join(hash)).unwrap();
     let err = infer(2, &[hash], &[]);
-    assert!(err.contains("takes an image's id from a name that is a number"), "{err}");
+    assert!(err.contains("take an image's id from a name that is a number"), "{err}");
 }
 
 #[cfg(target_os = "linux")]

@@ -95,8 +95,20 @@ fn a_clip_becomes_numbers_and_a_clip() {
     fs::write(at("list.txt"), "a.png\nwalk.mp4\nb.jpg\n").unwrap();
     let output = program(folder.path(), &arguments).stdin(read("list.txt")).output().unwrap();
     assert_eq!(json_lines(&text(&output.stdout)).len(), 12, "{}", text(&output.stderr));
-    let (_, err) = expect(2, folder.path(), &infer(&["walk.mp4", "--coco", "c.json"]));
-    assert!(err.contains("walk.mp4: --coco"), "{err}");
+    // All formats of one clip at once; COCO's ids are frames then, and of one clip only.
+    let formats = "jsonl,coco,openpose,csv,npz";
+    expect(0, folder.path(), &infer(&["walk.mp4", "--no-draw", "--format", formats, "--out", "all"]));
+    assert_eq!(
+        names(&at("all")),
+        ["openpose", "people.coco.json", "people.csv", "people.jsonl", "people.npz"]
+    );
+    assert_eq!(names(&at("all/openpose")).len(), 10);
+    assert_eq!(json_lines(&fs::read_to_string(at("all/people.jsonl")).unwrap()).len(), 10);
+    let coco: serde_json::Value =
+        serde_json::from_slice(&fs::read(at("all/people.coco.json")).unwrap()).unwrap();
+    assert!(coco.as_array().unwrap().iter().all(|entry| entry["image_id"].as_u64().unwrap() < 10));
+    let (_, err) = expect(2, folder.path(), &infer(&["walk.mp4", "a.png", "--no-draw", "--coco", "c.json"]));
+    assert!(err.contains("walk.mp4: in COCO results a frame's id is its number"), "{err}");
 }
 
 #[test]

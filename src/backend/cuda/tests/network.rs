@@ -216,6 +216,7 @@ fn two_people() -> ((usize, usize), Plan, RunOptions, Options) {
 }
 
 #[test]
+#[ignore = "takes minutes in the emulator; .ci/run has a step for these"]
 fn engines_in_several_threads_do_not_mix() {
     let (input, plan, options, plain) = two_people();
     let emulated = || Emulator::start(HOPPER, 1);
@@ -249,6 +250,7 @@ fn engines_in_several_threads_do_not_mix() {
 /// of photos and batches, on a GPU that works at once (odd seeds) and on one that works only when waited for (even
 /// seeds).
 #[test]
+#[ignore = "takes minutes in the emulator; .ci/run has a step for these"]
 fn runs_in_flight_do_not_mix() {
     let (input, plan, options, plain) = two_people();
     // the third is larger than the memory that was set aside for photos
@@ -303,6 +305,7 @@ fn runs_in_flight_do_not_mix() {
 /// After a run that failed for lack of memory, later runs must not use launches with old addresses: neither of memory
 /// that was freed, nor without memory that was added.
 #[test]
+#[ignore = "takes minutes in the emulator; .ci/run has a step for these"]
 fn runs_go_on_after_one_that_found_no_memory() {
     let (input, plan, options, plain) = two_people();
     let sizes = [(40, 30), (300, 200)]; // the second needs more memory than was set aside

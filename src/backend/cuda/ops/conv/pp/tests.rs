@@ -51,6 +51,7 @@ fn persistent_blocks_are_for_single_steps_with_many_tiles() {
 /// Persistent blocks with one to many tiles each: full and partial rounds, blocks with fewer tiles than others, tiles
 /// that end beyond the map, weights that fit into their ring and weights that pass through it repeatedly.
 #[test]
+#[ignore = "takes minutes in the emulator; .ci/run has a step for these"]
 fn persistent_blocks_do_all_tiles() {
     let tile = |name: &str| tile(name).unwrap();
     let k3 = Case { h: 19, w: 21, ..PLAIN };
