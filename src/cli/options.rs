@@ -139,9 +139,7 @@ impl Network {
         };
         Network::is_demo(checkpoint).then(|| {
             format!(
-                "this is the small demonstration model, which misses small and hidden people{threshold}; for photos \
-                 'rtmo-engine download' fetches {}, which can also be put into weights/",
-                default_url()
+                "this is the small demonstration model{threshold}; 'rtmo-engine download' fetches the authors'"
             )
         })
     }
@@ -194,11 +192,6 @@ fn agree(checkpoint: &Checkpoint, claim: &str, promised: Option<&Published>) -> 
         shown(checkpoint.path()),
         promised.keypoints
     )))
-}
-
-/// Where the default model can be downloaded.
-fn default_url() -> &'static str {
-    registry::find(registry::DEFAULT_MODEL).map_or("", |published| published.url)
 }
 
 /// A small model for a first look, which is part of the program (feature `demo-model`).
