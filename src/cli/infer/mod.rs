@@ -15,7 +15,7 @@ use super::fetch::Fetch;
 use super::files::Files;
 use super::options::{Network, fraction};
 use super::terminal::Terminal;
-use super::video::{Footage, Range, count_frames};
+use super::video::{Footage, Range, count_frames, end_all};
 use super::{Ended, Outcome};
 use budget::Budget;
 use clap::Args;
@@ -163,6 +163,7 @@ pub(in crate::cli) fn stopped() -> bool {
 pub(in crate::cli) fn catch_interrupts() -> Result<()> {
     let handler = || {
         if STOP.swap(true, Ordering::Relaxed) {
+            end_all();
             remove_unfinished();
             std::process::exit(130);
         }

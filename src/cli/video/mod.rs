@@ -15,7 +15,7 @@ mod reader;
 mod writer;
 
 pub use preview::Preview;
-pub use program::Ffmpeg;
+pub use program::{Ffmpeg, end_all};
 pub use queue::{Popped, Queue};
 pub use raw::RawFormat;
 pub use reader::{Frame, Next, Range, Reader, Settings, Watch, count_frames};

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -137,9 +137,25 @@ fn output(program: &Path, arguments: &[&str]) -> std::result::Result<String, Str
     if status.success() { Ok(text) } else { Err(format!("it ended with {status}")) }
 }
 
+/// Programs that run now.
+static CHILDREN: Mutex<Vec<Weak<Mutex<Child>>>> = Mutex::new(Vec::new());
+
+/// Ends every program that runs: for the moment before this one exits on a signal.
+pub fn end_all() {
+    for child in CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        if let Some(child) = child.upgrade() {
+            lock(&child).kill().ok();
+        }
+    }
+}
+
+fn lock(child: &Mutex<Child>) -> MutexGuard<'_, Child> {
+    child.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A program that runs, and is ended at the latest when this value is dropped.
 pub struct Running {
-    child: Child,
+    child: Arc<Mutex<Child>>,
     pub stdin: Option<ChildStdin>,
     pub stdout: Option<ChildStdout>,
     log: Option<JoinHandle<()>>,
@@ -155,12 +171,17 @@ impl Running {
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut child = command.spawn()?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        let child = Arc::new(Mutex::new(child));
+        let mut children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+        children.retain(|child| child.strong_count() > 0);
+        children.push(Arc::downgrade(&child));
         Ok(Running { child, stdin, stdout, log: None })
     }
 
     /// Has a thread read what it says, line by line.
     pub fn read_log(&mut self, heard: impl FnMut(Line<'_>) + Send + 'static) {
-        if let Some(stderr) = self.child.stderr.take() {
+        let stderr = lock(&self.child).stderr.take();
+        if let Some(stderr) = stderr {
             self.log = Some(thread::spawn(move || log::read(BufReader::new(stderr), heard)));
         }
     }
@@ -169,7 +190,8 @@ impl Running {
     pub fn wait(&mut self, most: Duration) -> Option<ExitStatus> {
         let start = Instant::now();
         loop {
-            if let Some(status) = self.child.try_wait().ok()? {
+            // The lock is held for a moment only.
+            if let Some(status) = lock(&self.child).try_wait().ok()? {
                 return Some(status);
             }
             if start.elapsed() > most {
@@ -189,8 +211,9 @@ impl Running {
     /// Ends it at once.
     pub fn kill(&mut self) {
         // Neither can fail but where it has ended.
-        self.child.kill().ok();
-        self.child.wait().ok();
+        let mut child = lock(&self.child);
+        child.kill().ok();
+        child.wait().ok();
     }
 }
 

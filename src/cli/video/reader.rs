@@ -4,7 +4,7 @@ use super::log::{self, Level, Line};
 use super::program::{Ffmpeg, Running, file_argument};
 use super::queue::{Popped, Queue};
 use super::raw::RawFormat;
-use super::{Footage, scheme};
+use super::{Footage, scheme, without_password};
 use rtmo_engine::{Error, Photo, Result, shown};
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -261,6 +261,11 @@ impl Shared {
         running.read_log(move |line| ear.hear(line));
         let (out, to) = (running.stdout.take(), running.stdin.take());
         *lock(&self.running) = Some(running);
+        if self.stopped() {
+            // Whoever stopped it came too early to end it.
+            lock(&self.running).take();
+            return Ok(());
+        }
         if let (Some(mut from), Some(mut to)) = (stdin, to) {
             // It ends with its input, or with ffmpeg.
             thread::spawn(move || _ = std::io::copy(&mut from, &mut to).and_then(|_| to.flush()));
@@ -536,6 +541,14 @@ impl std::fmt::Display for Errors {
     }
 }
 
+/// A message without the user and password of an address.
+fn without_secrets(text: &str, footage: &Footage) -> String {
+    match footage {
+        Footage::Address(address) => text.replace(address.as_str(), &without_password(address)),
+        _ => text.into(),
+    }
+}
+
 /// Understands the log of an ffmpeg that decodes.
 struct Ear {
     shared: Arc<Shared>,
@@ -551,11 +564,12 @@ impl Ear {
     fn hear(&mut self, line: Line<'_>) {
         let text = line.text;
         if line.level == Level::Error {
+            let text = &without_secrets(text, &self.shared.footage);
             let mut errors = lock(&self.errors);
             if !text.starts_with("Last message repeated") {
                 errors.count += 1;
                 if errors.texts.len() < MOST_ERRORS && !errors.texts.iter().any(|known| known == text) {
-                    errors.texts.push(text.into());
+                    errors.texts.push(text.clone());
                 }
             }
         } else if line.component.contains("showinfo") {
@@ -613,5 +627,17 @@ impl Ear {
         if info.wide {
             notes.push(format!("{name}: its colours of more than 8 bits are converted to 8"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_stay_out_of_messages() {
+        let footage = Footage::Address("rtsp://me:secret@10.0.0.2/a".into());
+        let said = without_secrets("rtsp://me:secret@10.0.0.2/a: Connection refused", &footage);
+        assert_eq!(said, "rtsp://10.0.0.2/a: Connection refused");
     }
 }
