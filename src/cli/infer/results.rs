@@ -50,9 +50,9 @@ pub struct About<'a> {
     pub keypoint_thr: f32,
 }
 
-/// All sinks of a run.
+/// All sinks of a run, each with the file that it writes; OpenPose's name their files themselves.
 #[derive(Default)]
-pub struct Results(Vec<Box<dyn ResultSink>>);
+pub struct Results(Vec<(Option<PathBuf>, Box<dyn ResultSink>)>);
 
 impl Results {
     /// Begins a file, or folder, of a format; '-' is standard output. COCO results know their images' `ids`.
@@ -75,7 +75,7 @@ impl Results {
             })
         };
         let order = if format == Format::OpenposeCoco { JointOrder::Coco18 } else { JointOrder::Body25 };
-        self.0.push(match format {
+        let sink: Box<dyn ResultSink> = match format {
             Format::Jsonl => Box::new(JsonLines::new(output(path)?, about.own.cloned())),
             Format::Coco => Box::new(CocoResults::new(output(path)?, ids.unwrap_or_default())),
             Format::Openpose | Format::OpenposeCoco => {
@@ -83,7 +83,9 @@ impl Results {
             }
             Format::Csv => Box::new(Csv::new(output(path)?, names()?.keypoints())?),
             Format::Npz => Box::new(Npz::new(output(path)?, about.keypoints)?),
-        });
+        };
+        let one_file = !matches!(format, Format::Openpose | Format::OpenposeCoco);
+        self.0.push((one_file.then(|| path.into()), sink));
         Ok(())
     }
 
@@ -93,8 +95,8 @@ impl Results {
     /// If they cannot be written, or a format cannot say them.
     pub fn frame(&mut self, frame: &FrameInfo<'_>, people: &People) -> Result<()> {
         let mut failed = Ok(());
-        for sink in &mut self.0 {
-            failed = failed.and(sink.frame(frame, people));
+        for (file, sink) in &mut self.0 {
+            failed = failed.and(sink.frame(frame, people).map_err(of(file.as_deref())));
         }
         failed
     }
@@ -109,7 +111,17 @@ impl Results {
     /// # Errors
     /// If the system refuses.
     pub fn finish(self) -> Result<()> {
-        self.0.into_iter().try_for_each(|sink| sink.finish())
+        self.0.into_iter().try_for_each(|(file, sink)| sink.finish().map_err(of(file.as_deref())))
+    }
+}
+
+/// An error of writing as one of the file that is written, rather than of the photo whose results it was.
+fn of(file: Option<&Path>) -> impl FnOnce(Error) -> Error {
+    let file =
+        file.map(|file| if file == Path::new("-") { "standard output".into() } else { file.to_path_buf() });
+    move |error| match (error, file) {
+        (Error::Io { source, .. }, Some(file)) => Error::io("cannot write", file)(source),
+        (error, _) => error,
     }
 }
 
