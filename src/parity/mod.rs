@@ -175,7 +175,7 @@ impl Tolerance {
 
     /// Of a precision, against f32 (and f32 against f64), for weights that someone has trained.
     ///
-    /// Training may leave heatmaps of any sharpness. The logits of rtmo-t-demo reach 6e4, where the last bit of
+    /// Training may leave heatmaps of any sharpness. The logits of one trained RTMO-t reach 6e4, where the last bit of
     /// an f32 is 4e-3, and the authors' PyTorch in f32 is off from itself in f64 by 2.3e-3 of a probability (on
     /// `examples/rendered.jpg`; its keypoints by 8e-4 px). So the bound for f32 is 1e-2 there.
     pub fn of(precision: Precision) -> Tolerance {

@@ -1,6 +1,6 @@
 """Weights for the engine, and training states in pieces.
 
-    python -m tools.train.export run/state.pt --demo --out rtmo-t-demo.safetensors
+    python -m tools.train.export run/state.pt --demo --out demo.safetensors
 
 writes the averaged (EMA) weights in FP16; rtmo-t takes 13.7 MB. Names are those of the published checkpoints, so that
 the engine and mmpose read the file; its metadata tells the engine the input size, and with --demo that this is the
