@@ -32,7 +32,7 @@ pub fn evaluate<'py>(
     } else if let Ok(by_image) = results.cast::<PyDict>() {
         let mut results = Results::new(&annotations);
         for (image, people) in by_image.iter() {
-            let people = people.extract::<People<'_>>()?.to_people()?;
+            let people = People::of(&people)?.to_people()?;
             results.add(&annotations, image.extract()?, &people).or_raise()?;
         }
         results

@@ -7,6 +7,7 @@ use numpy::{
     IntoPyArray, PyArray1, PyArray2, PyArray3, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2,
     PyReadonlyArray3, PyUntypedArrayMethods,
 };
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use rtmo_engine::output::{CocoWriter, ImageIds, write_json_line};
 use rtmo_engine::{DrawOptions, Keypoint, Person, Skeleton, draw_people};
@@ -66,6 +67,18 @@ pub struct People<'py> {
 }
 
 impl<'py> People<'py> {
+    /// The attributes of an object that should be `People`.
+    ///
+    /// # Errors
+    /// `TypeError` if it has not all of them.
+    pub fn of(object: &Bound<'py, PyAny>) -> PyResult<People<'py>> {
+        object.extract().map_err(|error: PyErr| {
+            let kind =
+                object.get_type().qualname().map_or_else(|_| "another".into(), |name| name.to_string());
+            PyTypeError::new_err(format!("people: expected People, got {kind}: {}", error.value(object.py())))
+        })
+    }
+
     /// Their keypoints: people, joints, x and y.
     pub fn keypoints(&self) -> &PyReadonlyArray3<'py, f32> {
         &self.keypoints

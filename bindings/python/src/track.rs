@@ -34,7 +34,7 @@ impl Tracker {
     /// The people with ids.
     fn update<'py>(&mut self, people: &Bound<'py, PyAny>, time: f64) -> PyResult<Bound<'py, PyAny>> {
         let py = people.py();
-        let mut tracked = people.extract::<People<'_>>()?.to_people()?;
+        let mut tracked = People::of(people)?.to_people()?;
         self.0.update(&mut tracked, time).or_raise()?;
         let change = PyDict::new(py);
         change.set_item("ids", ids(py, &tracked))?;
@@ -74,7 +74,7 @@ impl Smoother {
     /// The people with smoothed keypoints.
     fn smooth<'py>(&mut self, people: &Bound<'py, PyAny>, time: f64) -> PyResult<Bound<'py, PyAny>> {
         let py = people.py();
-        let arrays = people.extract::<People<'_>>()?;
+        let arrays = People::of(people)?;
         let joints = arrays.keypoints().shape()[1];
         let mut smoothed = arrays.to_people()?;
         self.0.smooth(&mut smoothed, time).or_raise()?;

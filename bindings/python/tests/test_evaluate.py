@@ -53,6 +53,8 @@ def test_what_cannot_be_judged(tmp_path):
         ((tmp_path / "no.json", []), FileNotFoundError, "no.json"),
         ((path, tmp_path / "no.json"), FileNotFoundError, "no.json"),
         ((path, [{"image_id": 5}]), rtmo_engine.JsonError, "results"),
+        ((path, {-5: person}), ValueError, "image id -5"),
+        ((path, {5: None}), TypeError, "expected People, got NoneType"),
         ((path, 3), TypeError, "got int"),
         ((path, [], "x"), ValueError, "rule 'x'"),
         ((path, [], "pycocotools", "lvis"), ValueError, "benchmark 'lvis'"),

@@ -35,6 +35,8 @@ def test_arrays_must_belong_together():
     for name, wrong in (("keypoint_scores", np.zeros((2, 16))), ("scores", [1]), ("boxes", np.zeros((2, 5))), ("ids", [1])):
         with pytest.raises(rtmo_engine.UsageError, match=name):
             people(**{name: wrong})
+    with pytest.raises(rtmo_engine.UsageError, match="size: width -1"):
+        people(size=(-1, 5))
     with pytest.raises(TypeError, match="no attribute score;"):
         people().replace(score=1)
     both = people()

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, Iterable, Iterator, Optional, TypeVar, Union, overload
 
 from . import _native
+from ._checks import pair, whole
 from ._errors import UsageError
 from ._people import People
 
@@ -67,6 +68,8 @@ class Engine:
         compat: str = "mmpose",
         offline: Optional[bool] = None,
     ) -> None:
+        if model is not None and not isinstance(model, (str, os.PathLike)):
+            raise TypeError(f"model: expected a name or a path, got {type(model).__name__}")
         path = model is not None and not (isinstance(model, str) and not _is_path(model))
         request = {
             "model": None if path else model,
@@ -75,18 +78,18 @@ class Engine:
             "mirror": os.environ.get("RTMO_MIRROR") or None,
             "allow_http": _true("RTMO_ALLOW_HTTP"),
         }
-        if isinstance(size, int):
-            size = (size, size)
+        if size is not None:
+            size = pair("size", size if isinstance(size, (tuple, list)) else (size, size))
         self._native = _native.Engine(
             request,
             device=device,
             precision=precision,
             size=size,
-            threads=threads,
+            threads=None if threads is None else whole("threads", threads),
             compat=compat,
             score_thr=score_thr,
             nms_thr=nms_thr,
-            max_people=max_people,
+            max_people=None if max_people is None else whole("max_people", max_people),
         )
         self._stream = threading.Lock()
 
@@ -149,9 +152,7 @@ class Engine:
 
         A picture that cannot be used ends the iteration with its error.
         """
-        if batch < 1:
-            raise UsageError(f"batch {batch}: expected a number from 1 on")
-        return self._batches(images, batch, rgb)
+        return self._batches(images, whole("batch", batch, 1), rgb)
 
     def _batches(self, images: Iterable[T], batch: int, rgb: bool) -> Iterator[tuple[T, People]]:
         pictures = iter(images)

@@ -6,6 +6,7 @@ import os
 from typing import Any, Mapping, Optional, Union
 
 from . import _native
+from ._checks import whole
 from ._people import People
 
 
@@ -25,5 +26,5 @@ def evaluate(
     Raises MissingFileError or JsonError for files, UsageError for results that are not of these annotations.
     """
     if isinstance(results, Mapping):
-        results = dict(results)
+        results = {whole("image id", image): people for image, people in results.items()}
     return _native.evaluate(annotations, results, rule, benchmark)

@@ -24,6 +24,21 @@ class _About(TypedDict):
     ap: float
     path: Optional[str]
 
+__all__ = [
+    "VERSION",
+    "Engine",
+    "Smoother",
+    "Tracker",
+    "download",
+    "evaluate",
+    "find",
+    "models",
+    "plot",
+    "skeleton",
+    "to_coco",
+    "to_json",
+]
+
 VERSION: str
 
 @final

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _native
+from ._checks import pair, whole
 from ._errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,8 +81,8 @@ class People:
         self.scores = np.asarray(scores, np.float32)
         self.boxes = np.asarray(boxes, np.float32)
         self.ids = None if ids is None else np.asarray(ids, np.int64)
-        self.not_finite = not_finite
-        self.size = size
+        self.not_finite = whole("not_finite", not_finite)
+        self.size = None if size is None else pair("size", size)
         shape = self.keypoints.shape
         if len(shape) != 3 or shape[2] != 2:
             raise UsageError(f"people: expected keypoints of shape (N, K, 2), got {shape}")
@@ -152,7 +153,7 @@ class People:
         """COCO results of this picture: a list that, joined with other pictures' and written by ``json.dump``, is a results
         file for pycocotools, the program's ``eval`` and :func:`evaluate`. Keypoints are ``x, y, score`` in a row, boxes
         ``x, y, width, height`` in pixels, to three decimals."""
-        results: list[dict[str, Any]] = json.loads(_native.to_coco(self, image_id))
+        results: list[dict[str, Any]] = json.loads(_native.to_coco(self, whole("image_id", image_id)))
         return results
 
     def to_supervision(self) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Optional, Sequence
 
 from . import _native
+from ._checks import whole
 from ._people import People
 
 
@@ -30,7 +31,13 @@ class Tracker:
         min_hits: Optional[int] = None,
         sigmas: Optional[Sequence[float]] = None,
     ) -> None:
-        self._native = _native.Tracker(min_iou, max_unseen, min_score, min_hits, None if sigmas is None else list(sigmas))
+        self._native = _native.Tracker(
+            min_iou,
+            max_unseen,
+            min_score,
+            None if min_hits is None else whole("min_hits", min_hits),
+            None if sigmas is None else list(sigmas),
+        )
 
     def update(self, people: People, time: float) -> People:
         """The people of the next frame, which is at ``time`` in seconds, with ids: from 1 on, -1 for those who have none.
