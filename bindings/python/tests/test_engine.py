@@ -171,6 +171,71 @@ def test_a_stream_gives_each_picture_with_its_people(engine, picture):
         list(engine.stream([picture, None]))
 
 
+class TwoAtOnce:
+    """The native engine as it is on a GPU: two batches can be under way. A CPU computes each when it is collected."""
+
+    queue_depth = 2
+
+    def __init__(self, native):
+        self.native, self.waiting, self.most = native, [], 0
+
+    def submit(self, images, rgb):
+        assert len(self.waiting) < 2, "collect first"
+        self.waiting.append((images, rgb))
+        self.most = max(self.most, len(self.waiting))
+
+    def collect(self):
+        if not self.waiting:
+            return None
+        self.native.submit(*self.waiting.pop(0))
+        return self.native.collect()
+
+    def discard(self):
+        self.waiting.clear()
+        self.native.discard()
+
+
+def test_a_stream_keeps_two_batches_under_way(weights, picture, monkeypatch):
+    engine = Engine(weights, device="cpu", threads=1)
+    pictures = [picture[: 120 + 40 * i] for i in range(7)]
+    expected = engine.infer(pictures)
+    native = TwoAtOnce(engine._native)
+    monkeypatch.setattr(engine, "_native", native)
+    for batch in (1, 2, 3, 9):
+        pairs = list(engine.stream(pictures, batch=batch))
+        assert all(image is given for (image, _), given in zip(pairs, pictures)) and len(pairs) == 7
+        assert all(same(people, one) for (_, people), one in zip(pairs, expected))
+        assert not native.waiting
+    assert native.most == 2
+    stream = engine.stream(pictures)
+    next(stream)
+    assert native.waiting
+    with pytest.raises(rtmo_engine.UsageError, match="another stream"):
+        next(engine.stream(pictures))
+    stream.close()
+    assert not native.waiting, "what was under way is dropped"
+    stream, seen = engine.stream([picture, picture, 3]), []
+    with pytest.raises(TypeError, match="got int"):
+        seen.extend(people for _, people in stream)
+    assert len(seen) == 2, "those before it"
+    assert len(list(engine.stream(pictures[:1]))) == 1, "usable after an error"
+
+
+def test_batches_that_were_started_are_collected_first(weights, picture):
+    native = Engine(weights, device="cpu", threads=1)._native
+    assert native.collect() is None
+    native.submit([picture], False)
+    for refused in (lambda: native.submit([picture], False), lambda: native.infer([picture], False, None, None)):
+        with pytest.raises(rtmo_engine.UsageError, match="collect"):
+            refused()
+    with pytest.raises(rtmo_engine.UsageError, match="collect"):
+        native.infer([picture], False, 0.5, None)
+    assert len(native.collect()) == 1 and native.collect() is None
+    native.submit([picture, picture], False)
+    native.discard()
+    assert native.collect() is None and len(native.infer([picture], False, None, None)) == 1
+
+
 def test_an_engine_is_shared_by_threads(engine, picture):
     expected, wrong = engine.infer(picture), []
 

@@ -150,7 +150,7 @@ class Engine:
         the next batch is uploaded while one is computed, so that results come up to two batches late. Until the iteration has ended
         an engine on a GPU refuses other calls.
 
-        A picture that cannot be used ends the iteration with its error.
+        A batch with a picture that cannot be used ends the iteration with its error.
         """
         return self._batches(images, whole("batch", batch, 1), rgb)
 
@@ -169,7 +169,13 @@ class Engine:
             for chunk in chunks:
                 if len(waiting) == native.queue_depth:
                     yield from self._collect(waiting)
-                native.submit(chunk, rgb)
+                try:
+                    native.submit(chunk, rgb)
+                except Exception:
+                    # Those before it are known first, as on a CPU.
+                    while waiting:
+                        yield from self._collect(waiting)
+                    raise
                 waiting.append(chunk)
             while waiting:
                 yield from self._collect(waiting)
