@@ -12,8 +12,8 @@ use std::path::PathBuf;
 pub enum Given<'py> {
     /// Rows of pixels of three bytes that follow one another, at any distance between rows.
     Array(PyReadonlyArray3<'py, u8>, Layout),
-    /// Pixels that were copied, since they were in another layout.
-    Copied(Photo),
+    /// Pixels that were copied to rows without gaps, since they were in another layout.
+    Copied(Vec<u8>, Layout),
     /// A file.
     File(PathBuf),
 }
@@ -104,8 +104,7 @@ impl<'py> Given<'py> {
             _ => {
                 let all: Array3<u8> = pixels.as_array().as_standard_layout().into_owned();
                 let (bytes, _) = all.into_raw_vec_and_offset();
-                let image = Image::new(width, height, order, &bytes).or_raise()?;
-                Ok(Given::Copied(image.to_photo()))
+                Ok(Given::Copied(bytes, Layout { stride: 3 * width, ..layout(order, 0) }))
             }
         }
     }
@@ -117,7 +116,10 @@ impl<'py> Given<'py> {
     pub fn picture(&self) -> PyResult<Picture<'_>> {
         match self {
             Given::File(path) => Ok(Picture::File(path)),
-            Given::Copied(photo) => Ok(Picture::Memory(Image::from(photo))),
+            Given::Copied(bytes, layout) => {
+                let image = Image::new(layout.width, layout.height, layout.order, bytes);
+                Ok(Picture::Memory(image.or_raise()?))
+            }
             Given::Array(pixels, layout) => {
                 let Layout { width, height, stride, order, offset } = *layout;
                 let bytes = stride * (height - 1) + width * 3;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Iterator, Optional, Union, overload
+from typing import Any, Iterator, Optional, Union, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,6 @@ import numpy.typing as npt
 from . import _native
 from ._checks import pair, whole
 from ._errors import UsageError
-
-if TYPE_CHECKING:
-    from typing import Self  # type: ignore[attr-defined, unused-ignore]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -164,12 +161,12 @@ class People:
             raise ImportError("to_supervision needs the package supervision: pip install supervision") from error
         from inspect import signature
 
-        arguments = {
+        arguments: dict[str, Any] = {
             "xy": self.keypoints,
             "class_id": np.zeros(len(self), int),
-            # Named after what they are since there is a confidence of whole people, too.
             "keypoint_confidence": self.keypoint_scores,
             "detection_confidence": self.scores,
+            # Older versions know only that of keypoints, by this name.
             "confidence": self.keypoint_scores,
             "data": {} if self.ids is None else {"tracker_id": self.ids},
         }
