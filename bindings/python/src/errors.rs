@@ -31,9 +31,9 @@ pub fn of_class(class: &str, text: &str) -> PyErr {
     })
 }
 
-/// That an argument makes no sense.
+/// That an argument makes no sense. Control characters are escaped, as in the crate's own errors.
 pub fn usage(text: impl AsRef<str>) -> PyErr {
-    of_class("UsageError", text.as_ref())
+    exception(&Error::Usage(text.as_ref().into()))
 }
 
 /// Errors of the crate, for `?`.

@@ -57,7 +57,7 @@ def test_what_cannot_be_judged(tmp_path):
         ((path, {5: None}), TypeError, "expected People, got NoneType"),
         ((path, 3), TypeError, "got int"),
         ((path, [], "x"), ValueError, "rule 'x'"),
-        ((path, [], "pycocotools", "lvis"), ValueError, "benchmark 'lvis'"),
+        ((path, [], "pycocotools", "lvis\x1b[2J"), ValueError, r"benchmark 'lvis\\u\{1b\}\[2J'"),
     ]:
         with pytest.raises(error, match=text):
             rtmo_engine.evaluate(*arguments)

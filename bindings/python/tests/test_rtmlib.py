@@ -66,6 +66,8 @@ def test_addresses_stand_for_checkpoints(weights, tmp_path, monkeypatch):
     assert model.engine.weights == str(tmp_path / "rtmo-t.safetensors")
     with pytest.raises(rtmo_engine.UsageError, match="no published RTMO model has this address"):
         RTMO(folder + "rtmpose-m_simcc-body7.zip")
+    with pytest.raises(rtmo_engine.UsageError, match=r"\\x1b\[2J"):
+        RTMO("https://example.org/\x1b[2J.zip")
     (tmp_path / "end2end.onnx").touch()
     with pytest.raises(rtmo_engine.UsageError, match="ONNX files are not read"):
         RTMO(tmp_path / "end2end.onnx")

@@ -13,6 +13,14 @@ PACKAGE = pathlib.Path(rtmo_engine.__file__).parent
 CONFIG = pathlib.Path(__file__).parents[1] / "pyproject.toml"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """What mypy has read of numpy serves all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MYPY_CACHE_DIR", str(tmp_path_factory.mktemp("mypy")))
+        yield
+
+
 def run(*arguments, folder):
     done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -57,10 +57,11 @@ def _checkpoint(model: Union[str, "os.PathLike[str]"]) -> Union[str, "os.PathLik
         for published in models():
             if os.path.splitext(published.url.rsplit("/", 1)[-1])[0] == stem:
                 return published.name
-        raise UsageError(f"{text}: no published RTMO model has this address; rtmo_engine.models() lists them")
+        raise UsageError(f"{text!r}: no published RTMO model has this address; rtmo_engine.models() lists them")
     if suffix in (".onnx", ".zip"):
         raise UsageError(
-            f"{text}: ONNX files are not read: expected the address or the name of a published RTMO model, or a .pth or .safetensors file"
+            f"{text!r}: ONNX files are not read: expected the address or the name of a published RTMO model, or a .pth or "
+            ".safetensors file"
         )
     return model
 
@@ -146,11 +147,11 @@ class Body:
         **options: Any,
     ) -> None:
         if pose is not None and "rtmo" not in pose:
-            raise UsageError(f"Body: pose '{pose}': there is only RTMO here; expected an address or a name with 'rtmo' in it")
+            raise UsageError(f"Body: pose {pose!r}: there is only RTMO here; expected an address or a name with 'rtmo' in it")
         if pose is None and det is not None:
             raise UsageError("Body: det: RTMO needs no detector; leave it out")
         if mode not in self.RTMO_MODE:
-            raise UsageError(f"Body: mode '{mode}': expected {', '.join(self.RTMO_MODE)}")
+            raise UsageError(f"Body: mode {mode!r}: expected {', '.join(self.RTMO_MODE)}")
         self.one_stage = True
         self.pose_model = RTMO(
             self.RTMO_MODE[mode], (640, 640), to_openpose=to_openpose, backend=backend, device=device, **options
@@ -182,7 +183,7 @@ class Custom:
         **options: Any,
     ) -> None:
         if det_class is not None:
-            raise UsageError(f"Custom: det_class '{det_class}': RTMO needs no detector; leave it out")
+            raise UsageError(f"Custom: det_class {det_class!r}: RTMO needs no detector; leave it out")
         if pose_class != "RTMO" or pose is None:
             raise UsageError(f"Custom: pose_class {pose_class!r}, pose {pose!r}: expected 'RTMO' and a model of it")
         self.one_stage = True
