@@ -35,7 +35,14 @@ def weights():
 
 @pytest.fixture(scope="session")
 def engine(nothing_is_fetched):
-    return rtmo_engine.Engine("rtmo-n-demo", device="cpu", threads=2)
+    """On a small input, since tests run the package as it is built without optimisations."""
+    return rtmo_engine.Engine("rtmo-n-demo", device="cpu", threads=2, size=160)
+
+
+@pytest.fixture(scope="session")
+def quick(nothing_is_fetched):
+    """On the smallest input, and with five people on every picture, likely or not: for comparisons."""
+    return rtmo_engine.Engine("rtmo-n-demo", device="cpu", threads=2, size=64, score_thr=0.0, max_people=5)
 
 
 @pytest.fixture(scope="session")

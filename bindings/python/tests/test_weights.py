@@ -20,10 +20,13 @@ class Server:
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                for start in range(0, len(content), 4096):
-                    self.wfile.write(content[start : start + 4096])
-                    if pause:
+                try:
+                    for start in range(0, len(content), 4096):
+                        self.wfile.write(content[start : start + 4096])
                         threading.Event().wait(pause)
+                except OSError:
+                    # The client has had enough.
+                    pass
 
             def log_message(self, *arguments):
                 pass
