@@ -458,6 +458,21 @@ impl Engine {
         self.flops
     }
 
+    /// Changes the thresholds, from the next call on; `None`: as [`EngineOptions::compat`] says.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if one is not from 0 to 1, or if batches are submitted and not collected. Nothing is changed then.
+    pub fn set_thresholds(&mut self, score_thr: Option<f32>, nms_thr: Option<f32>) -> Result<()> {
+        if !self.submitted.is_empty() {
+            let n = self.submitted.len();
+            return Err(Error::Usage(format!("{n} batches are submitted: collect them first")));
+        }
+        let options = EngineOptions { score_thr, nms_thr, ..self.options };
+        self.run = options.run_options()?;
+        self.options = options;
+        Ok(())
+    }
+
     /// How the engine was set up; `placement` says what was chosen.
     pub fn options(&self) -> &EngineOptions {
         &self.options

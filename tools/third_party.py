@@ -4,8 +4,8 @@
     tools/third_party.py            writes it
     tools/third_party.py --check    fails if it is not up to date, or a package's licence or source is not allowed
 
-The packages are those that Cargo.lock names for a build with all features, on any system, without tools for tests. A package
-with a choice of licences is used under the first one of ALLOWED that it offers.
+The packages are those that Cargo.lock names for a build with all features, on any system, without tools for tests: the program's
+Cargo.lock and the Python package's. A package with a choice of licences is used under the first one of ALLOWED that it offers.
 """
 import collections
 import json
@@ -33,9 +33,9 @@ def run(*command):
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
-def packages():
-    """The packages that a build with all features links, on any system."""
-    metadata = json.loads(run('cargo', 'metadata', '--format-version', '1', '--all-features', '--locked'))
+def linked(manifest):
+    """The packages that a build of a manifest's package with all features links, on any system, by name and version."""
+    metadata = json.loads(run('cargo', 'metadata', '--format-version', '1', '--all-features', '--locked', '--manifest-path', manifest))
     by_id = {p['id']: p for p in metadata['packages']}
     nodes = {n['id']: n for n in metadata['resolve']['nodes']}
     root = metadata['resolve']['root']
@@ -47,7 +47,14 @@ def packages():
             if kinds & {None, 'build'} and dependency['pkg'] not in found:
                 found.add(dependency['pkg'])
                 todo.append(dependency['pkg'])
-    return sorted((by_id[i] for i in found - {root}), key=lambda p: (p['name'], p['version']))
+    packages = (by_id[i] for i in found - {root})
+    return {(p['name'], p['version']): p for p in packages if p['source'] is not None}
+
+
+def packages():
+    """The packages of the program and of the Python package."""
+    found = linked('Cargo.toml') | linked('bindings/python/Cargo.toml')
+    return [found[key] for key in sorted(found)]
 
 
 def taken(expression):

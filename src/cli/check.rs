@@ -11,7 +11,7 @@ use rtmo_engine::parity::{self, Kind, MapError, Tolerance};
 use rtmo_engine::pose::Letterbox;
 use rtmo_engine::pose::model;
 use rtmo_engine::shown;
-use rtmo_engine::weights::Architecture;
+use rtmo_engine::weights::{Architecture, score_thr};
 use rtmo_engine::{Compat, Error, Photo, Result};
 use std::path::PathBuf;
 
@@ -92,7 +92,7 @@ impl Check {
         }
         terminal.say(format!("against  {right}\n"))?;
         let mut select = SelectParams::default();
-        select.score_thr = Network::score_thr(&checkpoint, None, Compat::Mmpose).unwrap_or(select.score_thr);
+        select.score_thr = score_thr(&checkpoint, None, Compat::Mmpose).unwrap_or(select.score_thr);
         drop(checkpoint);
 
         let letterbox = Letterbox::new((photo.width, photo.height), input);

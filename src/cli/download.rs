@@ -1,13 +1,13 @@
 //! `rtmo-engine download`
 
-use super::fetch::{Server, no_cache_folder};
+use super::fetch::Server;
 use super::terminal::{Terminal, complain, print};
 use super::{Ended, Outcome};
 use clap::Args;
 use rtmo_engine::atomic_file::remove_unfinished;
 use rtmo_engine::shown;
 use rtmo_engine::weights::registry::{self, DEFAULT_MODEL, PUBLISHED, Published};
-use rtmo_engine::weights::{DownloadOptions, Standing, standing};
+use rtmo_engine::weights::{DownloadOptions, Standing, no_cache_folder, standing};
 use rtmo_engine::{Error, Result};
 use std::path::{Path, PathBuf};
 

@@ -5,8 +5,8 @@ use clap::Args;
 use rtmo_engine::backend::{Device, Placement, Precision, device};
 use rtmo_engine::pose::model;
 use rtmo_engine::shown;
-use rtmo_engine::weights::registry::{self, Published, Search};
-use rtmo_engine::weights::{Architecture, Checkpoint};
+use rtmo_engine::weights::registry::{self, Search};
+use rtmo_engine::weights::{self, Checkpoint, Wanted};
 use rtmo_engine::{Compat, Error, Result, Variant};
 use std::path::{Path, PathBuf};
 
@@ -54,7 +54,7 @@ impl Network {
     pub fn any_checkpoint(&self, terminal: &Terminal) -> Result<Checkpoint> {
         let search = Search::from_environment();
         if let Some(path) = self.look(&search)? {
-            return self.open(&path, &search, terminal);
+            return self.wanted().open(&path, &search, terminal);
         }
         let name = self.model.as_deref().unwrap_or(registry::DEFAULT_MODEL);
         let published = registry::find(name).map(|published| (published.variant(), published.keypoints));
@@ -85,59 +85,20 @@ impl Network {
         search.look(self.model.as_deref().or(default), self.weights.as_deref())
     }
 
-    /// Opens a file that the search found, and checks that it holds the model of its name. A file of the current folder is
-    /// named before it is opened, since the folder may be someone else's.
-    ///
-    /// # Errors
-    /// If it cannot be read, or is another model.
-    pub fn open(&self, path: &Path, search: &Search, terminal: &Terminal) -> Result<Checkpoint> {
-        if self.weights.is_none() && path.is_relative() && search.variable.as_deref() != Some(path) {
-            let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-            terminal.say(format_args!("weights of the current folder: {}", shown(&whole)))?;
-        }
-        let by_variable = self.weights.is_none() && search.variable.as_deref() == Some(path);
-        let checkpoint = Checkpoint::open(path).map_err(|error| match error {
-            Error::Weights { path, what } if by_variable => {
-                Error::Weights { path, what: format!("{what} (RTMO_WEIGHTS names it)") }
-            }
-            Error::Io { path, source, .. } if by_variable => {
-                Error::Io { path, action: "cannot open the weights that RTMO_WEIGHTS names", source }
-            }
-            error => error,
-        })?;
-        let by_path = by_variable || self.weights.as_deref() == Some(path);
-        match &self.model {
-            Some(name) => agree(&checkpoint, &format!("--model {name}"), registry::find(name))?,
-            None if by_path => {}
-            None => agree(&checkpoint, "its name", registry::find_by_file(path))?,
-        }
-        for warning in checkpoint.warnings() {
-            terminal.complain("warning", format_args!("{}: {warning}", shown(&path)));
-        }
-        Ok(checkpoint)
-    }
-
-    /// The score that people must exceed, if that is not `compat`'s own: what was asked for, or the demonstration
-    /// model's.
-    pub fn score_thr(checkpoint: &Checkpoint, asked: Option<f32>, compat: Compat) -> Option<f32> {
-        let raised = Network::is_demo(checkpoint) && compat.score_thr() < DEMO_SCORE_THR;
-        asked.or(raised.then_some(DEMO_SCORE_THR))
-    }
-
-    /// Whether these are the demonstration model's weights, by their metadata.
-    fn is_demo(checkpoint: &Checkpoint) -> bool {
-        checkpoint.metadata().get("purpose").is_some_and(|purpose| purpose == "demonstration")
+    /// Which weights the user asked for.
+    pub fn wanted(&self) -> Wanted<'_> {
+        Wanted { model: self.model.as_deref(), weights: self.weights.as_deref(), ..Default::default() }
     }
 
     /// The line to print for the demonstration model.
     pub fn remark(checkpoint: &Checkpoint, asked: Option<f32>, compat: Compat) -> Option<String> {
-        let threshold = match Network::score_thr(checkpoint, asked, compat) {
+        let threshold = match weights::score_thr(checkpoint, asked, compat) {
             Some(threshold) if asked.is_none() => {
                 format!(", with people above {threshold} unless --score-thr says otherwise")
             }
             _ => String::new(),
         };
-        Network::is_demo(checkpoint).then(|| {
+        weights::is_demo(checkpoint).then(|| {
             format!(
                 "this is the small demonstration model{threshold}; 'rtmo-engine download' fetches the authors'"
             )
@@ -174,31 +135,6 @@ impl Network {
         })
     }
 }
-
-/// That a file holds the model that `claim` promises.
-fn agree(checkpoint: &Checkpoint, claim: &str, promised: Option<&Published>) -> Result<()> {
-    let architecture = Architecture::of(checkpoint);
-    // A file that is no RTMO gets a more detailed error when its network is built.
-    let (Some(promised), Some(_), Some(keypoints)) = (promised, architecture.width, architecture.keypoints)
-    else {
-        return Ok(());
-    };
-    let (expected, got) = (promised.variant().name(), architecture.to_string());
-    if expected == got && promised.keypoints == keypoints {
-        return Ok(());
-    }
-    Err(Error::Usage(format!(
-        "{}: by {claim} expected {expected} of {} keypoints, got {got} of {keypoints}",
-        shown(checkpoint.path()),
-        promised.keypoints
-    )))
-}
-
-/// A small model for a first look, which is part of the program (feature `demo-model`).
-pub const DEMO: &str = "rtmo-n-demo";
-
-/// Score threshold of the demonstration model. In the pictures of examples/ its duplicates score at most 0.34.
-const DEMO_SCORE_THR: f32 = 0.5;
 
 /// Seed of generated weights.
 const SEED: u64 = 0;

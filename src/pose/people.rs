@@ -78,6 +78,11 @@ impl People {
     pub fn not_finite(&self) -> usize {
         self.not_finite
     }
+
+    /// Sets [`People::not_finite`], for people who are put together again from what an engine gave.
+    pub fn with_not_finite(self, not_finite: usize) -> People {
+        People { not_finite, ..self }
+    }
 }
 
 impl Deref for People {

@@ -18,6 +18,7 @@
 mod architecture;
 #[cfg(feature = "download")]
 mod convert;
+mod demo;
 #[cfg(feature = "download")]
 mod download;
 mod pickle;
@@ -26,14 +27,19 @@ mod safetensors;
 #[cfg(feature = "download")]
 mod save;
 mod torch;
+#[cfg(feature = "download")]
+mod wanted;
 
 pub use architecture::{Architecture, Inspection, MAX_FILE_INPUT, input_size, inspect};
 #[cfg(feature = "download")]
 pub use convert::{Conversion, convert};
+pub use demo::{DEMO, DEMO_SCORE_THR, demo, is_demo, score_thr};
 #[cfg(feature = "download")]
 pub use download::{DownloadOptions, Progress, Standing, address, download, remove, standing};
 #[cfg(feature = "download")]
 pub use save::{SaveType, save_safetensors};
+#[cfg(feature = "download")]
+pub use wanted::{Notices, Wanted, no_cache_folder};
 
 use crate::error::{Error, Result, printable};
 use half::{bf16, f16};

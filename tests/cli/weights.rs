@@ -213,7 +213,7 @@ fn another_model_than_was_asked_for_is_refused() {
     let (file, path) = (["-w", "weights/rtmo-t.safetensors"], at.join("weights"));
     let (_, err) = infer(2, at, &[&file[..], &["-m", "rtmo-l-crowdpose"]].concat());
     assert!(
-        err.contains("by --model rtmo-l-crowdpose expected rtmo-l of 14 keypoints, got rtmo-t of 17"),
+        err.contains("by model rtmo-l-crowdpose expected rtmo-l of 14 keypoints, got rtmo-t of 17"),
         "{err}"
     );
     let (_, err) = infer(2, at, &[&file[..], &["-m", "mine"]].concat());

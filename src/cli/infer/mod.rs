@@ -29,7 +29,7 @@ use rtmo_engine::atomic_file::remove_unfinished;
 use rtmo_engine::backend::device;
 use rtmo_engine::output::ImageIds;
 use rtmo_engine::vision::decode::{Limits, MAX_PIXELS};
-use rtmo_engine::weights::Checkpoint;
+use rtmo_engine::weights::{Checkpoint, score_thr};
 use rtmo_engine::{Compat, DrawOptions, Engine, EngineOptions, Error, Result, Skeleton, shown};
 use sources::{Item, Known, Sources};
 use std::path::{Path, PathBuf};
@@ -459,7 +459,7 @@ impl Infer {
             .with_compat(self.compat)
             .with_heatmaps(self.heatmaps);
         options.input_size = self.network.size;
-        options.score_thr = Network::score_thr(&checkpoint, self.score_thr, self.compat);
+        options.score_thr = score_thr(&checkpoint, self.score_thr, self.compat);
         options.nms_thr = self.nms_thr;
         options.max_people = self.max_people;
         let engine = Engine::from_checkpoint(&checkpoint, options)?;

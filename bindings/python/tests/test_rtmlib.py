@@ -1,0 +1,114 @@
+"""The classes of rtmlib, against what rtmlib's own code makes of the authors' network (make_rtmlib_cases.py)."""
+
+import json
+import pathlib
+from functools import partial
+
+import numpy as np
+import pytest
+
+import rtmo_engine
+from rtmo_engine.rtmlib import RTMO, Body, Custom, PoseTracker, convert_coco_to_openpose
+
+CASES = json.loads((pathlib.Path(__file__).parent / "data" / "rtmlib.json").read_text())
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{case['picture']}-{case['size']}-{case['score_thr']}" for case in CASES])
+def test_results_are_those_of_rtmlib(case, weights, examples):
+    path = next(path for path in examples if path.name == case["picture"])
+    model = RTMO(weights, tuple(case["size"]), score_thr=case["score_thr"], nms_thr=case["nms_thr"], to_openpose=case["to_openpose"])
+    # A path: its pixels are those of cv2.imread.
+    keypoints, scores = model(path)
+    expected, expected_scores = np.array(case["keypoints"]), np.array(case["scores"])
+    assert keypoints.shape == expected.shape and scores.shape == expected_scores.shape
+    assert keypoints.dtype == scores.dtype == np.float32
+    # The case is from double precision: what remains is the engine's rounding, in pixels of pictures of up to 1000.
+    assert np.abs(keypoints - expected).max() < 0.02
+    assert np.abs(scores - expected_scores).max() < 1e-4
+
+
+def test_cases_have_crowds_and_nobody():
+    counts = [len(case["scores"]) if np.any(case["scores"]) else 0 for case in CASES]
+    assert max(counts) >= 10 and min(counts) == 0 and sum(case["to_openpose"] for case in CASES) >= 2
+
+
+def test_where_nobody_is(weights):
+    nobody = np.full((90, 120, 3), 114, np.uint8)
+    model = RTMO(weights, None, device="cpu")
+    keypoints, scores = model(nobody)
+    assert keypoints.shape == (1, 17, 2) and scores.shape == (1, 17) and not keypoints.any() and not scores.any()
+    assert RTMO(weights, (128, 128), to_openpose=True)(nobody)[0].shape == (1, 18, 2)
+    keypoints, scores = RTMO(weights, (128, 128), empty_as_zeros=False)(nobody)
+    assert keypoints.shape == (0, 17, 2) and scores.shape == (0, 17)
+
+
+def test_thresholds_of_a_call(weights, examples):
+    model = RTMO(weights, (128, 128))
+    some, none = model(examples[2]), model(examples[2], score_thr=1.0)
+    assert len(some[0]) == 3 and not none[0].any()
+    assert len(model(examples[2], score_thr=0.0, nms_thr=1.0)[0]) > 3 == len(model(examples[2])[0])
+
+
+def test_openpose_has_a_neck():
+    keypoints = np.arange(34, dtype=np.float32).reshape(1, 17, 2)
+    scores = np.linspace(0.1, 0.9, 17, dtype=np.float32)[None]
+    changed, changed_scores = convert_coco_to_openpose(keypoints, scores)
+    assert changed[0, 1].tolist() == [11, 12] and changed_scores[0, 1] == scores[0, 5]
+    with pytest.raises(rtmo_engine.UsageError, match="expected 17 keypoints, got 14"):
+        convert_coco_to_openpose(keypoints[:, :14], scores[:, :14])
+
+
+def test_addresses_stand_for_checkpoints(weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("RTMO_WEIGHTS", str(tmp_path))
+    (tmp_path / "rtmo-t.safetensors").symlink_to(weights)
+    folder = "https://download.openmmlab.com/mmpose/v1/projects/rtmo/onnx_sdk/"
+    model = RTMO(folder + "rtmo-t_8xb32-600e_body7-416x416-f48f75cb_20231219.zip", (128, 128))
+    assert model.engine.weights == str(tmp_path / "rtmo-t.safetensors")
+    with pytest.raises(rtmo_engine.UsageError, match="no published RTMO model has this address"):
+        RTMO(folder + "rtmpose-m_simcc-body7.zip")
+    with pytest.raises(rtmo_engine.UsageError, match=r"\\x1b\[2J"):
+        RTMO("https://example.org/\x1b[2J.zip")
+    (tmp_path / "end2end.onnx").touch()
+    with pytest.raises(rtmo_engine.UsageError, match="ONNX files are not read"):
+        RTMO(tmp_path / "end2end.onnx")
+    # As the program: the name is known, and the file is not here.
+    with pytest.raises(rtmo_engine.UsageError, match="no weights for model 'rtmo-s'"):
+        Body(pose="rtmo", mode="lightweight")
+    with pytest.raises(rtmo_engine.UsageError, match="no weights for model 'rtmo-m'"):
+        Body()
+
+
+def test_what_only_two_networks_can(weights):
+    for make, text in [
+        (lambda: Body(pose="rtmpose-m.zip"), "there is only RTMO"),
+        (lambda: Body(det="yolox"), "needs no detector"),
+        (lambda: Body(pose="rtmo", mode="fast"), "expected performance, lightweight, balanced"),
+        (lambda: Custom(det_class="YOLOX", pose_class="RTMO", pose=str(weights)), "needs no detector"),
+        (lambda: Custom(pose_class="RTMPose", pose=str(weights)), "expected 'RTMO'"),
+        (lambda: RTMO(weights, mean=(1.0,)), "mean and std"),
+        (lambda: PoseTracker(lambda **options: None), "solution"),
+        (lambda: PoseTracker(Body, fps=0), "fps 0"),
+    ]:
+        with pytest.raises(rtmo_engine.UsageError, match=text):
+            make()
+
+
+def test_a_tracker_gives_ids(weights, examples):
+    image = pytest.importorskip("PIL.Image")
+    picture = np.asarray(image.open(examples[2]).convert("RGB"))[..., ::-1]
+    tracker = PoseTracker(partial(Custom, pose_class="RTMO", pose=str(weights)), det_frequency=7)
+    for shift in range(2):
+        keypoints, scores = tracker(np.roll(picture, 2 * shift, axis=1))
+        assert len(keypoints) == len(scores) == len(tracker.track_ids) == 3
+        assert sorted(tracker.track_ids) == [1, 2, 3]
+    order = np.argsort(tracker.track_ids)
+    first = tracker.pose_model(picture)[0]
+    assert np.abs(keypoints[order] - first[np.argsort(first[:, 0, 0])][np.argsort(np.argsort(keypoints[order][:, 0, 0]))]).max() < 40
+    tracker(np.full_like(picture, 114))
+    assert tracker.track_ids == [-1]
+    tracker.reset()
+    tracker(picture)
+    assert sorted(tracker.track_ids) == [4, 5, 6]
+    without = PoseTracker(partial(Custom, pose_class="RTMO", pose=str(weights)), tracking=False)
+    without(picture)
+    assert without.track_ids == [-1] * 3
