@@ -21,7 +21,7 @@ fn frame(index: usize, apart: f32) -> Vec<Person> {
         let (x, y) = (apart * (i % 20) as f32 + wander(0.7), 2.0 * apart * (i / 20) as f32 + wander(0.4));
         let joint = |j: usize| Keypoint::new(x + (j * 7 % 17) as f32 * 2.5, y + 6.0 * j as f32, 0.9);
         // Every fifth is seen badly.
-        let score = if i % 5 == 0 { 0.2 } else { 0.5 + 0.002 * i as f32 };
+        let score = if i.is_multiple_of(5) { 0.2 } else { 0.5 + 0.002 * i as f32 };
         Person::new(score, [x, y, x + 40.0, y + 100.0], (0..17).map(joint).collect())
     };
     (0..PEOPLE).map(person).collect()

@@ -154,10 +154,9 @@ mod tests {
         ) {
             let gains: Vec<Vec<f64>> = values.chunks(6).map(<[f64]>::to_vec).collect();
             let mut candidates = Vec::new();
-            for row in 0..rows {
-                for column in (0..columns).filter(|&j| gains[row][j] > 0.0) {
-                    candidates.push(Candidate { row, column, gain: gains[row][column] });
-                }
+            for (row, gains) in gains.iter().enumerate().take(rows) {
+                let pairs = gains.iter().enumerate().take(columns).filter(|(_, gain)| **gain > 0.0);
+                candidates.extend(pairs.map(|(column, &gain)| Candidate { row, column, gain }));
             }
             let pairs = assign(rows, columns, &candidates);
             for (i, a) in pairs.iter().enumerate() {
