@@ -188,12 +188,15 @@ pub fn plot<'py>(
         Ok(photo)
     });
     let photo = photo.or_raise()?;
-    Ok(photo.bgr.into_pyarray(py).reshape([photo.height, photo.width, 3])?)
+    photo.bgr.into_pyarray(py).reshape([photo.height, photo.width, 3])
 }
+
+/// Names of keypoints, and pairs of keypoints by number.
+type Joints = (Vec<&'static str>, Vec<(usize, usize)>);
 
 /// Names of keypoints and pairs of keypoints that are joined, of models with so many keypoints; `None` if they have no names.
 #[pyfunction]
-pub fn skeleton(keypoints: usize) -> Option<(Vec<&'static str>, Vec<(usize, usize)>)> {
+pub fn skeleton(keypoints: usize) -> Option<Joints> {
     let skeleton = Skeleton::of(keypoints)?;
     Some((skeleton.keypoints().collect(), skeleton.bones().iter().map(|bone| (bone.from, bone.to)).collect()))
 }
