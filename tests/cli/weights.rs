@@ -12,7 +12,7 @@ fn without_weights_the_demonstration_model_in_the_program_is_taken() {
     fs::remove_dir_all(folder.path().join("weights")).unwrap();
     let (_, err) = expect(0, folder.path(), &[&["infer", "a.png"], &SMALL[..]].concat());
     let (out, err) = said(&err);
-    assert!(out.contains("rtmo-n-demo in the program") && out.contains("https://"), "{out}");
+    assert!(out.contains("rtmo-n-demo in the program") && out.contains("'rtmo-engine download'"), "{out}");
     assert!(err.is_empty(), "{err}");
     assert!(out.contains("a.png: "), "{out}");
     assert_eq!(names(&folder.path().join("rtmo-out")), ["a.png"]);
@@ -118,7 +118,7 @@ fn a_demonstration_model_is_taken_when_no_other_is_there() {
     let at = folder.path();
     let (out, err) = infer(0, at, &[]);
     assert!(err.is_empty() && out.contains("rtmo-n-demo.safetensors"), "{out}{err}");
-    assert!(out.contains("demonstration model") && out.contains("https://"), "{out}");
+    assert!(out.contains("demonstration model") && out.contains("'rtmo-engine download'"), "{out}");
     assert!(!at.join("rtmo-out").exists());
 
     // It is known by what it says, not by its name, also when it was converted.
@@ -139,7 +139,7 @@ fn a_demonstration_model_is_taken_when_no_other_is_there() {
 fn the_demonstration_model_of_this_repository_says_that_it_is_one() {
     let demo = Checkpoint::open(Path::new(env!("CARGO_MANIFEST_DIR")).join(DEMO)).unwrap();
     assert_eq!(demo.metadata()["purpose"], "demonstration");
-    assert_eq!(demo.metadata()["input_size"], "320x320");
+    assert_eq!(demo.metadata()["input_size"], "416x416");
 }
 
 #[test]
