@@ -31,7 +31,9 @@ const MOST_TRACKS: usize = 4096;
 /// Doubtful people must be so much more alike than `min_iou` asks for: most that are doubtful are nobody.
 const DOUBT: f64 = 0.2;
 
-/// So many people must have moved together before that is the camera's movement,
+/// How a camera has moved is told by so many people, the best.
+const WITNESSES: usize = 50;
+/// So many must have moved together before that is the camera's movement,
 const TOGETHER: usize = 4;
 /// and by this times as far as they differ from each other.
 const BEYOND_DOUBT: f64 = 2.0;
@@ -135,9 +137,11 @@ impl Tracker {
         least: f64,
     ) -> (Vec<usize>, Vec<usize>) {
         let mut seen: Vec<Option<Seen>> = people.iter().map(|&i| Some(frame.seen(i))).collect();
+        let max_unseen = self.options.max_unseen;
         let mut sigmas = Sigmas { given: self.options.sigmas.as_deref(), made: Vec::new() };
-        let gain =
-            |track: &Track, seen: &Seen| track.similarity(seen, frame.passed, |n| sigmas.of(n)) - least;
+        let gain = |track: &Track, seen: &Seen| {
+            track.similarity(seen, frame.passed, max_unseen, |n| sigmas.of(n)) - least
+        };
         let pairs =
             assign(tracks.len(), people.len(), &self.candidates(&tracks, seen.iter().flatten(), gain));
         let (mut rows, mut columns) = (vec![true; tracks.len()], vec![true; people.len()]);
@@ -179,7 +183,7 @@ impl Tracker {
         if tracks.len().min(people.len()) < TOGETHER {
             return;
         }
-        let seen: Vec<Seen> = people.iter().map(|&i| frame.seen(i)).collect();
+        let seen: Vec<Seen> = people.iter().take(WITNESSES).map(|&i| frame.seen(i)).collect();
         let candidates = self.candidates(&tracks, seen.iter(), |track, seen| track.sway(seen).0);
         let pairs = assign(tracks.len(), seen.len(), &candidates);
         if pairs.len() < TOGETHER {

@@ -15,6 +15,8 @@ const WIDEST: f64 = 3.0;
 const SWAYING: f64 = 1.0;
 /// What a track lacks in likeness that was not seen in the frame before: a person who was is the likelier one.
 const UNSEEN: f64 = 0.05;
+/// What it lacks besides when it has not been seen for as long as it may: somebody else may stand there by then.
+const LONG_UNSEEN: f64 = 0.2;
 
 /// A person at a time.
 #[derive(Clone, Debug)]
@@ -62,8 +64,15 @@ impl Track {
         self.motion.predict(seconds);
     }
 
-    /// How alike a person is to what is expected here, up to 1. `passed` is the time since the frame before, in seconds.
-    pub fn similarity<'a>(&self, seen: &Seen, passed: f64, sigmas: impl FnOnce(usize) -> &'a [f32]) -> f64 {
+    /// How alike a person is to what is expected here, up to 1, or up to a half where there are no keypoints to compare. `passed`
+    /// is the time since the frame before, in seconds.
+    pub fn similarity<'a>(
+        &self,
+        seen: &Seen,
+        passed: f64,
+        max_unseen: f64,
+        sigmas: impl FnOnce(usize) -> &'a [f32],
+    ) -> f64 {
         let expected = self.motion.place();
         let iou = buffered_iou(&expected, &seen.place, (BUFFER + FASTEST * passed).min(WIDEST));
         if iou == 0.0 {
@@ -71,8 +80,18 @@ impl Track {
         }
         let sigmas = sigmas(seen.keypoints.len());
         let oks = oks(&self.seen.place, &self.seen.keypoints, &expected, &seen.keypoints, sigmas);
-        let alike = oks.map_or(iou, |oks| (iou + oks) / 2.0);
-        if self.missed > 0 { alike - UNSEEN } else { alike }
+        let hidden = !seen.keypoints.is_empty() && seen.keypoints.len() == self.seen.keypoints.len();
+        let alike = match oks {
+            Some(oks) => (iou + oks) / 2.0,
+            // Somebody whose joints are hidden is judged by the box; with boxes alone one is easily mistaken.
+            None if hidden => iou,
+            None => iou / 2.0,
+        };
+        if self.missed == 0 {
+            return alike;
+        }
+        let unseen = (seen.time - self.seen.time - passed).max(0.0);
+        alike - UNSEEN - LONG_UNSEEN * unseen / max_unseen.max(f64::MIN_POSITIVE)
     }
 
     /// How much a person and what is expected here overlap if everything has moved, 0 to 1, and by how much.

@@ -10,6 +10,9 @@ const OTHER: f32 = 0.07;
 /// Keypoints of a lower score have no say.
 const VISIBLE: f32 = 0.3;
 
+/// exp(-20) is no similarity any more.
+const NOTHING: f64 = 20.0;
+
 /// Fewer common keypoints say nothing.
 const ENOUGH: usize = 3;
 
@@ -53,7 +56,11 @@ pub fn oks(
         let dx = now.x + (a.x as f64 - before.x) * stretch_x - b.x as f64;
         let dy = now.y + (a.y as f64 - before.y) * stretch_y - b.y as f64;
         let reach = 2.0 * sigma as f64;
-        sum += (-(dx * dx + dy * dy) / (2.0 * reach * reach * now.area())).exp();
+        let off = (dx * dx + dy * dy) / (2.0 * reach * reach * now.area());
+        // In a crowd most joints are far off, and exp takes most of the time.
+        if off < NOTHING {
+            sum += (-off).exp();
+        }
         n += 1;
     }
     (n >= ENOUGH).then(|| sum / n as f64)

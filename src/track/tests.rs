@@ -319,3 +319,17 @@ fn a_camera_that_jumps_changes_no_ids() {
         assert_eq!(ids, [1, 2, 3, 4, 5].map(Some), "frame {i}");
     }
 }
+
+#[test]
+fn a_stranger_does_not_take_over_the_id_of_one_who_left() {
+    // Boxes alone. One leaves; a second and a half later another stands beside that place, and a third goes on all the time.
+    let bare = |x: f32| Person::new(0.9, [x, 50.0, x + 60.0, 210.0], Vec::new());
+    let frames = (0..90).map(|i| {
+        let mut people = vec![bare(600.0 + i as f32)];
+        people.extend((i < 20).then(|| bare(100.0)));
+        people.extend((i >= 65).then(|| bare(150.0)));
+        (i as f64 / 30.0, people)
+    });
+    let ids = track(&mut tracker(), frames);
+    assert_eq!((&ids[19][..], &ids[89][..]), (&[Some(2), Some(1)][..], &[Some(2), Some(3)][..]));
+}
