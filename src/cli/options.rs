@@ -7,7 +7,7 @@ use rtmo_engine::pose::model;
 use rtmo_engine::shown;
 use rtmo_engine::weights::registry::{self, Search};
 use rtmo_engine::weights::{self, Checkpoint, Wanted};
-use rtmo_engine::{Compat, Error, Result, Variant};
+use rtmo_engine::{Compat, EngineOptions, Error, Result, Variant};
 use std::path::{Path, PathBuf};
 
 /// Which network, and where it runs.
@@ -37,6 +37,37 @@ pub struct Network {
     /// CPU threads [default: all that the process may use]
     #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+}
+
+/// Which of the people found count, and where they are.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "People")]
+pub struct PeopleOptions {
+    /// Score that a person must exceed [default: 0.1, with --compat rtmlib 0.7; infer with the demonstration model at least 0.5]
+    #[arg(long, value_name = "0..1", value_parser = fraction, allow_negative_numbers = true)]
+    pub score_thr: Option<f32>,
+    /// Overlap (IoU) from which on the lesser of two people is dropped [default: 0.65, with --compat rtmlib 0.45]
+    #[arg(long, value_name = "0..1", value_parser = fraction, allow_negative_numbers = true)]
+    pub nms_thr: Option<f32>,
+    /// At most N people a photo, best first
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub max_people: Option<usize>,
+    /// Whose geometry and thresholds: mmpose or rtmlib
+    #[arg(long, value_name = "WHOSE", default_value = "mmpose")]
+    pub compat: Compat,
+}
+
+impl PeopleOptions {
+    /// The same for an engine of this network.
+    pub fn engine(&self, network: &Network) -> EngineOptions {
+        let mut options =
+            EngineOptions::default().with_placement(network.placement()).with_compat(self.compat);
+        options.input_size = network.size;
+        options.score_thr = self.score_thr;
+        options.nms_thr = self.nms_thr;
+        options.max_people = self.max_people;
+        options
+    }
 }
 
 impl Network {
@@ -113,6 +144,13 @@ impl Network {
             Device::Auto => matches!(precision, None | Some(Precision::Fp16)) && usable(),
             _ => true,
         }
+    }
+
+    /// Threads that read photos, and as many that draw: one where the CPU computes, which needs its cores; where a GPU
+    /// does, as many as it takes to keep that busy.
+    pub fn workers(&self) -> usize {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        if self.on_gpu(|| device::cuda().is_ok()) { threads.clamp(1, 8) } else { 1 }
     }
 
     /// Says so, if fp16 is asked for and the CPU computes in fp32 instead, since no GPU can be used.

@@ -23,7 +23,7 @@ const CROWDPOSE_NAMES: [&str; 9] =
 const CROWDED: [f64; 2] = [0.2, 0.8];
 
 impl Metrics {
-    /// Names and values, 0 to 1, in the usual order; `None` where the annotations have nobody to be counted.
+    /// Names and values, 0 to 1, in the usual order; `None` where the annotations have no person to be counted.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, Option<f64>)> {
         self.names.iter().copied().zip(self.values.iter().copied())
     }

@@ -46,7 +46,7 @@ const FIRST_SPEED: f64 = 30.0 / 16.0;
 const WANDERING: f64 = 30.0 / 400.0;
 /// Variance that a speed gains in a second: 30 (30/160)^2.
 const TURNING: f64 = 30.0 * (30.0 / 160.0) * (30.0 / 160.0);
-/// Seconds after which a speed has fallen to 1/e: nobody walks straight on for ever.
+/// Seconds after which a speed has fallen to 1/e: people turn and stop.
 const KEEPS_GOING: f64 = 5.0;
 /// The same for the speed of a size: arms that spread stop soon.
 const KEEPS_GROWING: f64 = 0.3;

@@ -28,7 +28,7 @@ use one_track::{Seen, Track};
 /// find in one frame.
 const MOST_TRACKS: usize = 4096;
 
-/// Doubtful people must be so much more alike than `min_iou` asks for: most that are doubtful are nobody.
+/// Doubtful people must be so much more alike than `min_iou` asks for: most that are doubtful are no person.
 const DOUBT: f64 = 0.2;
 
 /// How a camera has moved is told by so many people, the best.
@@ -68,7 +68,7 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// A tracker that has seen nobody.
+    /// A tracker that has seen no person yet.
     ///
     /// # Errors
     /// If a value in `options` is out of range.

@@ -116,7 +116,7 @@ struct Joint {
 }
 
 impl Smoother {
-    /// A smoother that has seen nobody.
+    /// A smoother that has seen no person yet.
     ///
     /// # Errors
     /// If a value in `options` is out of range.
@@ -270,7 +270,7 @@ mod tests {
         let mut broken = named(Some(3), 1);
         broken.keypoints[0].x = f32::NAN;
         assert!(smoother.smooth(&mut [broken.clone()], 0.0).is_err());
-        // Without an id it is nobody's.
+        // Without an id there is no history to smooth with.
         broken.id = None;
         smoother.smooth(&mut [broken], 0.0).unwrap();
         assert!(

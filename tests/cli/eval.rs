@@ -186,6 +186,23 @@ fn photos_that_are_missing_or_broken_give_no_number() {
         let (_, err) = expect(1, at, &["eval", "-a", "b.json", "--images", ".", "-m", "rtmo-t"]);
         assert!(err.contains(part) && err.contains("the image of id 2"), "{err}");
     }
+    // Two images of one photo, each with its people.
+    let mut twice: Value = serde_json::from_str(&text).unwrap();
+    let (mut image, mut people) =
+        (twice["images"][1].clone(), twice["annotations"].as_array().unwrap().clone());
+    image["id"] = json!(7);
+    people.retain(|person| person["image_id"] == 2);
+    assert_eq!((&image["file_name"], people.len()), (&json!("b.jpg"), 3));
+    twice["images"].as_array_mut().unwrap().push(image);
+    for (i, mut person) in people.into_iter().enumerate() {
+        (person["id"], person["image_id"]) = (json!(100 + i), json!(7));
+        twice["annotations"].as_array_mut().unwrap().push(person);
+    }
+    fs::write(at.join("d.json"), twice.to_string()).unwrap();
+    let arguments: Vec<&str> =
+        run(&["--out", "d.jsonl"]).into_iter().map(|a| if a == "a.json" { "d.json" } else { a }).collect();
+    let (out, _) = expect(0, at, &arguments);
+    assert!(out.contains("3 of d.json, 9 people annotated, 9 found"), "{out}");
     // Photos of another size than annotated are told.
     fs::write(at.join("c.json"), text.replace("\"width\":120", "\"width\":121")).unwrap();
     let arguments: Vec<&str> =

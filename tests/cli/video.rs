@@ -129,6 +129,23 @@ fn people_keep_their_ids_and_photos_need_a_rate() {
     assert!(err.contains("--rate"), "{err}");
     let photos = ["a.png", "b.jpg", "--track", "--rate", "5", "--no-draw", "--json", "-"];
     expect(0, folder.path(), &infer(&photos));
+    // A photo that cannot be read takes its time all the same: two of them are 0.4 s, and people are forgotten after 0.3 s.
+    fs::copy(folder.path().join("a.png"), folder.path().join("c.png")).unwrap();
+    for name in ["x.png", "y.png"] {
+        fs::write(folder.path().join(name), "no photo").unwrap();
+    }
+    let ids = |status: i32, photos: &[&str]| -> Vec<Vec<u64>> {
+        let follow = ["--track", "--rate", "5", "--track-max-unseen", "0.3", "--track-min-score", "0"];
+        let arguments = infer(&[photos, &follow, &["--no-draw", "--json", "-", "-q"]].concat());
+        let (out, _) = expect(status, folder.path(), &arguments);
+        let people = |line: &serde_json::Value| line["people"].as_array().unwrap().clone();
+        let id = |person: serde_json::Value| person["id"].as_u64().unwrap();
+        json_lines(&out).iter().map(|line| people(line).into_iter().map(id).collect()).collect()
+    };
+    let together = ids(0, &["a.png", "c.png"]);
+    assert!(!together[0].is_empty() && together[0] == together[1], "{together:?}");
+    let apart = ids(1, &["a.png", "x.png", "y.png", "c.png"]);
+    assert!(apart[0] == together[0] && apart[1].iter().all(|id| !apart[0].contains(id)), "{apart:?}");
     let (_, err) = expect(2, folder.path(), &infer(&["a.png", "--smooth"]));
     assert!(err.contains("--track"), "{err}");
 }
@@ -198,18 +215,18 @@ fn an_ffmpeg_that_fails_is_an_error_in_time_and_leaves_nothing() {
         (&format!("{two}{frame}; {frame}; exit 0"), "wrote more than it told of", 2),
     ];
     let reads = "cat > /dev/null; exit 0";
-    let ends =
-        [(reads, true), ("exec sleep 1000", false), ("printf '[error] no room\\n' >&2; exit 1", false)];
-    let mut cases: Vec<(String, String, String, usize, bool)> = Vec::new();
+    let mut cases: Vec<(String, &str, &str, usize)> = Vec::new();
     for (decoder, message, lines) in decoders {
-        cases.push((decoder.into(), reads.into(), message.into(), lines, true));
+        cases.push((decoder.into(), reads, message, lines));
     }
     let long: String = (0..12).map(|n| format!("printf '{}' >&2; {frame}; ", shown(n))).collect();
-    for (encoder, good) in &ends[1..] {
-        let message = if encoder.contains("no room") { "ffmpeg: no room" } else { "cannot write the clip" };
-        cases.push((format!("printf '{head}' >&2; {long}"), encoder.to_string(), message.into(), 12, *good));
+    for (encoder, message) in [
+        ("exec sleep 1000", "cannot write the clip"),
+        ("printf '[error] no room\\n' >&2; exit 1", "ffmpeg: no room"),
+    ] {
+        cases.push((format!("printf '{head}' >&2; {long}"), encoder, message, 12));
     }
-    for (decoder, encoder, message, lines, _) in cases {
+    for (decoder, encoder, message, lines) in cases {
         let script = format!(
             "#!/bin/sh\ncase \"$*\" in *-version*) echo ffmpeg version 6.0; exit 0;; *-encoders*) echo ' V..... libx264 x'; exit 0;; esac\n\
              echo $$ >> '{}'\ncase \"$*\" in *matroska*) {encoder};; *) {decoder};; esac\n",
@@ -225,7 +242,7 @@ fn an_ffmpeg_that_fails_is_an_error_in_time_and_leaves_nothing() {
             .unwrap();
         let err = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{decoder}\n{encoder}\n{err}");
-        assert!(err.contains(&message), "{message}\n{decoder}\n{err}");
+        assert!(err.contains(message), "{message}\n{decoder}\n{err}");
         assert!(start.elapsed() < Duration::from_secs(60), "{decoder}");
         // The photo behind it is done, and no frame is lost that came.
         assert_eq!(json_lines(&text(&output.stdout)).len(), lines + 1, "{decoder}\n{err}");
@@ -240,6 +257,34 @@ fn an_ffmpeg_that_fails_is_an_error_in_time_and_leaves_nothing() {
         );
         fs::remove_dir_all(at("rtmo-out")).ok();
     }
+}
+
+/// A camera that comes back goes on in time: ffmpeg counts from 0 again, and a tracker would stand still.
+#[cfg(unix)]
+#[test]
+fn times_go_on_when_a_camera_comes_back() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = workplace();
+    let at = |name: &str| folder.path().join(name);
+    let said = "[Parsed_showinfo_0 @ 0x1] [info] config in time_base: 1/10, frame_rate: 10/1\\n\
+                [Parsed_showinfo_0 @ 0x1] [info] n:   0 pts:      0 pts_time:0 s:4x2 i:P\\n";
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *-version*) echo ffmpeg version 6.0; exit 0;; esac\n\
+         printf '{said}' >&2; head -c 24 /dev/zero\n"
+    );
+    fs::write(at("false-ffmpeg"), script).unwrap();
+    fs::set_permissions(at("false-ffmpeg"), fs::Permissions::from_mode(0o755)).unwrap();
+    let arguments = ["cam:0", "--reconnect", "--max-frames", "3", "--no-draw", "--json", "-"];
+    let output =
+        program(folder.path(), &infer(&arguments)).env("RTMO_FFMPEG", at("false-ffmpeg")).output().unwrap();
+    let (lines, err) = (json_lines(&text(&output.stdout)), text(&output.stderr));
+    assert_eq!((output.status.code(), lines.len()), (Some(0), 3), "{err}");
+    assert!(err.contains("cam:0: has ended; again in 1 s"), "{err}");
+    let of = |key: &str| -> Vec<f64> { lines.iter().map(|line| line[key].as_f64().unwrap()).collect() };
+    assert_eq!(of("frame"), [0.0, 1.0, 2.0]);
+    // It waits for a second each time.
+    let times = of("time");
+    assert!(times[0] == 0.0 && times[1] >= 1.0 && times[2] >= times[1] + 1.0, "{times:?}");
 }
 
 /// The window is another program: here one that keeps what it is to show.

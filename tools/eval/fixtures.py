@@ -7,7 +7,7 @@
     RTMO_EVAL_CASES=/tmp/cases cargo test --test eval
 
 A case is three files: NAME.annotations.json, NAME.results.json and NAME.expected.json, which has a list of numbers by the
-name of each rule; -1 means that nobody is to be counted.
+name of each rule; -1 means that no person is to be counted.
 """
 
 import argparse

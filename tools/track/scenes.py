@@ -92,7 +92,7 @@ class Walker:
             self.velocity = np.zeros(2)
         elif not self.velocity.any() and self.rng.random() < 0.5 * STEP:
             self.turn()
-        # Nobody changes speed at once.
+        # People do not change speed at once.
         self.moving += (self.velocity - self.moving) * min(1.0, STEP / 0.25)
         self.feet += self.moving * STEP
         low, high = (share * HEIGHT for share in self.kind.floor)
@@ -168,7 +168,7 @@ def seen(walker, ahead, camera, rng):
 
 
 def false_find(rng):
-    """Nobody: a coat on a rack, for one frame."""
+    """No person: a coat on a rack, for one frame."""
     height = rng.uniform(80, 250)
     walker = Walker(Kind(height=(height, height)), rng, False)
     person, _, _ = seen(walker, [], np.zeros(2), rng)

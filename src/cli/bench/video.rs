@@ -3,6 +3,7 @@
 use crate::cli::infer::clip::{Annotator, Frames};
 use crate::cli::infer::footage::FootageOptions;
 use crate::cli::infer::pictures::Drawing;
+use crate::cli::infer::reading::FrameSource;
 use crate::cli::infer::work::{Deliver, Given, pump};
 use crate::cli::table::{Align, Table};
 use crate::cli::terminal::Terminal;
@@ -32,6 +33,10 @@ pub struct Figures {
     numbers: f64,
     /// And to an annotated clip.
     annotated: f64,
+    /// From starting ffmpeg to the first frame, once a clip.
+    start: f64,
+    /// People a frame, who are drawn.
+    found: f64,
     decode: f64,
     letterbox: f64,
     network: f64,
@@ -71,6 +76,7 @@ pub fn measure(
         all.people += milliseconds(stages.select + stages.dcc + stages.download) / kept.len() as f64;
         people.extend(found);
     }
+    all.found = people.iter().map(|people| people.len()).sum::<usize>() as f64 / kept.len() as f64;
     let folder =
         tempfile::tempdir().map_err(Error::io("cannot make a folder", "the system's temporary files"))?;
     let target = Target {
@@ -98,19 +104,25 @@ pub fn measure(
             let annotator =
                 target.map(|target| Annotator::new(drawing, Some(target), None, 0.0, reader.watch()));
             let mut source = Frames::new(reader, &options, false, terminal);
+            // A clip of an hour does not wait for ffmpeg's start: that is a part of its own.
+            let opened = Instant::now();
+            while !source.ready() && opened.elapsed() < options.patience() {
+                thread::sleep(Duration::from_micros(200));
+            }
+            all.start += milliseconds(opened.elapsed()) / (2 * ROUNDS) as f64;
             let start = Instant::now();
             all.frames = thread::scope(|scope| -> Result<usize> {
                 let annotator = annotator.as_ref();
                 let thread = annotator.map(|annotator| scope.spawn(|| annotator.run(terminal)));
-                let mut to = Through { annotator, patience: options.patience(), terminal };
-                let done = pump(engine, 1, &mut source, &mut to);
+                let mut to = Through { annotator, patience: options.patience() };
+                let done = pump(engine, 1, &mut source, terminal, &mut to);
                 annotator.inspect(|annotator| annotator.end());
                 let writer = thread
                     .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
                 if let Some(writer) = writer.transpose()?.flatten() {
                     writer.finish(None)?;
                 }
-                done
+                done.map(|done| done.came)
             })?;
             let took = milliseconds(start.elapsed()) / all.frames.max(1) as f64 / ROUNDS as f64;
             *(if annotated { &mut all.annotated } else { &mut all.numbers }) += took;
@@ -172,21 +184,9 @@ fn drawn(frames: &[Frame], people: &[People], drawing: &Drawing<'_>, target: Tar
 struct Through<'a> {
     annotator: Option<&'a Annotator<'a>>,
     patience: Duration,
-    terminal: &'a Terminal,
 }
 
 impl Deliver for Through<'_> {
-    fn note(&mut self, note: String) {
-        self.terminal.note(note);
-    }
-
-    fn complain(&mut self, _: &Path, complaint: Result<String>) {
-        match complaint {
-            Ok(what) => self.terminal.complain("warning", what),
-            Err(error) => self.terminal.complain("error", error),
-        }
-    }
-
     fn deliver(&mut self, given: Given, photo: Photo, people: People, _: f64) -> Result<bool> {
         let time = given.at.map_or(0.0, |at| at.time);
         Ok(self.annotator.is_none_or(|annotator| annotator.push(photo, people, time, self.patience).is_ok()))
@@ -207,14 +207,19 @@ impl Figures {
             parts.row([name.into(), ms(value)]);
         }
         let (w, h) = self.size;
-        format!("clip     {w}x{h}, {} frames, {ROUNDS} rounds in turns\n\n{whole}\n\n{parts}", self.frames)
+        format!(
+            "clip     {w}x{h}, {} frames, {:.1} people a frame, {ROUNDS} rounds in turns\n\n{whole}\n\n{parts}\n\n\
+             ffmpeg's start, once a clip: {:.0} ms",
+            self.frames, self.found, self.start
+        )
     }
 
     pub fn json(&self) -> Value {
         let object = |figures: &[(&str, f64)]| {
             figures.iter().map(|(name, ms)| (name.to_string(), json!(ms))).collect::<serde_json::Map<_, _>>()
         };
-        json!({ "width": self.size.0, "height": self.size.1, "frames": self.frames,
+        json!({ "width": self.size.0, "height": self.size.1, "frames": self.frames, "people": self.found,
+            "start_milliseconds": self.start,
             "milliseconds": object(&self.whole()), "parts": object(&self.parts()) })
     }
 

@@ -8,7 +8,7 @@ use crate::cli::Outcome;
 use crate::cli::infer::stopped;
 use crate::cli::plot::quantile;
 use crate::cli::terminal::Terminal;
-use rtmo_engine::backend::{Device, cpu, device};
+use rtmo_engine::backend::{Device, cpu};
 use rtmo_engine::eval::{Annotations, Benchmark, Results, evaluate};
 use rtmo_engine::weights::Checkpoint;
 use rtmo_engine::{Engine, EngineOptions, Error, Precision, Result, shown};
@@ -18,7 +18,6 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Component, Path};
-use std::thread;
 
 /// What all runs of a command have in common.
 pub struct Session<'a> {
@@ -125,7 +124,7 @@ impl Session<'_> {
             self.terminal.progress(Some(todo.len()), "photos");
         }
         let batch = self.eval.batch.into();
-        let incoming = work::read_ahead(&todo, batch, self.workers());
+        let incoming = work::read_ahead(&todo, batch, self.eval.network.workers());
         let ran = work::run(&mut engine, &todo, incoming, batch, &mut record, self.terminal);
         self.terminal.finish();
         let failed = ran?;
@@ -201,13 +200,6 @@ impl Session<'_> {
             ("max people", or_none(options.max_people.map(|n| n.to_string()))),
         ];
         Ok((weights, settings.into_iter().map(|(name, value)| (name.to_string(), value)).collect()))
-    }
-
-    /// Threads that read photos: one where the CPU computes, which needs its cores.
-    fn workers(&self) -> usize {
-        let threads = thread::available_parallelism().map_or(1, |n| n.get());
-        let gpu = self.eval.network.on_gpu(|| device::cuda().is_ok());
-        if gpu { threads.clamp(1, 8) } else { 1 }
     }
 }
 

@@ -11,7 +11,7 @@ mod work;
 use super::fetch::Fetch;
 use super::files::Files;
 use super::infer::catch_interrupts;
-use super::options::{Network, ends_in, fraction};
+use super::options::{Network, PeopleOptions, ends_in};
 use super::terminal::Terminal;
 use super::{Ended, Outcome};
 use clap::Args;
@@ -37,7 +37,8 @@ docs/evaluation.md explains all of them and says where COCO's photos and annotat
 
 People are written to --out as they are found. A run that was interrupted goes on where it was; one with other weights or \
 options is an error that names the difference. With --compare and --sweep there is such a file for each run, as \
-rtmo-eval.bf16.jsonl. A person must exceed a score of 0.1 unless --score-thr says otherwise, as for the published figures.
+rtmo-eval.bf16.jsonl. A person must exceed a score of 0.1 unless --score-thr says otherwise, as for the published figures; of an image \
+the best 20 are judged.
 
 Examples:
   rtmo-engine eval --annotations person_keypoints_val2017.json --images val2017/ --model rtmo-s
@@ -75,18 +76,8 @@ pub struct Eval {
     /// Photos that are computed together
     #[arg(short, long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch: u16,
-    /// Score that a person must exceed [default: 0.1, with --compat rtmlib 0.7]
-    #[arg(long, value_name = "0..1", value_parser = fraction, allow_negative_numbers = true, help_heading = "People")]
-    score_thr: Option<f32>,
-    /// Overlap (IoU) from which on the lesser of two people is dropped [default: 0.65, with --compat rtmlib 0.45]
-    #[arg(long, value_name = "0..1", value_parser = fraction, allow_negative_numbers = true, help_heading = "People")]
-    nms_thr: Option<f32>,
-    /// At most N people a photo, best first; 20 of an image are judged at most
-    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "People")]
-    max_people: Option<usize>,
-    /// Whose geometry and thresholds: mmpose or rtmlib
-    #[arg(long, value_name = "WHOSE", default_value = "mmpose", help_heading = "People")]
-    compat: Compat,
+    #[command(flatten)]
+    people: PeopleOptions,
     /// Run in each of these precisions, and tell what each costs in AP and in pixels
     #[arg(long, value_name = "P,P,..", value_delimiter = ',', help_heading = "Several runs", conflicts_with_all = ["sweep", "precision", "fp16"])]
     compare: Vec<Precision>,
@@ -227,10 +218,10 @@ impl Eval {
             differences.push(format!("an input of {w}x{h}, not {width}x{height}"));
         }
         let others = [
-            (self.compat != Compat::Mmpose, "--compat"),
-            (self.score_thr.is_some(), "--score-thr"),
-            (self.nms_thr.is_some(), "--nms-thr"),
-            (self.max_people.is_some(), "--max-people"),
+            (self.people.compat != Compat::Mmpose, "--compat"),
+            (self.people.score_thr.is_some(), "--score-thr"),
+            (self.people.nms_thr.is_some(), "--nms-thr"),
+            (self.people.max_people.is_some(), "--max-people"),
             (self.rule != Rule::Xtcocotools, "--rule"),
         ];
         differences.extend(others.into_iter().filter(|(is, _)| *is).map(|(_, option)| option.to_string()));
@@ -239,13 +230,7 @@ impl Eval {
 
     /// The engine's options, as they were asked for.
     fn options(&self) -> EngineOptions {
-        let placement = self.network.placement();
-        let mut options = EngineOptions::default().with_placement(placement).with_compat(self.compat);
-        options.input_size = self.network.size;
-        options.score_thr = self.score_thr;
-        options.nms_thr = self.nms_thr;
-        options.max_people = self.max_people;
-        options
+        self.people.engine(&self.network)
     }
 
     /// `rtmo-eval.bf16.jsonl`

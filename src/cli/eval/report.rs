@@ -49,7 +49,7 @@ pub fn remark(published: &Published, differences: &[String]) -> String {
     remark
 }
 
-/// To four digits; `-` where there is nobody to be counted.
+/// To four digits; `-` where no person is to be counted.
 pub fn number(value: Option<f64>) -> String {
     value.map_or("-".into(), |value| format!("{value:.4}"))
 }

@@ -100,7 +100,7 @@ pub fn values(eval: &Eval, checkpoint: &Checkpoint, axis: Axis) -> Result<Vec<(S
     };
     let wrong = |value: &String, error: Error| Error::Usage(format!("--values {value}: {error}"));
     match axis {
-        Axis::Score if eval.score_thr.is_some() => {
+        Axis::Score if eval.people.score_thr.is_some() => {
             return Err(Error::Usage("--score-thr is what --sweep score varies: give one of them".into()));
         }
         Axis::Size if eval.network.size.is_some() => {

@@ -7,9 +7,8 @@ use crate::cli::infer::sources::Item;
 use crate::cli::infer::work::{Deliver, Given, not_finite, pump};
 use crate::cli::terminal::Terminal;
 use rtmo_engine::vision::decode::Limits;
-use rtmo_engine::{Engine, People, Result, shown};
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use rtmo_engine::{Engine, Error, People, Result, shown};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A photo to be done.
@@ -24,9 +23,7 @@ pub struct Photo {
 /// Reads photos ahead of the engine, `batch` of which are computed together.
 pub fn read_ahead(photos: &[Photo], batch: usize, workers: usize) -> Photos {
     let items: Vec<Item> = photos.iter().map(|photo| Item::File(photo.path.clone())).collect();
-    // 1 GB; in large batches room for 8 megapixels a photo.
-    let budget = Budget::new((1 << 30).max(batch * (24 << 20)));
-    decode_ahead(items.into_iter(), Arc::default(), workers, Limits::default(), budget)
+    decode_ahead(items.into_iter(), Arc::default(), workers, Limits::default(), Budget::of_batch(batch))
 }
 
 /// Runs the engine on photos and adds who is found to the record; returns how many could not be read, which have been told.
@@ -41,39 +38,25 @@ pub fn run(
     record: &mut Record,
     terminal: &Terminal,
 ) -> Result<usize> {
-    let photos = photos.iter().map(|photo| (photo.path.as_path(), photo)).collect();
-    let mut to = Evaluation { photos, record, terminal, failed: 0 };
-    pump(engine, batch, &mut incoming, &mut to)?;
-    Ok(to.failed)
+    let mut to = Evaluation { photos: photos.iter(), record, terminal };
+    Ok(pump(engine, batch, &mut incoming, terminal, &mut to)?.failed)
 }
 
 /// What becomes of annotated photos.
 struct Evaluation<'a> {
-    photos: HashMap<&'a Path, &'a Photo>,
+    /// Those that have not been done, in their order.
+    photos: std::slice::Iter<'a, Photo>,
     record: &'a mut Record,
     terminal: &'a Terminal,
-    failed: usize,
 }
 
 impl Deliver for Evaluation<'_> {
-    fn note(&mut self, note: String) {
-        self.terminal.note(note);
-    }
-
-    fn complain(&mut self, path: &Path, complaint: Result<String>) {
-        match complaint {
-            Ok(warning) => self.terminal.complain("warning", format!("{}: {warning}", shown(path))),
-            Err(error) => {
-                self.terminal.complain("error", error);
-                self.terminal.advance();
-                self.failed += 1;
-            }
-        }
-    }
-
     fn deliver(&mut self, given: Given, photo: rtmo_engine::Photo, people: People, ms: f64) -> Result<bool> {
         let path = given.path.as_path();
-        let Photo { image, size, .. } = self.photos[path];
+        // Photos come in order, those that cannot be read left out. Two images may have one photo.
+        let Some(Photo { image, size, .. }) = self.photos.find(|photo| photo.path == path) else {
+            return Err(Error::Usage(format!("{}: a photo that no image has", shown(path))));
+        };
         let (w, h) = (photo.width as u64, photo.height as u64);
         if let Some((width, height)) = size.filter(|size| *size != (w, h)) {
             let what = format!("{}: {w}x{h}, and the annotations are for {width}x{height}", shown(path));

@@ -24,6 +24,11 @@ pub struct Share {
 }
 
 impl Budget {
+    /// 1 GB; where batches are large, room for 8 megapixels a photo of them.
+    pub fn of_batch(photos: usize) -> Arc<Budget> {
+        Budget::new((1 << 30).max(photos * (24 << 20)))
+    }
+
     pub fn new(most: usize) -> Arc<Budget> {
         let state = State { used: 0, turn: 0, closed: false };
         Arc::new(Budget { most, state: Mutex::new(state), changed: Condvar::new() })

@@ -38,7 +38,6 @@ pub struct Identities {
     smoother: Option<Smoother>,
     /// Photos a second, and how many there were.
     photos: Option<f64>,
-    seen: u64,
     last: f64,
 }
 
@@ -62,7 +61,7 @@ impl IdentityOptions {
         let smoother = SmootherOptions::default().with_max_unseen(self.track_max_unseen);
         let smoother = self.smooth.then(|| Smoother::new(smoother)).transpose()?;
         let (tracker, photos) = (Tracker::new(options)?, self.rate);
-        Ok(Some(Identities { tracker, smoother, photos, seen: 0, last: f64::NEG_INFINITY }))
+        Ok(Some(Identities { tracker, smoother, photos, last: f64::NEG_INFINITY }))
     }
 
     /// That photos have times, if they are to be followed.
@@ -103,15 +102,14 @@ impl Identities {
         }
     }
 
-    /// As [`Identities::follow`], for the next photo.
+    /// As [`Identities::follow`], for the photo with this number, from 0.
     ///
     /// # Errors
     /// As there; if photos have no times.
-    pub fn follow_photo(&mut self, people: &mut People) -> Result<()> {
+    pub fn follow_photo(&mut self, people: &mut People, number: usize) -> Result<()> {
         let rate =
             self.photos.ok_or_else(|| Error::Usage("photos have no times; --rate gives them".into()))?;
-        self.seen += 1;
-        self.follow(people, (self.seen - 1) as f64 / rate)
+        self.follow(people, number as f64 / rate)
     }
 }
 

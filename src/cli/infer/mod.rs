@@ -13,7 +13,7 @@ pub(in crate::cli) mod work;
 
 use super::fetch::Fetch;
 use super::files::Files;
-use super::options::{Network, fraction};
+use super::options::{Network, PeopleOptions, fraction};
 use super::terminal::Terminal;
 use super::video::{Footage, Range, count_frames, end_all};
 use super::{Ended, Outcome};
@@ -30,7 +30,7 @@ use rtmo_engine::backend::device;
 use rtmo_engine::output::ImageIds;
 use rtmo_engine::vision::decode::{Limits, MAX_PIXELS};
 use rtmo_engine::weights::{Checkpoint, score_thr};
-use rtmo_engine::{Compat, DrawOptions, Engine, EngineOptions, Error, Result, Skeleton, shown};
+use rtmo_engine::{DrawOptions, Engine, Error, Result, Skeleton, shown};
 use sources::{Item, Known, Sources};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,12 +43,13 @@ use work::{Tally, Work, draw_all};
 /// Find the people on photos and in videos; draw them, or write them as JSON
 ///
 /// Photos and clips are files, folders and patterns; cameras and streams have names such as cam:0 and rtsp://host/path. People
-/// are drawn into copies in a folder, and on request written as lines of JSON or as COCO results. A file that is neither
+/// are drawn into copies in a folder, and on request written as JSON and in other formats. A file that is neither
 /// photo nor clip is reported and does not stop the rest. Videos need the program ffmpeg.
 #[derive(Args)]
 #[command(after_help = "\
---format says what is written; docs/formats.md describes it. JSON is one object a line and photo or frame, people by falling score, in the photo's own pixels:
-  {\"image\": path, \"width\": W, \"height\": H, \"people\": [
+--format says what is written; docs/formats.md describes each format. JSON is one object a line and photo or frame, people by \
+falling score, in the photo's own pixels:
+  {\"version\": 1, \"image\": path, \"width\": W, \"height\": H, \"people\": [
     {\"score\": s, \"bbox\": [x1, y1, x2, y2], \"keypoints\": [[x, y, score], ...]}]}
 Frames of clips also have \"frame\", their number from 0, and \"time\" in seconds; with --track people have an \"id\". \
 With --skeleton, \"keypoint_names\" are the names. A path that is no UTF-8 text also has its bytes, in \"image_hex\". \
@@ -103,18 +104,8 @@ pub struct Infer {
     /// time take 1 GB together, a larger one is alone
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_pixels as u64, allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=MAX_PIXELS as u64))]
     max_pixels: u64,
-    /// Score that a person must exceed [default: 0.1, with --compat rtmlib 0.7, of the demonstration model at least 0.5]
-    #[arg(long, value_name = "0..1", value_parser = fraction, allow_negative_numbers = true, help_heading = "People")]
-    score_thr: Option<f32>,
-    /// Overlap (IoU) from which on the lesser of two people is dropped [default: 0.65, with --compat rtmlib 0.45]
-    #[arg(long, value_name = "0..1", value_parser = fraction, allow_negative_numbers = true, help_heading = "People")]
-    nms_thr: Option<f32>,
-    /// At most N people a photo, best first
-    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "People")]
-    max_people: Option<usize>,
-    /// Whose geometry and thresholds: mmpose or rtmlib
-    #[arg(long, value_name = "WHOSE", default_value = "mmpose", help_heading = "People")]
-    compat: Compat,
+    #[command(flatten)]
+    people: PeopleOptions,
     /// Folder for pictures; of what is there only earlier pictures are replaced
     #[arg(short, long, value_name = "DIR", default_value = "rtmo-out", help_heading = "Output")]
     out: PathBuf,
@@ -192,9 +183,9 @@ impl Infer {
         catch_interrupts()?;
 
         let start = Instant::now();
-        let workers = self.workers();
+        let workers = self.network.workers();
         let limits = Limits { max_pixels: self.max_pixels as usize };
-        let photos = decode_ahead(items, waits, workers, limits, self.budget());
+        let photos = decode_ahead(items, waits, workers, limits, Budget::of_batch(self.batch.into()));
         // While the first photo is decoded.
         let mut engine = self.engine(weights, &terminal)?;
         if let Some(skeleton) = skeleton.as_ref().filter(|skeleton| skeleton.len() != engine.keypoints()) {
@@ -259,6 +250,7 @@ impl Infer {
                 terminal,
                 to_draw,
                 drawn: 0,
+                before: 0,
                 broken: false,
             };
             let worked = work.run(&mut engine, photos, &clips);
@@ -277,7 +269,7 @@ impl Infer {
             return Ok(Outcome::Interrupted);
         }
         if listed == 0 {
-            return Err(Error::Usage("the list names no photo".into()));
+            return Err(Error::Usage("the list names no photo and no clip".into()));
         }
         results.finish()?;
         self.conclude(&tally, listed + failed, start, &terminal)
@@ -440,28 +432,10 @@ impl Infer {
         Ok(Outcome::Done)
     }
 
-    /// Threads that read photos, and as many that draw: one where the CPU computes, which needs its cores; where a GPU
-    /// does, as many as it takes to keep that busy.
-    fn workers(&self) -> usize {
-        let threads = thread::available_parallelism().map_or(1, |n| n.get());
-        let gpu = self.network.on_gpu(|| device::cuda().is_ok());
-        if gpu { threads.clamp(1, 8) } else { 1 }
-    }
-
-    /// 1 GB; in large batches room for 8 megapixels a photo.
-    fn budget(&self) -> Arc<Budget> {
-        Budget::new((1 << 30).max(usize::from(self.batch) * (24 << 20)))
-    }
-
     fn engine(&self, checkpoint: Checkpoint, terminal: &Terminal) -> Result<Engine> {
-        let mut options = EngineOptions::default()
-            .with_placement(self.network.placement())
-            .with_compat(self.compat)
-            .with_heatmaps(self.heatmaps);
-        options.input_size = self.network.size;
-        options.score_thr = score_thr(&checkpoint, self.score_thr, self.compat);
-        options.nms_thr = self.nms_thr;
-        options.max_people = self.max_people;
+        let PeopleOptions { score_thr: asked, compat, .. } = self.people;
+        let mut options = self.people.engine(&self.network).with_heatmaps(self.heatmaps);
+        options.score_thr = score_thr(&checkpoint, asked, compat);
         let engine = Engine::from_checkpoint(&checkpoint, options)?;
         for warning in self.network.fallback().into_iter().chain(self.network.crowded()) {
             terminal.complain("warning", warning);
@@ -469,7 +443,7 @@ impl Infer {
         let (w, h) = engine.input_size();
         let weights = shown(checkpoint.path());
         terminal.say(format!("{} {w}x{h}, {}, {weights}", engine.name(), engine.describe()))?;
-        if let Some(remark) = Network::remark(&checkpoint, self.score_thr, self.compat) {
+        if let Some(remark) = Network::remark(&checkpoint, asked, compat) {
             terminal.say(remark)?;
         }
         Ok(engine)

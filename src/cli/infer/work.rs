@@ -30,18 +30,14 @@ pub struct Work<'a> {
     pub to_draw: Vec<SyncSender<Done>>,
     /// Photos given to them.
     pub drawn: usize,
+    /// Photos that came before those at hand.
+    pub before: usize,
     /// Whether one of them has ended early.
     pub broken: bool,
 }
 
 /// What becomes of a source's pictures.
 pub trait Deliver {
-    /// Something worth knowing.
-    fn note(&mut self, note: String);
-
-    /// Tells of a picture with a flaw, or of one that cannot be read.
-    fn complain(&mut self, path: &Path, complaint: Result<String>);
-
     /// Takes a picture whose people are known, and the milliseconds it took; false where no more are wanted.
     fn deliver(&mut self, given: Given, photo: Photo, people: People, ms: f64) -> Result<bool>;
 }
@@ -49,36 +45,60 @@ pub trait Deliver {
 /// A picture that the engine works on.
 pub struct Given {
     pub path: PathBuf,
+    /// How many pictures of its source came before it, unreadable ones among them.
+    pub place: usize,
     pub share: Option<Share>,
     pub at: Option<At>,
 }
 
-/// Sends a source's pictures through the engine, in order. Returns how many came, unreadable ones among them.
+/// What [`pump`] has done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pumped {
+    /// Pictures that came, unreadable ones among them.
+    pub came: usize,
+    /// Those that could not be read.
+    pub failed: usize,
+}
+
+/// Sends a source's pictures through the engine, in order. Tells of those with a flaw, and of those that cannot be read, when it is
+/// their turn.
+///
+/// # Errors
+/// If the engine fails, or `to` does.
 pub fn pump(
     engine: &mut Engine,
     batch: usize,
     source: &mut dyn FrameSource,
+    terminal: &Terminal,
     to: &mut dyn Deliver,
-) -> Result<usize> {
+) -> Result<Pumped> {
     let mut begun: VecDeque<Begun> = VecDeque::new();
-    let (mut listed, mut last) = (0, Instant::now());
+    let (mut done, mut last) = (Pumped::default(), Instant::now());
     loop {
         // As many batches ahead as the engine takes, but nothing waits for a picture while people are to be had.
         while begun.len() < engine.queue_depth() && !stopped() && (begun.is_empty() || source.ready()) {
             let pictures = source.next_batch(batch);
-            source.notes().into_iter().for_each(|note| to.note(note));
+            source.notes().into_iter().for_each(|note| terminal.note(note));
             let Some(pictures) = pictures else { break };
-            listed += pictures.len();
-            begun.push_back(Begun::new(engine, pictures)?);
+            let first = done.came;
+            done.came += pictures.len();
+            begun.push_back(Begun::new(engine, pictures, first)?);
         }
-        let Some(Begun { given, complaints, start }) = begun.pop_front() else { return Ok(listed) };
+        let Some(Begun { given, complaints, start }) = begun.pop_front() else { return Ok(done) };
         for (path, complaint) in complaints {
-            to.complain(&path, complaint);
+            match complaint {
+                Ok(warning) => terminal.complain("warning", format!("{}: {warning}", shown(&path))),
+                Err(error) => {
+                    terminal.complain("error", error);
+                    terminal.advance();
+                    done.failed += 1;
+                }
+            }
         }
         if given.is_empty() {
             continue;
         }
-        let Some((photos, found)) = engine.collect()? else { return Ok(listed) };
+        let Some((photos, found)) = engine.collect()? else { return Ok(done) };
         // A GPU works on two batches at a time: the time of this one begins when the one before it has ended.
         let ms = start.max(last).elapsed().as_secs_f64() * 1e3 / photos.len() as f64;
         last = Instant::now();
@@ -86,32 +106,17 @@ pub fn pump(
             if !to.deliver(given, photo, people, ms)? {
                 // What has been submitted is collected, so that the engine is free.
                 while engine.collect()?.is_some() {}
-                return Ok(listed);
+                return Ok(done);
             }
         }
     }
 }
 
 impl Deliver for Work<'_> {
-    fn note(&mut self, note: String) {
-        self.terminal.note(note);
-    }
-
-    fn complain(&mut self, path: &Path, complaint: Result<String>) {
-        match complaint {
-            Ok(warning) => self.terminal.complain("warning", format!("{}: {warning}", shown(path))),
-            Err(error) => {
-                self.terminal.complain("error", error);
-                self.terminal.advance();
-                self.tally.failed += 1;
-            }
-        }
-    }
-
     fn deliver(&mut self, given: Given, photo: Photo, people: People, ms: f64) -> Result<bool> {
         let mut people = people;
         if let Some(identities) = &mut self.identities {
-            let followed = identities.follow_photo(&mut people);
+            let followed = identities.follow_photo(&mut people, self.before + given.place);
             self.tally.failed += forgive(self.terminal, followed)?;
         }
         let mut done = Done { photo, people, picture: None, share: given.share };
@@ -132,7 +137,11 @@ impl Work<'_> {
     pub fn run(&mut self, engine: &mut Engine, mut photos: Photos, clips: &Clips<'_>) -> Result<usize> {
         let mut listed = 0;
         loop {
-            listed += pump(engine, clips.batch, &mut photos, self)?;
+            let terminal = self.terminal;
+            let Pumped { came, failed } = pump(engine, clips.batch, &mut photos, terminal, self)?;
+            listed += came;
+            self.before += came;
+            self.tally.failed += failed;
             match photos.clip().filter(|_| !stopped() && !self.broken) {
                 Some(clip) => {
                     listed += 1;
@@ -201,15 +210,15 @@ struct Begun {
 }
 
 impl Begun {
-    fn new(engine: &mut Engine, batch: Vec<Read>) -> Result<Begun> {
+    fn new(engine: &mut Engine, batch: Vec<Read>, first: usize) -> Result<Begun> {
         let (mut given, mut photos, mut complaints) = (Vec::new(), Vec::new(), Vec::new());
-        for Read { path, decoded, share, at } in batch {
+        for (i, Read { path, decoded, share, at }) in batch.into_iter().enumerate() {
             match decoded {
                 Ok(Decoded { photo, warnings }) => {
                     if !warnings.is_empty() {
                         complaints.push((path.clone(), Ok(warnings.join("; "))));
                     }
-                    given.push(Given { path, share, at });
+                    given.push(Given { path, place: first + i, share, at });
                     photos.push(photo);
                 }
                 Err(error) => complaints.push((path, Err(error))),

@@ -3,6 +3,7 @@
 //! [`Footage`] says what an argument means, [`Reader`] gives its frames, [`Writer`] makes an annotated clip of them. ffmpeg runs
 //! as a program of its own: what it decodes cannot harm this one, and one that hangs is ended.
 
+mod input;
 mod log;
 mod matroska;
 #[cfg(test)]
@@ -12,13 +13,15 @@ mod program;
 mod queue;
 mod raw;
 mod reader;
+mod told;
 mod writer;
 
+pub use input::count_frames;
 pub use preview::Preview;
 pub use program::{Ffmpeg, end_all};
 pub use queue::{Popped, Queue};
 pub use raw::RawFormat;
-pub use reader::{Frame, Next, Range, Reader, Settings, Watch, count_frames};
+pub use reader::{Frame, Next, Range, Reader, Settings, Watch};
 pub use writer::{Stop, Target, Writer, is_earlier};
 
 use rtmo_engine::{Error, Result};

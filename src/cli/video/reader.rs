@@ -1,25 +1,22 @@
 //! Frames out of footage.
 
-use super::log::{self, Level, Line};
-use super::program::{Ffmpeg, Running, file_argument};
+use super::Footage;
+use super::input::input;
+use super::program::{Ffmpeg, Running};
 use super::queue::{Popped, Queue};
 use super::raw::RawFormat;
-use super::{Footage, scheme, without_password};
+use super::told::{Ear, Head, Info, Told};
 use rtmo_engine::{Error, Photo, Result, shown};
-use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Frames that wait for the engine: the next one while it works on another.
 const AHEAD: usize = 2;
-
-/// Messages of ffmpeg that are kept; more are only counted.
-const MOST_ERRORS: usize = 3;
 
 /// How long ffmpeg may take to end once its output has ended.
 const LAST_WORDS: Duration = Duration::from_secs(10);
@@ -65,19 +62,6 @@ pub struct Range {
     pub end: Option<u64>,
 }
 
-/// What ffmpeg told of its input.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Info {
-    /// Seconds.
-    pub duration: Option<f64>,
-    /// Frames a second; of a clip whose rate varies a mean or a guess.
-    pub rate: Option<f64>,
-    /// Codec of the first sound.
-    pub audio: Option<String>,
-    videos: usize,
-    wide: bool,
-}
-
 /// What [`Reader::next`] found.
 pub enum Next {
     Frame(Frame),
@@ -97,8 +81,7 @@ struct Shared {
     queue: Queue<Frame>,
     /// The program that runs, to be ended from another thread.
     running: Mutex<Option<Running>>,
-    info: Mutex<Info>,
-    notes: Mutex<Vec<String>>,
+    told: Arc<Told>,
     end: Mutex<Option<Result<()>>>,
     stopped: AtomicBool,
     /// Frames read.
@@ -121,8 +104,7 @@ impl Reader {
             settings,
             queue: Queue::new(if live { 1 } else { AHEAD }, live),
             running: Mutex::default(),
-            info: Mutex::default(),
-            notes: Mutex::default(),
+            told: Arc::default(),
             end: Mutex::default(),
             stopped: AtomicBool::new(false),
             frames: AtomicU64::new(0),
@@ -155,14 +137,14 @@ impl Reader {
 
     /// What is to be told, once.
     pub fn notes(&self) -> Vec<String> {
-        std::mem::take(&mut *lock(&self.shared.notes))
+        self.shared.told.take_notes()
     }
 
     /// Ends the ffmpeg that hangs, where another one takes its place: of live sources that shall be connected to again.
     pub fn restart(&self, why: &str) -> bool {
         let again = self.shared.settings.reconnect && self.shared.footage.is_live();
         if again {
-            lock(&self.shared.notes).push(self.shared.failure(why).to_string());
+            self.shared.told.note(self.shared.failure(why).to_string());
             if let Some(running) = lock(&self.shared.running).as_mut() {
                 running.kill();
             }
@@ -188,7 +170,7 @@ pub struct Watch(Arc<Shared>);
 impl Watch {
     /// What ffmpeg told: all of it once there is a frame.
     pub fn info(&self) -> Info {
-        lock(&self.0.info).clone()
+        self.0.told.info()
     }
 
     /// Seconds from a frame to the next, as far as that is known.
@@ -211,13 +193,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What ffmpeg says of a frame before it writes it.
-struct Head {
-    time: Option<f64>,
-    width: usize,
-    height: usize,
-}
-
 impl Shared {
     fn stopped(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
@@ -230,17 +205,20 @@ impl Shared {
     /// All frames of a source; of a live one that shall be connected to again, for ever.
     fn read_all(self: &Arc<Shared>, stdin: Box<dyn Read + Send>) -> Result<()> {
         let (mut stdin, mut pause) = (Some(stdin), Duration::from_secs(1));
+        let began = Instant::now();
+        // ffmpeg counts time from each connection.
+        let mut connected = 0.0;
         loop {
             let before = self.frames.load(Ordering::SeqCst);
-            let end = self.read_once(stdin.take());
+            let end = self.read_once(stdin.take(), connected);
             if self.stopped() || !(self.settings.reconnect && self.footage.is_live()) {
                 return end;
             }
             if self.frames.load(Ordering::SeqCst) > before {
                 pause = Duration::from_secs(1);
             }
-            let why = end.err().map_or_else(|| "it has ended".into(), |error| error.to_string());
-            lock(&self.notes).push(format!("{why}; again in {} s", pause.as_secs()));
+            let why = end.err().unwrap_or_else(|| self.failure("has ended"));
+            self.told.note(format!("{why}; again in {} s", pause.as_secs()));
             let step = Duration::from_millis(50);
             let mut waited = Duration::ZERO;
             while waited < pause && !self.stopped() {
@@ -248,16 +226,16 @@ impl Shared {
                 waited += step;
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
+            connected = began.elapsed().as_secs_f64();
         }
     }
 
-    fn read_once(self: &Arc<Shared>, stdin: Option<Box<dyn Read + Send>>) -> Result<()> {
+    fn read_once(self: &Arc<Shared>, stdin: Option<Box<dyn Read + Send>>, connected: f64) -> Result<()> {
         let ffmpeg = Ffmpeg::find()?;
         let mut running =
             Running::start(self.command(ffmpeg)).map_err(Error::io("cannot start", "ffmpeg"))?;
-        let (heads, errors) = (channel(), Arc::new(Mutex::new(Errors::default())));
-        let mut ear =
-            Ear { shared: self.clone(), heads: heads.0, errors: errors.clone(), unit: None, input: true };
+        let (say, heads) = channel();
+        let mut ear = Ear::new(self.footage.clone(), self.told.clone(), say);
         running.read_log(move |line| ear.hear(line));
         let (out, to) = (running.stdout.take(), running.stdin.take());
         *lock(&self.running) = Some(running);
@@ -270,7 +248,7 @@ impl Shared {
             // It ends with its input, or with ffmpeg.
             thread::spawn(move || _ = std::io::copy(&mut from, &mut to).and_then(|_| to.flush()));
         }
-        let broken = out.map_or(Ok(()), |out| self.read_frames(out, &heads.1));
+        let broken = out.map_or(Ok(()), |out| self.read_frames(out, &heads, connected));
         // Whoever stops takes it and ends it.
         let begun = Instant::now();
         let mut status = None;
@@ -287,26 +265,24 @@ impl Shared {
             running.join_log();
         }
         broken?;
-        let errors = lock(&errors);
-        match status {
+        match (status, self.told.take_errors()) {
             _ if self.stopped() => Ok(()),
-            Some(status) if status.success() && errors.texts.is_empty() => Ok(()),
-            Some(status) if errors.texts.is_empty() => {
-                Err(self.failure(format!("ffmpeg ended with {status}")))
-            }
-            Some(_) => Err(self.failure(errors)),
-            None => Err(self.failure("ffmpeg does not end")),
+            (Some(status), None) if status.success() => Ok(()),
+            (Some(status), None) => Err(self.failure(format!("ffmpeg ended with {status}"))),
+            (Some(_), Some(errors)) => Err(self.failure(errors)),
+            (None, _) => Err(self.failure("ffmpeg does not end")),
         }
     }
 
-    fn read_frames(&self, mut out: impl Read, heads: &Receiver<Head>) -> Result<()> {
+    /// `connected` is the time at which ffmpeg counts 0, in seconds.
+    fn read_frames(&self, mut out: impl Read, heads: &Receiver<Head>, connected: f64) -> Result<()> {
         let Range { first, end } = self.settings.range;
         let every = self.settings.every.max(1);
         let mut index = first.div_ceil(every) * every;
         if self.footage.is_live() {
             index = self.frames.load(Ordering::SeqCst) * every;
         }
-        let mut last = f64::NEG_INFINITY;
+        let mut last: Option<f64> = None;
         let scaled = Ffmpeg::find()?.keep_sizes().is_none();
         let mut first_size = None;
         for Head { time, width, height } in heads {
@@ -337,10 +313,10 @@ impl Shared {
                 };
             }
             // A frame without a time is shown as long as the one before.
-            let rate = lock(&self.info).rate.unwrap_or(30.0);
-            let time = self.settings.start.unwrap_or(0.0)
-                + time.unwrap_or(if last.is_finite() { last + every as f64 / rate } else { 0.0 });
-            last = time - self.settings.start.unwrap_or(0.0);
+            let rate = self.told.info().rate.unwrap_or(30.0);
+            let since = time.unwrap_or(last.map_or(0.0, |last| last + every as f64 / rate));
+            last = Some(since);
+            let time = connected + self.settings.start.unwrap_or(0.0) + since;
             // ffmpeg counts a frame at the very end as within.
             if self.settings.end.is_some_and(|end| time >= end - 1e-9) {
                 self.stopped.store(true, Ordering::SeqCst);
@@ -409,7 +385,7 @@ impl Shared {
                 format.width, format.height, self.settings.max_pixels
             )));
         }
-        *lock(&self.info) = Info { rate: Some(format.rate), videos: 1, ..Info::default() };
+        self.told.set_rate(format.rate);
         let Settings { every, range, start, end, .. } = &self.settings;
         for index in 0_u64.. {
             let mut bytes = vec![0; format.bytes()];
@@ -437,79 +413,6 @@ impl Shared {
     }
 }
 
-/// How many frames a file holds, by its packets, which are not decoded.
-///
-/// # Errors
-/// If there is no ffmpeg, or it cannot tell.
-pub fn count_frames(footage: &Footage, settings: &Settings) -> Result<u64> {
-    let ffmpeg = Ffmpeg::find()?;
-    let mut command = ffmpeg.command();
-    input(&mut command, footage, settings);
-    command.args(["-map", "0:V:0", "-c", "copy", "-f", "null", "-"]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut running = Running::start(command).map_err(Error::io("cannot start", "ffmpeg"))?;
-    let count = Arc::new(Mutex::new(None));
-    let counted = count.clone();
-    running.read_log(move |line| {
-        if let Some(rest) = line.text.strip_prefix("frame=") {
-            *lock(&counted) = rest.split_whitespace().next().and_then(|n| n.parse().ok());
-        }
-    });
-    let status = running.wait(Duration::from_secs(3600));
-    running.kill();
-    running.join_log();
-    let count = lock(&count).filter(|_| status.is_some_and(|status| status.success()));
-    count.ok_or_else(|| {
-        Error::Device(format!("{}: ffmpeg cannot count its frames, as --shard needs", shown(&footage.name())))
-    })
-}
-
-/// The part of a command line that opens footage.
-pub fn input(command: &mut Command, footage: &Footage, settings: &Settings) {
-    for (option, seconds) in [("-ss", settings.start), ("-to", settings.end)] {
-        if let Some(seconds) = seconds {
-            command.args([option, &format!("{seconds:.6}")]);
-        }
-    }
-    let address: OsString = match footage {
-        Footage::File(path) => {
-            command.args(["-protocol_whitelist", "file"]);
-            file_argument(path)
-        }
-        Footage::Stdin(_) => {
-            command.args(["-protocol_whitelist", "pipe"]);
-            "pipe:0".into()
-        }
-        Footage::Address(address) => {
-            if let Some((name, protocols)) = scheme(address) {
-                command.args(["-protocol_whitelist", protocols]);
-                if name.starts_with("rtsp") {
-                    command.args(["-rtsp_transport", "tcp"]);
-                }
-            }
-            if footage.is_live() {
-                command.args(["-fflags", "nobuffer", "-flags", "low_delay"]);
-            }
-            address.into()
-        }
-        Footage::Camera(camera) => {
-            let number = camera.bytes().all(|byte| byte.is_ascii_digit());
-            let (format, address) = if cfg!(target_os = "macos") {
-                ("avfoundation", format!("{camera}:none"))
-            } else if cfg!(windows) {
-                ("dshow", format!("video={camera}"))
-            } else if number {
-                ("v4l2", format!("/dev/video{camera}"))
-            } else {
-                ("v4l2", camera.clone())
-            };
-            command.args(["-f", format]);
-            address.into()
-        }
-    };
-    command.arg("-i").arg(address);
-}
-
 /// Reads until `bytes` are full; returns how many there are at the end.
 fn fill(from: &mut impl Read, bytes: &mut [u8]) -> usize {
     let mut got = 0;
@@ -522,122 +425,4 @@ fn fill(from: &mut impl Read, bytes: &mut [u8]) -> usize {
         }
     }
     got
-}
-
-/// What ffmpeg complained of.
-#[derive(Default)]
-struct Errors {
-    texts: Vec<String>,
-    count: usize,
-}
-
-impl std::fmt::Display for Errors {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ffmpeg: {}", self.texts.join("; "))?;
-        match self.count - self.texts.len() {
-            0 => Ok(()),
-            more => write!(f, "; and {more} more"),
-        }
-    }
-}
-
-/// A message without the user and password of an address.
-fn without_secrets(text: &str, footage: &Footage) -> String {
-    match footage {
-        Footage::Address(address) => text.replace(address.as_str(), &without_password(address)),
-        _ => text.into(),
-    }
-}
-
-/// Understands the log of an ffmpeg that decodes.
-struct Ear {
-    shared: Arc<Shared>,
-    heads: Sender<Head>,
-    errors: Arc<Mutex<Errors>>,
-    /// Seconds of a time stamp's unit.
-    unit: Option<f64>,
-    /// Whether it still tells of its input.
-    input: bool,
-}
-
-impl Ear {
-    fn hear(&mut self, line: Line<'_>) {
-        let text = line.text;
-        if line.level == Level::Error {
-            let text = &without_secrets(text, &self.shared.footage);
-            let mut errors = lock(&self.errors);
-            if !text.starts_with("Last message repeated") {
-                errors.count += 1;
-                if errors.texts.len() < MOST_ERRORS && !errors.texts.iter().any(|known| known == text) {
-                    errors.texts.push(text.clone());
-                }
-            }
-        } else if line.component.contains("showinfo") {
-            if let Some(config) = text.strip_prefix("config in") {
-                self.unit =
-                    log::value(config, "time_base").and_then(|unit| log::ratio(unit.trim_end_matches(',')));
-                lock(&self.shared.info).rate = log::value(config, "frame_rate").and_then(log::ratio);
-            } else if let Some(head) = self.head(text) {
-                // Where nobody waits for it, the frame is not wanted either.
-                self.heads.send(head).ok();
-            }
-        } else if text.starts_with("Stream mapping") || text.starts_with("Output #") {
-            if std::mem::take(&mut self.input) {
-                self.tell();
-            }
-        } else if self.input {
-            self.describe(text);
-        }
-    }
-
-    fn head(&self, text: &str) -> Option<Head> {
-        log::value(text, "n")?;
-        let (width, height) = log::value(text, "s")?.split_once('x')?;
-        let stamp = log::value(text, "pts").and_then(|pts| pts.parse::<i64>().ok());
-        let time = stamp.zip(self.unit).map(|(stamp, unit)| stamp as f64 * unit);
-        Some(Head { time, width: width.parse().ok()?, height: height.parse().ok()? })
-    }
-
-    /// A line of what ffmpeg tells of its input.
-    fn describe(&self, text: &str) {
-        let mut info = lock(&self.shared.info);
-        if let Some(duration) = text.strip_prefix("Duration: ") {
-            info.duration = duration.split(',').next().and_then(log::clock);
-        }
-        let Some((_, stream)) = text.split_once(": ").filter(|_| text.starts_with("Stream #")) else {
-            return;
-        };
-        if let Some(video) = stream.strip_prefix("Video: ").filter(|video| !video.contains("attached pic")) {
-            info.videos += 1;
-            let wide = ["10le", "10be", "12le", "12be", "p010", "smpte2084", "arib-std-b67"];
-            info.wide |= info.videos == 1 && wide.iter().any(|mark| video.contains(mark));
-        } else if let Some(audio) = stream.strip_prefix("Audio: ").filter(|_| info.audio.is_none()) {
-            info.audio = audio.split([' ', ',']).next().map(String::from);
-        }
-    }
-
-    /// What a user should know of the input.
-    fn tell(&self) {
-        let info = lock(&self.shared.info).clone();
-        let name = shown(&self.shared.footage.name()).to_string();
-        let mut notes = lock(&self.shared.notes);
-        if info.videos > 1 {
-            notes.push(format!("{name}: has {} video streams; the first is taken", info.videos));
-        }
-        if info.wide {
-            notes.push(format!("{name}: its colours of more than 8 bits are converted to 8"));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn passwords_stay_out_of_messages() {
-        let footage = Footage::Address("rtsp://me:secret@10.0.0.2/a".into());
-        let said = without_secrets("rtsp://me:secret@10.0.0.2/a: Connection refused", &footage);
-        assert_eq!(said, "rtsp://10.0.0.2/a: Connection refused");
-    }
 }

@@ -1,8 +1,9 @@
 //! Annotated clips.
 
+use super::input::input;
 use super::log::Level;
 use super::program::{Ffmpeg, Running, file_argument};
-use super::reader::{self, Settings};
+use super::reader::Settings;
 use super::{Footage, matroska};
 use rtmo_engine::atomic_file::{keep_track, lose_track};
 use rtmo_engine::{Error, Photo, Result, shown};
@@ -137,7 +138,7 @@ impl Writer {
             let end = settings.start.unwrap_or(0.0) + last.max(0.0) + 0.05;
             let settings =
                 Settings { end: Some(settings.end.map_or(end, |given| given.min(end))), ..settings.clone() };
-            reader::input(&mut command, footage, &settings);
+            input(&mut command, footage, &settings);
             command.args(["-map", "0:v", "-map", "1:a:0?", "-c:v", "copy", "-c:a"]);
             command.arg(if COPIED.contains(&codec) { "copy" } else { "aac" });
             command.args(["-map_metadata", "0", "-video_track_timescale", "90000", "-f", "mp4"]);

@@ -17,7 +17,7 @@ def evaluate(
     benchmark: str = "coco",
 ) -> dict[str, Optional[float]]:
     """Judges results by annotations. Returns AP, AP50, AP75, AR and so on by name, 0 to 1; None where the annotations have
-    nobody to be counted.
+    no person to be counted.
 
     ``annotations`` is a file of COCO's or CrowdPose's form. ``results`` is a file of COCO results, a list of them (see
     :meth:`People.to_coco`), or People by image id. ``rule`` is ``"xtcocotools"``, by which RTMO's published figures were made,

@@ -3,7 +3,7 @@
     from rtmo_engine.rtmlib import Body        # in place of: from rtmlib import Body
 
 Arguments and results are rtmlib's: images with blue, green, red; keypoints of shape (N, K, 2) in pixels and their scores (N, K),
-as float32. Where nobody is found, both have one person of zeros; ``empty_as_zeros=False`` gives arrays of length 0.
+as float32. Where no person is found, both have one person of zeros; ``empty_as_zeros=False`` gives arrays of length 0.
 
 What differs:
 
@@ -105,7 +105,7 @@ class RTMO:
             raise UsageError(f"to_openpose: expected a model of 17 keypoints, got {self.engine.keypoints}")
 
     def people(self, image: Any, nms_thr: Optional[float] = None, score_thr: Optional[float] = None) -> People:
-        """The people, with scores and boxes; none where nobody is found. Keypoints are COCO's."""
+        """The people, with scores and boxes; none where no person is found. Keypoints are COCO's."""
         nms_thr = self.nms_thr if nms_thr is None else nms_thr
         score_thr = self.score_thr if score_thr is None else score_thr
         found: People = self.engine.infer(image, score_thr=score_thr, nms_thr=nms_thr)

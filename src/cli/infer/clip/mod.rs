@@ -90,7 +90,7 @@ impl Clips<'_> {
             let thread = annotator.map(|annotator| scope.spawn(|| annotator.run(terminal)));
             let live = footage.is_live();
             let mut to = ClipWork { clip: self, name: &name, live, annotator, counts: &mut counts, work };
-            let pumped = pump(engine, self.batch, &mut frames, &mut to);
+            let pumped = pump(engine, self.batch, &mut frames, terminal, &mut to);
             annotator.inspect(|annotator| annotator.end());
             let annotated =
                 thread.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
@@ -283,17 +283,6 @@ struct ClipWork<'a, 'b, 'c> {
 }
 
 impl Deliver for ClipWork<'_, '_, '_> {
-    fn note(&mut self, note: String) {
-        self.work.terminal.note(note);
-    }
-
-    fn complain(&mut self, _: &Path, complaint: Result<String>) {
-        match complaint {
-            Ok(warning) => self.work.terminal.complain("warning", warning),
-            Err(error) => self.work.terminal.complain("error", error),
-        }
-    }
-
     fn deliver(&mut self, given: Given, photo: Photo, mut people: People, _: f64) -> Result<bool> {
         let (name, terminal) = (self.name, self.work.terminal);
         let at = given.at.unwrap_or(At { frame: 0, time: 0.0 });
