@@ -2,6 +2,14 @@
 
 #![no_main]
 
+#[path = "../../../src/cli/video/signs.rs"]
+mod signs;
+// The list asks for them where the program has them.
+mod cli {
+    pub mod video {
+        pub use crate::signs::is_clip_head;
+    }
+}
 // Each target takes what it needs.
 #[allow(dead_code)]
 #[path = "../../../src/cli/infer/list.rs"]
@@ -29,6 +37,12 @@ fn read(list: &[u8], piece: usize, null: bool) -> Vec<String> {
         Input::Photo(file) => {
             assert!(file == list);
             return vec!["photo".into()];
+        }
+        Input::Clip(mut clip) => {
+            let mut file = Vec::new();
+            clip.read_to_end(&mut file).expect("memory");
+            assert!(file == list);
+            return vec!["clip".into()];
         }
     };
     let line = |line| match line {
@@ -58,7 +72,7 @@ fuzz_target!(
 fn plant() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/list");
     std::fs::create_dir_all(&corpus).expect("a folder for the corpus");
-    let seeds: [&[u8]; 7] = [
+    let seeds: [&[u8]; 9] = [
         b"\xef\xbb\xbfa.jpg\r\n\n b.jpg",
         b"a\xff.jpg\0b.jpg\0",
         b"\xff\xfea\0\n\0",
@@ -66,6 +80,8 @@ fn plant() {
         b"BM\n\n\0\0\0\0\0\0",
         b"RIFF\n\0\0\0WEBPVP8 ",
         b"GIF89a\x0a\0\x0a\0\0\0\0",
+        b"\0\0\0\x20ftypisom\0\0\x02\0",
+        b"G\x40\0\x10\0\0\xb0\x0d",
     ];
     for (i, seed) in seeds.into_iter().enumerate() {
         std::fs::write(corpus.join(format!("seed{i}")), seed).expect("a corpus that can be written");
