@@ -42,6 +42,7 @@ use isa::with_isa;
 use memory::{Block, Map};
 use phase::{Context, Rows, Scratch, ScratchSize, State};
 use pool::{Pool, Worker};
+use pose::letterbox::NetworkInput;
 use prepare::{GUARD, Phase, Prepared, prepare};
 use std::cell::UnsafeCell;
 use std::ops::Range;
@@ -92,7 +93,7 @@ pub struct CpuExecutor {
     queues: Vec<WorkQueue>,
     arena: Block,
     maps: Vec<Option<Map>>,
-    input: Option<(View, Map, usize)>,
+    input: Option<NetworkInput>,
     scratch: Vec<Mutex<Scratch>>,
     state: UnsafeCell<State>,
     heatmaps: Option<[usize; 2]>,
@@ -108,7 +109,7 @@ impl CpuExecutor {
     /// [`Plan::check_steps`], on which the kernels' memory accesses rely; if the system lacks the memory or threads.
     ///
     /// # Panics
-    /// If several steps read the network input and the first of them pads it.
+    /// If several steps read the network input, and the first of them wants it in a layout of its own.
     pub fn new(mut plan: Plan, mut options: CpuOptions) -> Result<CpuExecutor> {
         options.threads = options.threads.max(1);
         plan.check_steps().map_err(|what| Error::Usage(format!("a plan that cannot be executed: {what}")))?;
@@ -261,20 +262,17 @@ impl Executor for CpuExecutor {
             return Err(Error::Usage(what));
         }
         self.plan.check_view(view).map_err(Error::Usage)?;
-        let (map, border) = match self.input {
-            Some((input, map, border)) if input.buffer == view.buffer => (map, border),
+        let mut out = Vec::new();
+        let mut push = |at: usize| out.extend_from_slice(&self.arena[at + view.c0..][..view.c]);
+        match (self.input, self.maps[view.buffer.0]) {
+            (Some(input), _) if input.view.buffer == view.buffer => {
+                let (h, w) = input.size();
+                (0..h * w).for_each(|i| push(input.pixel(i / w, i % w)));
+            }
+            (_, Some(map)) => (0..map.pixels()).for_each(|i| push(map.offset + i * map.pitch)),
             _ => {
                 let name = &self.plan.buffer_of(view).name;
-                let map = self.maps[view.buffer.0]
-                    .ok_or_else(|| Error::Usage(format!("'{name}' is not a feature map")))?;
-                (map, 0)
-            }
-        };
-        let mut out = Vec::with_capacity(map.pixels() * view.c);
-        for y in border..map.h - border {
-            for x in border..map.w - border {
-                let at = map.offset + (y * map.w + x) * map.pitch + view.c0;
-                out.extend_from_slice(&self.arena[at..at + view.c]);
+                return Err(Error::Usage(format!("'{name}' is not a feature map")));
             }
         }
         Ok(out)

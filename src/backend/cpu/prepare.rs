@@ -4,6 +4,7 @@ use super::CpuOptions;
 use super::memory::Map;
 use super::ops::{attention, layer_norm, max_pool, pool_pyramid};
 use super::phase::Work;
+use super::pose::letterbox::{Layout, NetworkInput};
 use super::simd::Simd;
 use super::tile_unit::Unit;
 use crate::backend::Precision;
@@ -27,8 +28,8 @@ pub struct Prepared {
     pub phases: Vec<Phase>,
     /// Values of the arena.
     pub arena_len: usize,
-    /// The network input with its border, if the plan has one.
-    pub input: Option<(View, Map, usize)>,
+    /// The network input, if the plan has one.
+    pub input: Option<NetworkInput>,
 }
 
 /// Values that kernels may read (never use) behind the last channel of a map.
@@ -104,7 +105,7 @@ pub(super) struct Builder<'a, S> {
     /// Computes convolutions below fp32, if there is one.
     pub(super) unit: Option<Unit>,
     arena_len: usize,
-    pub(super) input: Option<(View, Map, usize)>,
+    pub(super) input: Option<NetworkInput>,
     uses: Vec<usize>,
     jobs: Vec<Job>,
 }
@@ -161,9 +162,12 @@ impl<S: Simd> Builder<'_, S> {
     /// A view of a map, resolved. The network input is a separate map with a border.
     pub(super) fn map(&self, plan: &Plan, view: View) -> Map {
         match self.input {
-            Some((input, map, border)) if view.buffer == input.buffer => {
-                assert!(border == 0, "a padded network input has one reader, which pads it");
-                map
+            Some(input) if view.buffer == input.view.buffer => {
+                assert!(
+                    input.layout == Layout::Bordered { border: 0 },
+                    "a network input with another layout has one reader, which knows it"
+                );
+                input.map
             }
             _ => Map::new(plan, self.arena, view),
         }

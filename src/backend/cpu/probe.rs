@@ -14,9 +14,9 @@ use std::ops::Range;
 #[doc(hidden)]
 impl CpuExecutor {
     /// Where a view of a map lies in [`CpuExecutor::memory`]; `None` for survivor rows, for maps that no step
-    /// touches, and for the network input, which the executor keeps elsewhere, with a border.
+    /// touches, and for the network input, which the executor keeps elsewhere, in its own layout.
     pub fn locate(&self, view: View) -> Option<Map> {
-        if self.input.is_some_and(|(input, ..)| input.buffer == view.buffer) {
+        if self.input.is_some_and(|input| input.view.buffer == view.buffer) {
             return None;
         }
         let map = self.maps[view.buffer.0]?;
@@ -42,12 +42,11 @@ impl CpuExecutor {
     /// # Panics
     /// If the plan has no network input, or `values` are more or fewer than it holds.
     pub fn write_input(&mut self, values: &[f32]) {
-        let (_, map, border) = self.input.expect("a plan with a network input");
-        let (h, w) = (map.h - 2 * border, map.w - 2 * border);
+        let input = self.input.expect("a plan with a network input");
+        let (h, w) = input.size();
         assert_eq!(values.len(), h * w * 3, "values of the network input");
-        for (y, row) in values.chunks_exact(w * 3).enumerate() {
-            let at = map.offset + ((y + border) * map.w + border) * 3;
-            self.arena[at..at + w * 3].copy_from_slice(row);
+        for (i, pixel) in values.chunks_exact(3).enumerate() {
+            self.arena[input.pixel(i / w, i % w)..][..3].copy_from_slice(pixel);
         }
     }
 

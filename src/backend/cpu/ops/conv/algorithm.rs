@@ -84,12 +84,12 @@ impl Layer<'_> {
         (GAIN * cost < self.cost::<f32>(self.f32())).then_some(best)
     }
 
-    /// The stride of a 3x3 layer that Winograd's algorithms can compute and that has enough channels for them to gain.
+    /// The stride of a 3x3 layer that Winograd's algorithms can compute and that has enough channels a group for them to gain.
     fn three_by_three(&self) -> Option<usize> {
-        let Shape { kernel: 3, stride: stride @ (1 | 2), pad: 1, groups: 1 } = self.shape else {
+        let Shape { kernel: 3, stride: stride @ (1 | 2), pad: 1, groups } = self.shape else {
             return None;
         };
-        (self.src.c >= 8).then_some(stride)
+        (self.src.c / groups >= 8).then_some(stride)
     }
 
     /// Time of an algorithm with elements `T`, in vector multiply-adds of f32.
@@ -118,17 +118,18 @@ impl Layer<'_> {
     }
 
     fn winograd<W: Scheme, T: Element>(&self) -> f64 {
-        let (cin, cout) = (self.src.c, self.dst.c);
+        let groups = self.shape.groups;
+        let (cin, cout) = (self.src.c / groups, self.dst.c / groups);
         let patches = self.dst.h.div_ceil(W::OUT) * self.dst.w.div_ceil(W::OUT);
         let positions = W::POINTS * W::POINTS;
-        let sums = positions * cin.div_ceil(T::GROUP) * cout.div_ceil(self.lanes);
+        let sums = positions * cin.div_ceil(T::GROUP) * cout.div_ceil(self.lanes) * groups;
         let (input, output) = W::OPERATIONS;
         let input = (W::WINDOW * W::WINDOW + (W::WINDOW + W::POINTS) * input) as f64
             + positions as f64 * store::<T>();
         let output = (positions + (W::POINTS + W::OUT) * output + W::OUT * W::OUT) as f64;
-        let transforms = input * self.vectors(cin) + output * self.vectors(cout);
+        let transforms = input * self.vectors(self.src.c) + output * self.vectors(cout) * groups as f64;
         patches as f64 * (sums as f64 * multiply::<T>() + transforms)
-            + (W::DISTINCT * W::DISTINCT * cin * cout * size_of::<T>()) as f64 * BYTE
+            + (W::DISTINCT * W::DISTINCT * cin * self.dst.c * size_of::<T>()) as f64 * BYTE
     }
 
     fn vectors(&self, channels: usize) -> f64 {

@@ -1,8 +1,8 @@
 //! Convolution without intermediate storage: every tap is a segment of the microkernel's sum (implicit GEMM).
 //!
-//! For 1x1 layers, strided and grouped 3x3 layers, and stems of 6x6 and 7x7. The work is partitioned into blocks of output
-//! pixels and ranges of output channels. A block's row pointers are computed once and used for all its panels. With bf16 the
-//! block's input is converted first, once for all its taps and panels.
+//! For 1x1 layers, stems of 7x7 (and of 6x6 in bf16), and 3x3 layers that suit no Winograd algorithm. The work is partitioned
+//! into blocks of output pixels and ranges of output channels. A block's row pointers are computed once and used for all its
+//! panels. With bf16 the block's input is converted first, once for all its taps and panels.
 
 use super::epilogue::{Addition, Epilogue, Region};
 use crate::backend::cpu::element::{Convert, Element};

@@ -8,6 +8,7 @@ pub mod winograd;
 use crate::backend::Precision;
 use crate::backend::cpu::element::{Element, round_keeping_sum};
 use crate::backend::cpu::memory::{Block, Map};
+use crate::backend::cpu::pose::letterbox::{Layout, NetworkInput};
 use crate::backend::cpu::prepare::Builder;
 use crate::backend::cpu::simd::Simd;
 use crate::backend::cpu::tile_unit::{TileUnit, Unit};
@@ -35,16 +36,23 @@ impl<S: Simd> Builder<'_, S> {
         let mut shape =
             Shape { kernel: conv.kernel, stride: conv.stride, pad: conv.pad, groups: conv.groups };
         let src = match self.input {
-            // The network input's border is the padding.
-            Some((input, map, border)) if input.buffer == conv.src.buffer && border == conv.pad => {
-                shape.pad = 0;
+            Some(NetworkInput { view, map, layout }) if view.buffer == conv.src.buffer => {
+                match layout {
+                    // The border is the padding.
+                    Layout::Bordered { border } if border == conv.pad => shape.pad = 0,
+                    Layout::Bordered { border } => assert!(border == 0, "a border as wide as the padding"),
+                    Layout::Cells => {
+                        shape = Shape { kernel: 3, stride: 1, pad: 1, groups: 1 };
+                        weight = weights_over_cells(&weight);
+                    }
+                }
                 map
             }
             _ => self.map(plan, conv.src),
         };
         let dtype = plan.buffer_of(conv.dst).dtype;
         let kernel = self.choose(&Layer { src: &src, dst: &dst, shape, lanes: S::LANES }, dtype);
-        let input = self.input.is_some_and(|(input, ..)| input.buffer == conv.src.buffer);
+        let input = self.input.is_some_and(|input| input.view.buffer == conv.src.buffer);
         if input && self.precision == Precision::Bf16 && !matches!(kernel, Kernel::F32(_)) {
             for filter in weight.chunks_exact_mut(shape.kernel * shape.kernel * src.c) {
                 for channel in 0..src.c {
@@ -87,9 +95,10 @@ impl<S: Simd> Builder<'_, S> {
     }
 
     fn winograd<Q: Simd, W: Scheme, T: Element>(&mut self, simd: Q, layer: Unpacked, name: &'static str) {
-        let Unpacked { step, src, weight, bias, epilogue, .. } = layer;
-        let partition = self.winograd_partition::<W, T>(&src, &epilogue.dst);
-        let make = move || Winograd::<Q, W, T>::new(simd, src, &weight, &bias, epilogue, partition);
+        let Unpacked { step, src, shape, weight, bias, epilogue } = layer;
+        let partition = self.winograd_partition::<W, T>(&src, &epilogue.dst, shape.groups);
+        let make =
+            move || Winograd::<Q, W, T>::new(simd, src, shape.groups, &weight, &bias, epilogue, partition);
         self.push_later(step, name, make);
     }
 
@@ -108,20 +117,24 @@ impl<S: Simd> Builder<'_, S> {
         self.push_later(step, name, make);
     }
 
-    /// A block's transformed input takes half of a core's L2 (512 KiB on the smallest CPUs, 1 MiB on those with bf16); the
-    /// weights stream through the other half. Each thread gets as many blocks. Layers of many weights have larger blocks, which
-    /// read them less often. Maps of few patches are partitioned by output channels, so that each thread reads only its part of
-    /// the weights.
-    fn winograd_partition<W: Scheme, T: Element>(&self, src: &Map, dst: &Map) -> winograd::Partition {
+    /// A block's transformed input takes half of the smallest L2, 512 KiB, so that products and weights have the other half.
+    /// Where that would be less than 12 patches it takes 1 MiB, since the layer's weights are read once for each block. Of maps of
+    /// few patches one block is all, and each thread has its own output channels and reads only their weights.
+    fn winograd_partition<W: Scheme, T: Element>(
+        &self,
+        src: &Map,
+        dst: &Map,
+        groups: usize,
+    ) -> winograd::Partition {
         let patches = dst.h.div_ceil(W::OUT) * dst.w.div_ceil(W::OUT);
-        let patch_bytes = W::POINTS * W::POINTS * src.c * size_of::<T>();
-        let weight_bytes = W::DISTINCT * W::DISTINCT * src.c * dst.c * size_of::<T>();
-        let (cache, heavy) = if T::IN_PLACE { (250 << 10, 12 << 20) } else { (500 << 10, 4 << 20) };
-        let cached = cache / patch_bytes;
-        let block = if cached < 6 || weight_bytes > heavy { W::BLOCK.max(25) } else { cached.min(W::BLOCK) };
         if patches <= 25 {
-            return winograd::Partition { patches: block, ranges: self.threads.min(dst.c / 32).max(1) };
+            return winograd::Partition { patches, ranges: self.threads.min(dst.c / 32).max(1) };
         }
+        let patch_bytes = W::POINTS * W::POINTS * src.c * size_of::<T>();
+        let weight_bytes = W::DISTINCT * W::DISTINCT * src.c / groups * dst.c * size_of::<T>();
+        let (cache, heavy) = if T::IN_PLACE { (250 << 10, 12 << 20) } else { (500 << 10, 4 << 20) };
+        let cached = if cache / patch_bytes < 12 { 1 << 20 } else { cache } / patch_bytes;
+        let block = if cached < 6 || weight_bytes > heavy { W::BLOCK.max(25) } else { cached.min(W::BLOCK) };
         let blocks = patches.div_ceil(block).next_multiple_of(self.threads);
         winograd::Partition { patches: patches.div_ceil(blocks), ranges: 1 }
     }
@@ -133,6 +146,21 @@ impl<S: Simd> Builder<'_, S> {
         let blocks = pixels.div_ceil(96).next_multiple_of(self.threads);
         direct::Partition { pixels: pixels.div_ceil(blocks), ranges }
     }
+}
+
+/// Weights of a 6x6 convolution with stride 2 over three channels, `[cout][6][6][3]`, as those of the 3x3 convolution over cells of
+/// 2x2 pixels, `[cout][3][3][2][2][3]`.
+fn weights_over_cells(weight: &[f32]) -> Vec<f32> {
+    let mut out = Vec::with_capacity(weight.len());
+    for filter in weight.chunks_exact(6 * 6 * 3) {
+        for tap in 0..9 {
+            for pixel in 0..4 {
+                let (y, x) = (tap / 3 * 2 + pixel / 2, tap % 3 * 2 + pixel % 2);
+                out.extend_from_slice(&filter[(y * 6 + x) * 3..][..3]);
+            }
+        }
+    }
+    out
 }
 
 /// The instructions and elements of a convolution.

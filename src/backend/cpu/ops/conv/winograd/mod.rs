@@ -10,9 +10,9 @@
 //! positions with stride 1 and 81 with stride 2, where the plain sum has 144 products ([`scheme`]). The filters are transformed
 //! in f64 when the layer is packed. With bf16, transformed filters and inputs are rounded to bf16.
 //!
-//! An item is a block of output patches. It transforms its input into thread-local scratch. Then for each panel of output
-//! channels it computes the products of all positions and transforms them to the output. All of that but the layer's input and
-//! output stays in the core's cache.
+//! An item is a block of output patches. It transforms its input into thread-local scratch. Then it computes the products of all
+//! positions, for several panels of output channels at a time, and transforms them to the output. All of that but the layer's
+//! input, output and weights stays in the core's cache.
 
 pub mod scheme;
 mod transform;
@@ -31,6 +31,9 @@ use transform::{Input, Output};
 
 /// Bytes between the matrices of two positions, so that they do not fall into the same cache sets.
 const GAP: usize = 64;
+
+/// Bytes of products that stay in a core's cache until they are transformed.
+const PRODUCTS: usize = 1 << 20;
 
 /// `G g G^T` of a row-major 3x3 filter, `[DISTINCT][DISTINCT]`.
 fn transform_filter(matrix: &[[f64; 3]], g: &[f64; 9], out: &mut [f64]) {
@@ -67,40 +70,49 @@ pub struct Winograd<S, W, T> {
     microkernels: Microkernels<T>,
     /// Positions of the transformed patch and their weights. Positions that use the same weights follow each other.
     products: Vec<(usize, usize)>,
+    /// Values from the weights of a position to the next.
+    weights_step: usize,
+    /// Channels of a group's input.
+    group: usize,
     scheme: PhantomData<W>,
 }
 
-/// A panel, and the first value of its weights and bias.
+/// A panel, the first value of its weights of a position and of its bias, and the first input channel of its group.
 struct Column {
     panel: Panel,
     weights: usize,
     bias: usize,
+    shift: usize,
 }
 
 impl<S: Simd, W: Scheme, T: Element> Winograd<S, W, T> {
     const POSITIONS: usize = W::POINTS * W::POINTS;
 
-    /// Transforms and packs `weight`, `[cout][3][3][cin]`, and `bias`, `[cout]`.
+    /// Transforms and packs `weight`, `[cout][3][3][cin / groups]`, and `bias`, `[cout]`.
     pub fn new(
         simd: S,
         src: Map,
+        groups: usize,
         weight: &[f32],
         bias: &[f32],
         epilogue: Epilogue,
         partition: Partition,
     ) -> Self {
-        let (cin, cout) = (src.c, bias.len());
-        assert_eq!(weight.len(), cout * 9 * cin, "weights of a 3x3 convolution");
+        let (cin, cout) = (src.c / groups, bias.len() / groups);
+        assert_eq!(weight.len(), bias.len() * 9 * cin, "weights of a 3x3 convolution");
         let matrix = W::filter();
         let distinct = W::DISTINCT * W::DISTINCT;
         let depth = cin.next_multiple_of(T::GROUP);
         let (mut columns, mut len, mut bias_len) = (Vec::new(), 0, 0);
-        for panel in panels::<S>(cout) {
-            columns.push(Column { panel, weights: len, bias: bias_len });
-            len += distinct * depth * panel.vectors * S::LANES;
-            bias_len += panel.vectors * S::LANES;
+        for group in 0..groups {
+            for panel in panels::<S>(cout) {
+                let panel = Panel { c0: group * cout + panel.c0, ..panel };
+                columns.push(Column { panel, weights: len, bias: bias_len, shift: group * cin });
+                len += depth * panel.vectors * S::LANES;
+                bias_len += panel.vectors * S::LANES;
+            }
         }
-        let (mut weights, mut packed_bias) = (Block::zeroed_of::<T>(len), Block::zeroed(bias_len));
+        let (mut weights, mut packed_bias) = (Block::zeroed_of::<T>(distinct * len), Block::zeroed(bias_len));
         let values = weights.cast_mut::<T>();
         let mut transformed = vec![0.0; distinct];
         for column in &columns {
@@ -112,8 +124,7 @@ impl<S: Simd, W: Scheme, T: Element> Winograd<S, W, T> {
                     let g = from_fn(|tap| f64::from(weight[(out * 9 + tap) * cin + k]));
                     transform_filter(&matrix, &g, &mut transformed);
                     for (u, value) in transformed.iter().enumerate() {
-                        values[column.weights + place::<T>(u * depth + k, j, width)] =
-                            T::round(*value as f32);
+                        values[u * len + column.weights + place::<T>(k, j, width)] = T::round(*value as f32);
                     }
                 }
             }
@@ -128,11 +139,13 @@ impl<S: Simd, W: Scheme, T: Element> Winograd<S, W, T> {
             columns,
             weights,
             bias: packed_bias,
-            zeros: Block::zeroed(cin + S::LANES),
+            zeros: Block::zeroed(src.c + S::LANES),
             epilogue,
             partition,
             microkernels: Microkernels::new(simd, widest),
             products,
+            weights_step: len,
+            group: cin,
             scheme: PhantomData,
         }
     }
@@ -156,6 +169,14 @@ impl<S: Simd, W: Scheme, T: Element> Winograd<S, W, T> {
     /// Values from a transformed patch to the next.
     fn pitch(&self) -> usize {
         self.src.c.next_multiple_of(S::LANES)
+    }
+
+    /// Panels whose products of a position are computed before those of the next position: as many as an item has, while the
+    /// products of all its positions take at most [`PRODUCTS`]. They read the position's input while it is in L1, and the
+    /// packed weights in the order in which they lie in memory.
+    fn together(&self) -> usize {
+        let one = self.products(self.block_patches(), self.widest()) * size_of::<f32>();
+        (PRODUCTS / one.max(1)).clamp(1, self.columns.len().div_ceil(self.partition.ranges))
     }
 
     fn widest(&self) -> usize {
@@ -185,7 +206,8 @@ impl<S: Simd, W: Scheme, T: Element> Work for Winograd<S, W, T> {
 
     fn scratch(&self) -> ScratchSize {
         let (patches, width) = (self.block_patches(), self.widest());
-        let values = self.inputs(patches) + self.products(patches, width) + W::OUT * W::OUT * width;
+        let values =
+            self.inputs(patches) + self.together() * self.products(patches, width) + W::OUT * W::OUT * width;
         ScratchSize { values, rows: 0 }
     }
 
@@ -195,7 +217,7 @@ impl<S: Simd, W: Scheme, T: Element> Work for Winograd<S, W, T> {
         let (patches, blocks) = (rows * columns, self.blocks());
         let (first, end) = (patches * block / blocks, patches * (block + 1) / blocks);
         let count = end - first;
-        let depth = self.src.c.next_multiple_of(T::GROUP);
+        let depth = self.group.next_multiple_of(T::GROUP);
         let pitch = self.pitch();
         let input_step = count * pitch + Self::GAPS.0;
         let values = scratch.values.as_mut_ptr();
@@ -209,55 +231,59 @@ impl<S: Simd, W: Scheme, T: Element> Work for Winograd<S, W, T> {
             out: input,
         });
         let n = self.columns.len();
-        for column in
-            &self.columns[n * range / self.partition.ranges..n * (range + 1) / self.partition.ranges]
-        {
-            let vectors = column.panel.vectors;
-            let width = vectors * S::LANES;
-            let step = count * width + Self::GAPS.1;
-            // SAFETY: the scratch holds inputs, products and one patch, see `scratch`.
-            let (products, patch) = unsafe {
-                let products = values.add(self.inputs(count));
-                (products, products.add(self.products(count, width)))
-            };
+        let columns =
+            &self.columns[n * range / self.partition.ranges..n * (range + 1) / self.partition.ranges];
+        let (together, room) = (self.together(), self.products(count, self.widest()));
+        // SAFETY: the scratch holds inputs, then the products of so many panels, then a patch, see `scratch`.
+        let room = |panel: usize| unsafe { values.add(self.inputs(count) + panel * room) };
+        for columns in columns.chunks(together) {
             for &(position, weight) in &self.products {
-                // SAFETY: inside the scratch and the packed weights.
-                let (input, products, weights) = unsafe {
-                    (
-                        input.add(position * input_step),
-                        products.add(position * step),
-                        self.weights.as_ptr().cast::<T>().add(column.weights + weight * depth * width),
-                    )
-                };
-                tiles(count, max_rows::<S>(vectors), |first, height| {
-                    // SAFETY: row first + r of this position's inputs and products; weights hold `depth` rows.
-                    unsafe {
-                        let rows: [*const T; MAX_ROWS] =
-                            from_fn(|r| input.add((first + r.min(height - 1)) * pitch).cast_const());
-                        self.microkernels.get(height, vectors)(&Tile {
-                            rows: rows.as_ptr(),
-                            shift: 0,
-                            segments: 1,
-                            depth,
-                            weights,
-                            init: std::ptr::null(),
-                            addends: std::ptr::null(),
-                            out: products.add(first * width),
-                            pitch: width,
-                        });
-                    }
+                for (i, column) in columns.iter().enumerate() {
+                    let vectors = column.panel.vectors;
+                    let width = vectors * S::LANES;
+                    // SAFETY: inside the scratch and the packed weights.
+                    let (input, products, weights) = unsafe {
+                        (
+                            input.add(position * input_step + column.shift),
+                            room(i).add(position * (count * width + Self::GAPS.1)),
+                            self.weights
+                                .as_ptr()
+                                .cast::<T>()
+                                .add(weight * self.weights_step + column.weights),
+                        )
+                    };
+                    tiles(count, max_rows::<S>(vectors), |first, height| {
+                        // SAFETY: row first + r of this position's inputs and products; weights hold `depth` rows.
+                        unsafe {
+                            let rows: [*const T; MAX_ROWS] =
+                                from_fn(|r| input.add((first + r.min(height - 1)) * pitch).cast_const());
+                            self.microkernels.get(height, vectors)(&Tile {
+                                rows: rows.as_ptr(),
+                                shift: 0,
+                                segments: 1,
+                                depth,
+                                weights,
+                                init: std::ptr::null(),
+                                addends: std::ptr::null(),
+                                out: products.add(first * width),
+                                pitch: width,
+                            });
+                        }
+                    });
+                }
+            }
+            for (i, column) in columns.iter().enumerate() {
+                self.simd.vectorize(Output {
+                    conv: self,
+                    column,
+                    base: context.base,
+                    first,
+                    count,
+                    step: count * column.panel.vectors * S::LANES + Self::GAPS.1,
+                    products: room(i),
+                    patch: room(together),
                 });
             }
-            self.simd.vectorize(Output {
-                conv: self,
-                column,
-                base: context.base,
-                first,
-                count,
-                step,
-                products,
-                patch,
-            });
         }
     }
 }
