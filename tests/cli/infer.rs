@@ -365,6 +365,34 @@ fn a_list_is_worked_on_as_it_arrives() {
     assert!(out.next().is_none() && child.wait().unwrap().success());
 }
 
+/// A picture that this run draws is no photo of it. The photos behind it are done.
+#[test]
+fn a_list_that_names_the_runs_own_picture() {
+    let folder = workplace();
+    let arguments = ["infer", "-", "-m", "rtmo-t", "--out", "drawn", "--json", "-"];
+    let mut child = program(folder.path(), &[&arguments[..], &SMALL].concat())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut list = child.stdin.take().unwrap();
+    writeln!(list, "a.png").unwrap();
+    let drawn = folder.path().join("drawn/a.png");
+    let start = std::time::Instant::now();
+    while !drawn.exists() {
+        assert!(start.elapsed().as_secs() < 60, "no picture");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    writeln!(list, "drawn/a.png\nb.jpg").unwrap();
+    drop(list);
+    let output = child.wait_with_output().unwrap();
+    let (lines, err) = (json_lines(&text(&output.stdout)), text(&output.stderr));
+    let images: Vec<&str> = lines.iter().map(|line| line["image"].as_str().unwrap()).collect();
+    assert_eq!((output.status.code(), images), (Some(1), vec!["a.png", "b.jpg"]), "{err}");
+    assert!(err.contains("drawn/a.png: is no photo of this run, but what it writes"), "{err}");
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupt_ends_the_wait_for_a_list() {

@@ -109,7 +109,7 @@ impl Pictures {
     /// As [`Pictures::plan`], for a clip that it did not know; if it is itself a clip that this run has drawn.
     pub fn place_clip(&mut self, footage: &Footage, files: &Files) -> Result<PathBuf> {
         if let Footage::File(path) = footage
-            && self.own.contains(&identity(path))
+            && self.has_drawn(path)
         {
             return Err(Error::image(path, "is a clip that this run has drawn"));
         }
@@ -121,14 +121,16 @@ impl Pictures {
         Ok(self.out.join(name))
     }
 
+    /// Whether a file is one that this run draws, or has drawn.
+    pub fn has_drawn(&self, path: &Path) -> bool {
+        self.own.contains(&identity(path))
+    }
+
     /// The place of a photo's picture; to be asked once for each photo.
     ///
     /// # Errors
-    /// As [`Pictures::plan`], for a photo that it did not know; if the photo is itself a picture of this run.
+    /// As [`Pictures::plan`], for a photo that it did not know.
     pub fn place(&mut self, photo: &Path, files: &Files) -> Result<Place> {
-        if self.own.contains(&identity(photo)) {
-            return Err(Error::image(photo, "is a picture that this run has drawn"));
-        }
         let Name { name, renamed } = match self.planned.remove(photo) {
             Some(name) => name,
             None => self.name(photo, files)?,

@@ -115,6 +115,15 @@ pub fn pump(
 impl Deliver for Work<'_> {
     fn deliver(&mut self, given: Given, photo: Photo, people: People, ms: f64) -> Result<bool> {
         let mut people = people;
+        if self.files.is_written(&given.path)
+            || self.pictures.as_ref().is_some_and(|pictures| pictures.has_drawn(&given.path))
+        {
+            let what = "is no photo of this run, but what it writes";
+            self.terminal.complain("error", format!("{}: {what}", shown(&given.path)));
+            self.terminal.advance();
+            self.tally.failed += 1;
+            return Ok(true);
+        }
         if let Some(identities) = &mut self.identities {
             let followed = identities.follow_photo(&mut people, self.before + given.place);
             self.tally.failed += forgive(self.terminal, followed)?;
@@ -154,11 +163,6 @@ impl Work<'_> {
 
     /// Writes and tells who is on a photo, and gives its picture a place.
     fn finish(&mut self, path: &Path, done: &mut Done, ms: f64) -> Result<()> {
-        if self.files.is_written(path) {
-            let what =
-                format!("{}: the list names it as a photo, and it is what this run writes", shown(path));
-            return Err(Error::Usage(what));
-        }
         self.files.reads(path, "a photo of this run");
         let place = self.pictures.as_mut().map(|pictures| pictures.place(path, self.files)).transpose();
         let renamed = match place {
