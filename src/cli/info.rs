@@ -19,7 +19,7 @@ impl Info {
         row("version", format!("rtmo-engine {}, {}", env!("CARGO_PKG_VERSION"), target()))?;
         row("CPU", cpu::name())?;
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        row("threads", threads.to_string())?;
+        row("threads", format!("{threads}, of {} physical cores (--threads)", cpu::cores()))?;
         let isas: Vec<&str> =
             Isa::all().map(Isa::name).filter(|name| !name.starts_with("portable1")).collect();
         let isa = Isa::choose()?;

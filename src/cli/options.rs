@@ -1,7 +1,7 @@
 //! Options that several commands have.
 
 use super::terminal::Terminal;
-use clap::Args;
+use clap::{ArgAction, Args};
 use rtmo_engine::backend::{Device, Placement, Precision, device};
 use rtmo_engine::pose::model;
 use rtmo_engine::shown;
@@ -34,9 +34,10 @@ pub struct Network {
     /// The same as --precision fp16
     #[arg(long, conflicts_with = "precision")]
     pub fp16: bool,
-    /// CPU threads [default: all that the process may use]
-    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
+    /// CPU threads [default: one for each physical core that the process may use]
+    // One number, but for bench, which takes several.
+    #[arg(short, long, value_name = "N", num_args = 1, action = ArgAction::Set, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Vec<u16>,
 }
 
 /// Which of the people found count, and where they are.
@@ -72,7 +73,7 @@ impl PeopleOptions {
 
 impl Network {
     pub fn placement(&self) -> Placement {
-        let threads = self.threads.map(usize::from);
+        let threads = self.threads.first().map(|&threads| threads.into());
         let precision = if self.fp16 { Some(Precision::Fp16) } else { self.precision };
         Placement { device: self.device, precision, threads }
     }
@@ -166,7 +167,7 @@ impl Network {
     /// A warning, if a CPU is to run more threads than it can at once.
     pub fn crowded(&self) -> Option<String> {
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let threads = self.threads.filter(|_| !matches!(self.device, Device::Cuda(_)))?;
+        let threads = *self.threads.iter().max().filter(|_| !matches!(self.device, Device::Cuda(_)))?;
         (usize::from(threads) > cpus).then(|| {
             let noun = if cpus == 1 { "CPU" } else { "CPUs" };
             format!("{threads} threads on {cpus} {noun} wait for each other: --threads {cpus} is faster")

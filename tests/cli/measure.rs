@@ -57,6 +57,26 @@ fn a_size_whose_weights_nobody_published_can_be_measured() {
 }
 
 #[test]
+fn several_numbers_of_threads_make_a_table() {
+    let folder = workplace();
+    let tiny = ["bench", "-m", "rtmo-t", "--size", "64", "--device", "cpu", "--iters", "2", "--warmup", "0"];
+    let (out, _) = expect(0, folder.path(), &[&tiny[..], &["--threads", "1,2", "--json", "b.json"]].concat());
+    let rows: Vec<&str> = out.lines().skip_while(|line| !line.starts_with("threads ")).skip(1).collect();
+    let first: Vec<&str> = rows[0].split_whitespace().collect();
+    assert_eq!((rows.len(), first[0], &first[3..]), (2, "1", &["1.00", "100", "%"][..]), "{out}");
+    let json: Value = serde_json::from_slice(&fs::read(folder.path().join("b.json")).unwrap()).unwrap();
+    let rows = json["threads"].as_array().unwrap();
+    assert_eq!(rows.iter().map(|row| row["threads"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2]);
+    assert!(rows.iter().all(|row| {
+        let ms = |key: &str| row[key].as_f64().unwrap();
+        ms("network_p50_ms") > 0.0 && ms("total_p50_ms") >= ms("network_p50_ms")
+    }));
+    let (_, err) = expect(2, folder.path(), &[&tiny[..], &["--threads", "1,2", "--layers"]].concat());
+    assert!(err.contains("--threads with several numbers"), "{err}");
+    expect(2, folder.path(), &["infer", "a.png", "--threads", "1,2"]);
+}
+
+#[test]
 fn bench_ends_in_the_median() {
     let folder = workplace();
     let tiny = ["bench", "-m", "rtmo-t", "--size", "64", "--device", "cpu", "--iters", "3", "--warmup", "0"];

@@ -12,6 +12,7 @@
 
 pub mod activation;
 pub mod amx;
+mod cores;
 pub mod element;
 pub mod isa;
 pub mod math;
@@ -31,6 +32,7 @@ pub mod simd;
 pub mod tile_unit;
 mod work_queue;
 
+pub use cores::cores;
 pub use isa::Isa;
 
 use super::{Executor, Frame, Precision, Profiler, RunOptions, StepTime, Survivors};
@@ -64,13 +66,12 @@ pub struct CpuOptions {
 }
 
 impl CpuOptions {
-    /// As many threads as the process may use, the instruction set of [`Isa::choose`], fp32.
+    /// A thread for each of [`cores`], the instruction set of [`Isa::choose`], fp32.
     ///
     /// # Errors
     /// If `RTMO_ISA` names an instruction set that this CPU lacks.
     pub fn detect() -> Result<CpuOptions> {
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Ok(CpuOptions { threads, isa: Isa::choose()?, precision: Precision::Fp32, keep_maps: false })
+        Ok(CpuOptions { threads: cores(), isa: Isa::choose()?, precision: Precision::Fp32, keep_maps: false })
     }
 }
 

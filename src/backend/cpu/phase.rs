@@ -102,8 +102,14 @@ pub struct Context<'a> {
     pub state: &'a UnsafeCell<State>,
 }
 
-// SAFETY: the arena is written under `Work`'s contract; `state` is changed by selection only, a single item of its own phase.
+// SAFETY: the arena is written under `Work`'s contract; `state` is changed by selection only, a single item of its own phase; the
+// other fields may be shared, or the lines below do not compile.
 unsafe impl Sync for Context<'_> {}
+
+const _: fn() = || {
+    fn shared<T: Sync>() {}
+    shared::<(&RunOptions, Frame<'_>, State)>();
+};
 
 impl Context<'_> {
     /// The survivors.

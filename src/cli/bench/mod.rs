@@ -1,5 +1,6 @@
 //! `rtmo-engine bench`
 
+mod threads;
 mod video;
 
 use super::files::Files;
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use threads::Scaling;
 
 /// Measure latency, stage by stage
 ///
@@ -42,9 +44,12 @@ Examples:
   rtmo-engine bench --model rtmo-t
   rtmo-engine bench --people 0 && rtmo-engine bench --people 100     do people cost time?
   rtmo-engine bench --model rtmo-l --layers --iters 20
+  rtmo-engine bench --threads 1,2,4,8                                what more threads gain
   rtmo-engine bench --video walk.mp4 --threads 2                     what a clip costs beside the network
   rtmo-engine bench --json bench.json --plot bench.svg
   rtmo-engine bench --sweep --plot sweep.svg                          all sizes of the model, alone and in batches")]
+#[command(mut_arg("threads", |threads| threads.value_name("N,N,..").value_delimiter(',').help("CPU threads; several numbers make a \
+table of how the time falls [default: one for each physical core that the process may use]")))]
 pub struct Bench {
     #[command(flatten)]
     network: Network,
@@ -91,6 +96,12 @@ impl Bench {
         let to_stdout = self.json.as_deref() == Some(Path::new("-"));
         let mut terminal = Terminal::new(to_stdout, false);
         self.check_files()?;
+        if self.network.threads.len() > 1
+            && (self.layers || self.sweep || self.plot.is_some() || self.video.is_some())
+        {
+            let what = "--threads with several numbers makes a table of its own, without --layers, --sweep, --video or --plot";
+            return Err(Error::Usage(what.into()).into());
+        }
         // Before the long work.
         let json = self.json.as_deref().filter(|_| !to_stdout).map(AtomicFile::create).transpose()?;
         let plot = self.plot.as_deref().map(AtomicFile::create).transpose()?;
@@ -118,9 +129,19 @@ impl Bench {
         options.force_people = self.people.map(usize::from);
         let mut engine = Engine::from_checkpoint(&checkpoint, options)?;
         let weights = shown(checkpoint.path()).to_string();
-        drop(checkpoint);
-
         let photos = vec![photo; self.batch.into()];
+        if self.network.threads.len() > 1 {
+            let options = engine.options().clone();
+            drop(engine);
+            let scaling =
+                Scaling { network: &self.network, options, photos: &photos, runs: (self.warmup, self.iters) };
+            return self.write(
+                (scaling.run(&checkpoint, &mut terminal)?, String::new()),
+                (json, plot),
+                &terminal,
+            );
+        }
+        drop(checkpoint);
         let (w, h) = engine.input_size();
         terminal.say(format!("rtmo-engine {}", env!("CARGO_PKG_VERSION")))?;
         terminal.say(format!(

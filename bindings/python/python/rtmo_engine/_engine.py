@@ -38,7 +38,7 @@ class Engine:
 
     ``device`` is ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; ``precision`` is ``"fp32"``, ``"bf16"``, ``"bf16x3"`` or
     ``"fp16"`` (default: fp32 on a CPU, fp16 on a GPU). ``size`` is the network's input in pixels, one number or (width,
-    height), multiples of 32: larger finds smaller people. ``threads`` is for CPUs; default: all that the process may use.
+    height), multiples of 32: larger finds smaller people. ``threads`` is for CPUs; default: one a core.
 
     People below ``score_thr`` (0 to 1; default 0.1, the demonstration model's 0.5) are left out, and the lesser of two
     whose boxes overlap (IoU) by more than ``nms_thr`` (0.65); at most ``max_people`` remain. ``compat="rtmlib"`` follows
