@@ -100,7 +100,7 @@ impl Bench {
             && (self.layers || self.sweep || self.plot.is_some() || self.video.is_some())
         {
             let what = "--threads with several numbers makes a table of its own, without --layers, --sweep, --video or --plot";
-            return Err(Error::Usage(what.into()).into());
+            return Err(Error::Usage(what.into()));
         }
         // Before the long work.
         let json = self.json.as_deref().filter(|_| !to_stdout).map(AtomicFile::create).transpose()?;
@@ -131,7 +131,7 @@ impl Bench {
         let weights = shown(checkpoint.path()).to_string();
         let photos = vec![photo; self.batch.into()];
         if self.network.threads.len() > 1 {
-            let options = engine.options().clone();
+            let options = *engine.options();
             drop(engine);
             let scaling =
                 Scaling { network: &self.network, options, photos: &photos, runs: (self.warmup, self.iters) };

@@ -38,7 +38,7 @@ impl Scaling<'_> {
         terminal.progress(Some(counts.len() * (warmup + iters) as usize), "runs");
         let (mut rows, mut name, mut backend) = (Vec::new(), String::new(), String::new());
         for &threads in counts {
-            let options = self.options.clone().with_threads(threads.into());
+            let options = self.options.with_threads(threads.into());
             let mut engine = Engine::from_checkpoint(checkpoint, options)?;
             if engine.options().placement.device != Device::Cpu {
                 let what = "several numbers of --threads are for a CPU; --device cpu chooses it";
