@@ -66,15 +66,14 @@ impl Input {
     }
 }
 
-/// Whether these are the first bytes of a photo. No path begins like a JPEG or PNG; the others begin with letters, but have
-/// bytes that no line of text has.
+/// Whether these are the first bytes of a photo. No path begins like a JPEG or PNG; the others begin with letters, but have a
+/// zero where no line of text has one.
 fn is_photo(head: &[u8]) -> bool {
-    let binary = head.iter().take(32).any(|&byte| byte < 0x20 && !matches!(byte, b'\n' | b'\r' | b'\t'));
     let webp = head.starts_with(b"RIFF") && head.get(8..12) == Some(b"WEBP");
     let letters = [&b"BM"[..], b"GIF8", b"II*\0", b"MM\0*"].iter().any(|magic| head.starts_with(magic));
     // The first zero of a list of names with zeros behind them comes after a whole name.
     let early = head.iter().take(16).any(|&byte| byte == 0);
-    head.starts_with(b"\xff\xd8\xff") || head.starts_with(b"\x89PNG") || webp || letters && binary && early
+    head.starts_with(b"\xff\xd8\xff") || head.starts_with(b"\x89PNG") || webp || letters && early
 }
 
 impl List {
