@@ -20,8 +20,12 @@ fuzz_target!(
             && let Some(name) = image["file_name"].as_str()
             && !name.is_empty() && !name.contains(['/', '.', '\\', '\0'])
         {
-            let id = ids.of(Path::new(name)).expect("an image that is listed");
-            assert_eq!(Some(id as f64), image["id"].as_f64());
+            let said = image["id"].as_f64();
+            match ids.of(Path::new(name)) {
+                Ok(id) => assert_eq!(Some(id as f64), said),
+                // An id that is no whole number, or beyond those that f64 counts one by one.
+                Err(_) => assert!(!said.is_some_and(|id| id >= 0.0 && id.fract() == 0.0 && id < 9e15)),
+            }
         }
     }
 );
