@@ -2,7 +2,7 @@
 
 use super::terminal::Terminal;
 use clap::Args;
-use rtmo_engine::backend::{Device, Placement, Precision, device};
+use rtmo_engine::backend::{Device, Kernels, Placement, Precision, device};
 use rtmo_engine::pose::model;
 use rtmo_engine::shown;
 use rtmo_engine::weights::registry::{self, Search};
@@ -37,13 +37,17 @@ pub struct Network {
     /// CPU threads [default: all that the process may use]
     #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// GPU kernels to choose among: proven, or all, with those that no GPU has confirmed, each tried in a process of its
+    /// own first
+    #[arg(long, default_value = "proven", value_name = "WHICH")]
+    pub kernels: Kernels,
 }
 
 impl Network {
     pub fn placement(&self) -> Placement {
         let threads = self.threads.map(usize::from);
         let precision = if self.fp16 { Some(Precision::Fp16) } else { self.precision };
-        Placement { device: self.device, precision, threads }
+        Placement { device: self.device, precision, threads, kernels: self.kernels }
     }
 
     /// The weights asked for, by default [`registry::DEFAULT_MODEL`]'s; for a model of the paper that is not here,

@@ -296,6 +296,12 @@ impl Gpu for Emulator {
         Ok(())
     }
 
+    unsafe fn fill(&self, to: u64, value: u8, bytes: usize) -> Result<()> {
+        // SAFETY: as in `upload`.
+        unsafe { std::ptr::write_bytes(to as *mut u8, value, bytes) };
+        Ok(())
+    }
+
     unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
         // SAFETY: as in `upload`.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };

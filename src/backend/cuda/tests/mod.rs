@@ -16,6 +16,7 @@ use super::pose::params::{Count, Survivor};
 use super::schedule::Storage;
 use super::{CudaExecutor, Options, device};
 use crate::backend::Executor;
+use crate::backend::device::Kernels;
 use crate::backend::reference::{Person, Reference};
 use crate::error::{Error, Result};
 use crate::plan::*;
@@ -58,7 +59,7 @@ fn gpus_of_all_sizes(seed: u64) -> Vec<Arc<dyn Gpu>> {
 }
 
 fn real() -> Option<Arc<dyn Gpu>> {
-    match device::Device::open(0) {
+    match device::Device::open(0, Kernels::All) {
         Ok(d) => Some(Arc::new(device::CudaGpu(d))),
         Err(e) => {
             static SAID: std::sync::Once = std::sync::Once::new();
@@ -116,6 +117,10 @@ impl Gpu for Limited {
         // SAFETY: the caller's promise.
         unsafe { self.gpu.upload(to, from) }
     }
+    unsafe fn fill(&self, to: u64, value: u8, bytes: usize) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.gpu.fill(to, value, bytes) }
+    }
     unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe { self.gpu.download(from, to) }
@@ -127,7 +132,7 @@ impl Gpu for Limited {
     }
 }
 
-const OPTIONS: Options = Options { keep_all: true, tune: false, group: true };
+const OPTIONS: Options = Options { keep_all: true, tune: false, group: true, kernels: Kernels::All };
 
 /// A 1x1 convolution and nothing else.
 fn linear(src: View, dst: View, weight: TensorId, bias: TensorId) -> Conv {
