@@ -226,7 +226,7 @@ impl Rig {
         let workspace = &self.x.workspaces[0];
         assert!(people.len() <= workspace.capacity);
         workspace.survivors.write(0, bytemuck::cast_slice(&list)).unwrap();
-        let count = Count { people: people.len() as i32, lost: 0 };
+        let count = Count { people: people.len() as i32, ..Count::default() };
         workspace.counts.write(0, bytemuck::bytes_of(&count)).unwrap();
         self.r.set_people(people.to_vec());
     }

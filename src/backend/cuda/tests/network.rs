@@ -334,6 +334,28 @@ fn runs_go_on_after_one_that_found_no_memory() {
     }
 }
 
+/// Weights that are broken say so in the results, as on a CPU: nobody on the photo would be another thing.
+#[test]
+fn broken_weights_are_reported() {
+    let (input, mut plan, mut options, plain) = two_people();
+    options.select = SelectParams::default();
+    let levels = plan.grid_levels().unwrap().to_vec();
+    let bias = plan.steps.iter().find_map(|step| match &step.op {
+        Op::Conv(c) if c.dst.overlaps(levels[0].cls) => Some(c.bias),
+        _ => None,
+    });
+    plan.tensors[bias.unwrap().0].data.fill(f32::NAN);
+    let cells = plan.buffer_of(levels[0].cls).extent.pixels();
+    let (photo, letterbox) = photo(1, 40, 30, input);
+    for gpu in gpus(&[1]) {
+        let mut x = CudaExecutor::on(gpu, plan.clone(), plain).unwrap();
+        let found = x.run(&[Frame::new(&photo, &letterbox)], &options).unwrap().remove(0);
+        assert!(found.not_finite >= cells, "{} of {cells}", found.not_finite);
+        let people = crate::pose::people::people(&found, &letterbox);
+        assert!(people.not_finite() >= cells);
+    }
+}
+
 /// A program is made once, not for each size of photo: making one takes a GPU longer than running it.
 #[test]
 fn photos_of_all_sizes_share_a_program() {
