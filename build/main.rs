@@ -3,7 +3,8 @@
 //! A kernel file is any `.cu` below `src/backend/cuda`, in the folder of its operation; [`kernels`] finds them,
 //! [`params`] writes the headers with their parameters, [`nvcc`] compiles. Without nvcc the crate builds for the CPU
 //! only, with one warning. `RTMO_CUDA_ARCHS` (for instance `sm_90a` or `sm_86,sm_89`; `none` to leave CUDA out) narrows
-//! the list of architectures. Only what changed is compiled again.
+//! the list of architectures. `RTMO_LATE_READS` (set to anything) moves reads that kernels make before their wait for the
+//! kernel before (`pose/counted.cuh`) behind it, for comparison. Only what changed is compiled again.
 
 mod kernels;
 mod nvcc;
@@ -13,15 +14,15 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// Machine code for these GPUs, and PTX that newer ones compile when they load it.
-const ARCHS: &[&str] = &["sm_75", "sm_80", "sm_86", "sm_89", "sm_90a", "compute_90"];
+/// Machine code for these GPUs, as far as the compiler knows them, and PTX that other new ones compile when they load it.
+const ARCHS: &[&str] = &["sm_75", "sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120", "compute_90"];
 
 /// Where the kernels are.
 const ROOT: &str = "src/backend/cuda";
 
 fn main() {
     demo_model();
-    for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "RTMO_CUDA_ARCHS"] {
+    for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "RTMO_CUDA_ARCHS", "RTMO_LATE_READS"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
     println!("cargo::rerun-if-changed=build");
@@ -34,10 +35,11 @@ fn main() {
     params::write_headers(Path::new(ROOT), &headers);
     let kernels = kernels::find(Path::new(ROOT), &headers);
 
-    let archs = archs();
-    let images = if archs.is_empty() {
+    let asked = asked();
+    let images = if asked.as_ref().is_some_and(Vec::is_empty) {
         vec![]
     } else if let Some(nvcc) = nvcc::find() {
+        let archs = asked.unwrap_or_else(|| nvcc::known(&nvcc, ARCHS));
         nvcc::compile(&nvcc, &kernels, &archs, &out)
     } else {
         println!(
@@ -89,10 +91,9 @@ fn write_if_changed(path: &Path, text: &str) {
     fs::write(path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }
 
-fn archs() -> Vec<String> {
-    let Ok(list) = env::var("RTMO_CUDA_ARCHS") else {
-        return ARCHS.iter().map(|a| a.to_string()).collect();
-    };
+/// The architectures of `RTMO_CUDA_ARCHS`, if it is set.
+fn asked() -> Option<Vec<String>> {
+    let list = env::var("RTMO_CUDA_ARCHS").ok()?;
     let names: Vec<String> =
         list.split([',', ';', ' ']).filter(|a| !a.is_empty() && *a != "none").map(String::from).collect();
     for name in &names {
@@ -102,5 +103,5 @@ fn archs() -> Vec<String> {
             "RTMO_CUDA_ARCHS: expected names like sm_90a or compute_90, got '{name}'"
         );
     }
-    names
+    Some(names)
 }

@@ -39,6 +39,18 @@ pub fn find() -> Option<PathBuf> {
         .find(|nvcc| nvcc.is_file())
 }
 
+/// Those of `archs` that this nvcc compiles for. One that does not say is an old one, and knows the older half.
+pub fn known(nvcc: &Path, archs: &[&str]) -> Vec<String> {
+    let listed = Command::new(nvcc).arg("--list-gpu-code").output().ok().filter(|o| o.status.success());
+    let listed = listed.map_or_else(String::new, |o| String::from_utf8_lossy(&o.stdout).into_owned());
+    let listed: Vec<&str> = listed.split_whitespace().collect();
+    let knows = |arch: &&&str| {
+        let newer = arch.starts_with("sm_1");
+        !newer || listed.contains(*arch)
+    };
+    archs.iter().filter(knows).map(|arch| arch.to_string()).collect()
+}
+
 /// Compiles what has changed.
 ///
 /// # Panics
@@ -49,13 +61,17 @@ pub fn compile(nvcc: &Path, kernels: &Kernels, archs: &[String], out: &Path) -> 
         Ok(v) => panic!("{} --version: {}", nvcc.display(), String::from_utf8_lossy(&v.stderr)),
         Err(e) => panic!("{}: {e}", nvcc.display()),
     };
+    let mut options: Vec<&str> = OPTIONS.to_vec();
+    if env::var_os("RTMO_LATE_READS").is_some() {
+        options.push("-DRTMO_LATE_READS");
+    }
     let mut jobs: Vec<(&Unit, &String, PathBuf)> = Vec::new();
     for unit in &kernels.units {
         let texts: Vec<String> =
             std::iter::once(&unit.path).chain(&unit.includes).map(|path| read(path)).collect();
         for arch in archs.iter().filter(|&arch| unit.only.as_ref().is_none_or(|only| only == arch)) {
             let mut hash = DefaultHasher::new();
-            (&version, &texts, arch, OPTIONS).hash(&mut hash);
+            (&version, &texts, arch, &options).hash(&mut hash);
             jobs.push((unit, arch, out.join(format!("{}.{arch}.{:016x}", unit.name, hash.finish()))));
         }
     }
@@ -77,7 +93,7 @@ pub fn compile(nvcc: &Path, kernels: &Kernels, archs: &[String], out: &Path) -> 
             scope.spawn(|| {
                 while let Some((unit, arch, target)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                     if !target.is_file() {
-                        let error = one(nvcc, unit, arch, target, &kernels.folders).err();
+                        let error = one(nvcc, &options, unit, arch, target, &kernels.folders).err();
                         failures.lock().expect("no worker panics while holding it").extend(error);
                     }
                 }
@@ -91,12 +107,19 @@ pub fn compile(nvcc: &Path, kernels: &Kernels, archs: &[String], out: &Path) -> 
         .collect()
 }
 
-fn one(nvcc: &Path, unit: &Unit, arch: &str, target: &Path, folders: &[PathBuf]) -> Result<(), String> {
+fn one(
+    nvcc: &Path,
+    options: &[&str],
+    unit: &Unit,
+    arch: &str,
+    target: &Path,
+    folders: &[PathBuf],
+) -> Result<(), String> {
     let suffixed = |suffix: &str| PathBuf::from(format!("{}.{suffix}", target.display()));
     let (partial, log) = (suffixed("partial"), suffixed("log"));
     let kind = if arch.starts_with("compute") { "-ptx" } else { "-cubin" };
     let mut command = Command::new(nvcc);
-    command.args(OPTIONS).args([kind, &format!("-arch={arch}")]);
+    command.args(options).args([kind, &format!("-arch={arch}")]);
     for folder in folders {
         command.arg("-I").arg(folder);
     }

@@ -1,7 +1,8 @@
 //! The engine: photos in, people out.
 
 use crate::backend::{
-    Device, Executor, Frame, Placement, Precision, RunOptions, SelectParams, StageTimes, StepTime, Survivors,
+    Device, Executor, Frame, Kernels, Placement, Precision, RunOptions, SelectParams, StageTimes, StepTime,
+    Survivors,
 };
 use crate::error::{Error, Result};
 use crate::heap;
@@ -108,6 +109,11 @@ impl EngineOptions {
     /// Sets the number of CPU threads in [`EngineOptions::placement`].
     pub fn with_threads(self, threads: usize) -> EngineOptions {
         EngineOptions { placement: Placement { threads: Some(threads), ..self.placement }, ..self }
+    }
+
+    /// Sets the kernels to choose among on a GPU in [`EngineOptions::placement`].
+    pub fn with_kernels(self, kernels: Kernels) -> EngineOptions {
+        EngineOptions { placement: Placement { kernels, ..self.placement }, ..self }
     }
 
     /// Sets [`EngineOptions::placement`].

@@ -130,7 +130,7 @@ mod variant;
 pub mod vision;
 pub mod weights;
 
-pub use backend::{Device, Placement, Precision, StageTimes, StepTime};
+pub use backend::{Device, Kernels, Placement, Precision, StageTimes, StepTime};
 pub use engine::{Compat, Detections, Engine, EngineOptions, Timings};
 pub use error::{Error, Result};
 #[doc(hidden)]

@@ -265,7 +265,12 @@ fn without_the_instructions_there_is_an_error() {
         let error = CpuExecutor::new(plan.clone(), options).err().expect("no bf16x3").to_string();
         assert!(error.contains("bf16x3 needs AMX"), "{}: {error}", isa.name());
     }
-    let placement = Placement { device: Device::Cpu, precision: Some(Precision::Fp16), threads: Some(1) };
+    let placement = Placement {
+        device: Device::Cpu,
+        precision: Some(Precision::Fp16),
+        threads: Some(1),
+        ..Placement::default()
+    };
     let error = placement.prepare(plan).err().expect("no fp16").to_string();
     assert!(error.contains("fp16"), "{error}");
 }

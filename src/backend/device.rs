@@ -97,6 +97,47 @@ impl fmt::Display for Precision {
     }
 }
 
+/// The kernels that a GPU's are chosen among.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kernels {
+    /// Those that a GPU has confirmed.
+    #[default]
+    Proven,
+    /// Also those that no GPU has confirmed yet. Each is tried in a process of its own first, and taken if it is right
+    /// there, and faster.
+    All,
+}
+
+impl Kernels {
+    /// `proven` or `all`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kernels::Proven => "proven",
+            Kernels::All => "all",
+        }
+    }
+}
+
+impl FromStr for Kernels {
+    type Err = Error;
+
+    /// `proven` or `all`.
+    fn from_str(text: &str) -> Result<Kernels> {
+        match text {
+            "proven" => Ok(Kernels::Proven),
+            "all" => Ok(Kernels::All),
+            _ => Err(Error::Usage(format!("kernels '{text}': expected proven or all"))),
+        }
+    }
+}
+
+impl fmt::Display for Kernels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// A device, an arithmetic, and how many threads a CPU may take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
@@ -106,6 +147,8 @@ pub struct Placement {
     pub precision: Option<Precision>,
     /// Threads on a CPU, the caller's included; `None`: as many as the process may use.
     pub threads: Option<usize>,
+    /// On a GPU, the kernels to choose among.
+    pub kernels: Kernels,
 }
 
 impl Placement {
@@ -156,10 +199,9 @@ impl Placement {
         if precision != Precision::Fp16 {
             return Err(Error::Device(format!("a GPU computes in fp16 only, not in {precision}")));
         }
-        let options = cuda::Options { keep_all: keep, ..Default::default() };
+        let options = cuda::Options { keep_all: keep, kernels: self.kernels, ..Default::default() };
         let executor = Box::new(CudaExecutor::new(plan, ordinal, options)?);
-        let taken =
-            Placement { device: Device::Cuda(ordinal), precision: Some(precision), threads: self.threads };
+        let taken = Placement { device: Device::Cuda(ordinal), precision: Some(precision), ..*self };
         Ok((executor, taken))
     }
 
@@ -176,7 +218,7 @@ impl Placement {
         options.keep_maps = keep;
         let executor = Box::new(CpuExecutor::new(plan, options)?);
         let threads = Some(options.threads);
-        Ok((executor, Placement { device: Device::Cpu, precision: Some(precision), threads }))
+        Ok((executor, Placement { device: Device::Cpu, precision: Some(precision), threads, ..*self }))
     }
 }
 

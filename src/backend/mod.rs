@@ -7,7 +7,7 @@ pub mod device;
 mod profile;
 pub mod reference;
 
-pub use device::{Device, Placement, Precision};
+pub use device::{Device, Kernels, Placement, Precision};
 pub use profile::{Profiler, StageTimes, StepTime};
 
 use crate::error::Result;

@@ -16,6 +16,7 @@ mod plot;
 mod sweep;
 mod table;
 mod terminal;
+mod try_kernels;
 mod video;
 mod words;
 
@@ -53,6 +54,8 @@ enum Command {
     Convert(convert::Convert),
     Models(models::Models),
     Info(info::Info),
+    #[command(hide = true)]
+    TryKernels(try_kernels::TryKernels),
 }
 
 /// How a command that did not fail ended.
@@ -67,6 +70,7 @@ pub enum Outcome {
 
 pub fn main() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| words::explain(error).exit());
+    try_kernels::register();
     let result = match cli.command {
         Command::Infer(command) => command.run(),
         Command::Bench(command) => command.run(),
@@ -76,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Convert(command) => command.run(),
         Command::Models(command) => command.run(),
         Command::Info(command) => command.run(),
+        Command::TryKernels(command) => command.run(),
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

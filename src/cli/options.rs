@@ -2,7 +2,7 @@
 
 use super::terminal::Terminal;
 use clap::{ArgAction, Args};
-use rtmo_engine::backend::{Device, Placement, Precision, device};
+use rtmo_engine::backend::{Device, Kernels, Placement, Precision, device};
 use rtmo_engine::pose::model;
 use rtmo_engine::shown;
 use rtmo_engine::weights::registry::{self, Search};
@@ -38,6 +38,10 @@ pub struct Network {
     // One number, but for bench, which takes several.
     #[arg(short, long, value_name = "N", num_args = 1, action = ArgAction::Set, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Vec<u16>,
+    /// GPU kernels to choose among: proven, or all, with those that no GPU has confirmed, each tried in a process of its
+    /// own first
+    #[arg(long, default_value = "proven", value_name = "WHICH")]
+    pub kernels: Kernels,
 }
 
 /// Which of the people found count, and where they are.
@@ -75,7 +79,7 @@ impl Network {
     pub fn placement(&self) -> Placement {
         let threads = self.threads.first().map(|&threads| threads.into());
         let precision = if self.fp16 { Some(Precision::Fp16) } else { self.precision };
-        Placement { device: self.device, precision, threads }
+        Placement { device: self.device, precision, threads, kernels: self.kernels }
     }
 
     /// The weights asked for, by default [`registry::DEFAULT_MODEL`]'s; for a model of the paper that is not here,

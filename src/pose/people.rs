@@ -73,8 +73,6 @@ pub struct People {
 impl People {
     /// How many people are left out because the network's numbers for them were NaN or infinite. Above 0, the weights are
     /// broken, or too large for the precision: then an empty list does not mean that the photo has no people.
-    ///
-    /// A GPU drops grids with a NaN score without counting them.
     pub fn not_finite(&self) -> usize {
         self.not_finite
     }

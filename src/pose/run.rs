@@ -80,7 +80,7 @@ pub struct Survivors {
     pub heatmaps_x: Vec<f32>,
     /// If asked for, `K * y bins` probabilities per person.
     pub heatmaps_y: Vec<f32>,
-    /// Grids that selection left out for a NaN score, or a box that is not finite. Only the CPU counts them.
+    /// Grids that selection left out for a NaN score, or a box that is not finite.
     pub not_finite: usize,
 }
 

@@ -8,6 +8,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -93,7 +94,15 @@ struct Thread {
   std::deque<std::vector<Copy>> groups;
 };
 
-struct Allocation { unsigned char* pages; size_t mapped; unsigned char* data; size_t bytes; bool constant; };
+// `written`: for each 16 bytes the last launch that wrote there.
+struct Allocation {
+  unsigned char* pages;
+  size_t mapped;
+  unsigned char* data;
+  size_t bytes;
+  bool constant;
+  std::shared_ptr<std::vector<uint32_t>> written;
+};
 
 // Buffers of all runs.
 std::vector<Allocation> allocations;
@@ -107,6 +116,8 @@ struct Run {
   const char* kernel_name = "";
   size_t shared_bytes = 0;
   bool dependent = false;      // launched with programmatic dependence on the kernel before
+  uint32_t number = 0;         // of this launch
+  bool early_trigger = false;  // some thread let the next kernel start before its own wait
   uint64_t random_state = 0;   // 0: first come, first served, everything as late as possible
   std::vector<std::unique_ptr<Thread>> threads;
   std::vector<std::unique_ptr<Block>> blocks;
@@ -128,6 +139,11 @@ struct Run {
 TLS Run* now;
 std::vector<std::unique_ptr<Run>> idle;
 std::mutex idle_lock;
+
+// The launch before, of this host thread: a program's launches are of one.
+struct Before { uint32_t number = 0; bool early_trigger = false; };
+thread_local Before before;
+std::atomic<uint32_t> launches{0};
 
 unsigned draw(unsigned n) {
   uint64_t& state = now->random_state;
@@ -169,6 +185,37 @@ void check_source(const void* src, size_t bytes, const char* what) {
   if (!a.data) fail("%s: %zu bytes at %p are outside every buffer", what, bytes, src);
   if (now->dependent && !a.constant && !now->self->waited)
     fail("%s reads a buffer of an earlier kernel before griddepcontrol.wait", what);
+}
+// Where it is noted which launch wrote these bytes of a buffer.
+struct Cells {
+  uint32_t *first, *last;
+  uint32_t* operator*() const { return first; }
+  Cells& operator++() { first++; return *this; }
+  bool operator!=(const Cells& end) const { return first != end.first; }
+  Cells begin() const { return *this; }
+  Cells end() const { return {last, last}; }
+};
+Cells cells(const Allocation& a, const void* p, size_t bytes) {
+  const size_t at = (size_t)((const unsigned char*)p - a.data);
+  return {a.written->data() + at / 16, a.written->data() + (at + bytes - 1) / 16 + 1};
+}
+// A plain access of a kernel.
+void check_plain(const void* p, size_t bytes, bool write) {
+  const Thread& t = *now->self;
+  if (!write && (t.waited || !now->dependent)) return;
+  const auto inside = [&](const void* from, size_t size) {
+    return (const unsigned char*)p >= (const unsigned char*)from && (const unsigned char*)p < (const unsigned char*)from + size;
+  };
+  if (inside(t.stack, STACK) || inside(now->parameters, 1 << 12) || inside(&t.place, sizeof(Place))) return;
+  for (const auto& b : now->blocks)
+    if (inside(b->shared, now->shared_bytes)) return;
+  const Allocation a = allocation_of(p, bytes);
+  if (!a.data) return;   // a constant of the program; other places are unreadable
+  if (now->dependent && !t.waited && !a.constant)
+    fail("%s a buffer of an earlier kernel before griddepcontrol.wait", write ? "writes" : "reads");
+  if (a.constant && write) fail("writes constants");
+  if (write)
+    for (uint32_t* cell : cells(a, p, bytes)) *cell = now->number;
 }
 void run(const Copy& c) {
   if (c.bytes) std::memcpy(c.dst, c.src, (size_t)c.bytes);
@@ -397,7 +444,18 @@ uint32_t ballot(uint32_t mask, bool predicate) {
   });
   return v.result;
 }
-void pdl_launch() {}
+void pdl_launch() {
+  if (!now->self->waited) now->early_trigger = true;
+}
+void early_read(const void* p, size_t bytes) {
+  if (!now->dependent || now->self->waited) return;
+  const Allocation a = allocation_of(p, bytes);
+  if (!a.data || a.constant) return;
+  if (before.early_trigger) fail("reads early, after a kernel that let it start before its own griddepcontrol.wait");
+  for (const uint32_t* cell : cells(a, p, bytes))
+    if (before.number && *cell == before.number) fail("reads early what the kernel before it wrote");
+}
+void copy_unwatched(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
 void pdl_wait() { now->self->waited = true; }
 
 void cp16(uint32_t dst, const void* src, int bytes) {
@@ -593,6 +651,34 @@ void set_registers(int n) {
 
 }  // namespace emu
 
+// ---- what the compiler calls before each plain access of a kernel (-fsanitize=thread) ---------------------------------
+
+extern "C" {
+void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+void __tsan_vptr_read(void**) {}
+void __tsan_vptr_update(void**, void*) {}
+// Registration of kernels, when the library is loaded, is no kernel.
+#define ACCESS(name, bytes, write) \
+  void __tsan_##name(void* p) { if (emu::now && emu::now->self) emu::check_plain(p, bytes, write); }
+#define SIZE(n) ACCESS(read##n, n, false) ACCESS(write##n, n, true) ACCESS(unaligned_read##n, n, false) ACCESS(unaligned_write##n, n, true) \
+  ACCESS(read_write##n, n, true) ACCESS(unaligned_read_write##n, n, true)
+SIZE(1) SIZE(2) SIZE(4) SIZE(8) SIZE(16)
+#undef SIZE
+#undef ACCESS
+void __tsan_read_range(void* p, unsigned long n) { if (n && emu::now && emu::now->self) emu::check_plain(p, n, false); }
+void __tsan_write_range(void* p, unsigned long n) { if (n && emu::now && emu::now->self) emu::check_plain(p, n, true); }
+void* __tsan_memcpy(void* to, const void* from, unsigned long n) {
+  __tsan_read_range((void*)from, n), __tsan_write_range(to, n);
+  return std::memcpy(to, from, n);
+}
+void* __tsan_memset(void* to, int value, unsigned long n) {
+  __tsan_write_range(to, n);
+  return std::memset(to, value, n);
+}
+}
+
 // ---- C interface ---------------------------------------------------------------------------------------------------
 
 // Device memory between unreadable pages, filled with 0xFF; `constant` memory may be read before griddepcontrol.wait.
@@ -605,7 +691,8 @@ extern "C" void* emu_alloc(size_t bytes, int constant) {
   unsigned char* p = pages + mapped - 4096 - data;
   std::memset(pages + 4096, 0xFF, mapped - 8192);
   const std::lock_guard<std::mutex> guard(emu::allocations_lock);
-  emu::allocations.push_back({pages, mapped, p, bytes, constant != 0});
+  auto written = std::make_shared<std::vector<uint32_t>>(constant ? 0 : data / 16 + 1);
+  emu::allocations.push_back({pages, mapped, p, bytes, constant != 0, std::move(written)});
   return p;
 }
 // Returns 0, or 1 if the bytes around the buffer were overwritten.
@@ -657,6 +744,7 @@ extern "C" int emu_launch(const char* name, const unsigned* grid, unsigned clust
     if (!grid[0] || !grid[1] || !grid[2] || grid[1] > 65535 || grid[2] > 65535)
       fail("grid (%u, %u, %u)", grid[0], grid[1], grid[2]);
     now->entry = k->entry, now->parameters = params, now->shared_bytes = shared, now->dependent = dependent != 0;
+    now->number = ++launches, now->early_trigger = false;
     now->random_state = seed ? seed * 0x9E3779B97F4A7C15ull | 1 : 0;
     const size_t n = (size_t)grid[0] * grid[1] * (grid[2] / cluster);
     size_t step = 1, at = 0;
@@ -674,6 +762,7 @@ extern "C" int emu_launch(const char* name, const unsigned* grid, unsigned clust
                   (unsigned)(at / grid[0] / grid[1]) * cluster, threads);
   }
   sigaltstack(&old_alt, nullptr);
+  before = {now->number, now->early_trigger};
   now = nullptr, place = nullptr;
   const bool failed = run->message[0];
   if (failed) std::snprintf(error, error_bytes, "%s", run->message);

@@ -6,7 +6,11 @@
 // * Asynchronous work (cp.async, bulk copies, st.async, wgmma) happens as late as the program allows, or, drawn at
 //   random, at once: waiting too little reads poison, releasing a buffer too early reads what comes next.
 // * Shared memory starts as NaNs and ends at an unreadable page; device buffers lie between unreadable pages.
-// * cp.async and bulk copies check their addresses, and that griddepcontrol.wait came first unless they read constants.
+// * Reads and writes of device buffers check that griddepcontrol.wait came first, unless they read constants: cp.async and
+//   bulk copies here, plain ones since the compiler is asked to announce each (-fsanitize=thread, with the functions of
+//   emu.cpp in place of its library).
+// * `__ldcg` before the wait may read what an earlier kernel wrote, but not what the one before wrote, nor after one that
+//   let this kernel start before its own wait (see counted.cuh).
 // * Disagreeing warps, a barrier that can never complete, and misaligned addresses (of plain accesses, too: the
 //   compiler is asked to trap them) are errors that name kernel and thread.
 #pragma once
@@ -67,6 +71,8 @@ void collective(const char* what, uint32_t mask, void* operand, Finish finish, v
 void shuffle(const char* what, uint32_t mask, uint32_t* value, int source_lane);
 uint32_t ballot(uint32_t mask, bool predicate);
 uint32_t shared_address(const void* p);
+void early_read(const void* p, size_t bytes);
+void copy_unwatched(void* to, const void* from, size_t bytes);
 }
 #define threadIdx (emu::place->thread)
 #define blockIdx (emu::place->block)
@@ -102,7 +108,12 @@ template <class T> T atomicMax(T* p, T v) { T old = *p; if (v > old) *p = v; ret
 template <class T> T atomicOr(T* p, T v) { T old = *p; *p = old | v; return old; }
 inline void __threadfence_system() {}
 template <class T> T __ldg(const T* p) { return *p; }
-template <class T> T __ldcg(const T* p) { return *p; }
+template <class T> T __ldcg(const T* p) {
+  emu::early_read(p, sizeof(T));
+  T v;
+  emu::copy_unwatched(&v, p, sizeof(T));
+  return v;
+}
 
 // ---- arithmetic ----------------------------------------------------------------------------------------------------
 

@@ -5,11 +5,14 @@ use super::gpu::{Caps, Gpu, GraphRecipe, Program, Purpose, STREAMS, Upload};
 use super::graph::Graph;
 use super::images::{self, IMAGES};
 use super::launch::{Kernel, Launch, launch};
+use super::ops::conv::trial;
+use crate::backend::device::Kernels;
 use crate::error::{Error, Result};
 use cudarc::driver::{result, sys};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::marker::PhantomData;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 /// A GPU of this machine.
@@ -121,11 +124,11 @@ impl Drop for Entered {
 }
 
 impl Device {
-    /// Opens GPU `ordinal`.
+    /// Opens GPU `ordinal`, to choose among these kernels.
     ///
     /// # Errors
     /// Without a driver, without that GPU, or if none of the compiled kernels run on it.
-    pub fn open(ordinal: usize) -> Result<Arc<Device>> {
+    pub fn open(ordinal: usize, kernels: Kernels) -> Result<Arc<Device>> {
         if IMAGES.is_empty() {
             let how =
                 "build with nvcc (the CUDA toolkit, or the nvidia-cuda-nvcc package) in PATH or CUDA_HOME";
@@ -148,7 +151,7 @@ impl Device {
         // SAFETY: `device` is valid.
         let shared =
             unsafe { result::device::get_attribute(device, optin) }.map_err(failed("attribute"))? as u32;
-        let caps = caps(arch, info.sms, shared);
+        let caps = caps(arch, info.sms, shared, kernels);
         // SAFETY: `device` is valid; the primary context is released in `drop`.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed("creating a context"))?;
         // If a later step fails, dropping `opened` releases the context and the streams created so far.
@@ -278,11 +281,9 @@ impl Drop for Device {
 pub(super) struct CudaGpu(pub Arc<Device>);
 
 /// What kernels compiled for `arch` may use on a GPU with `sms` multiprocessors and `shared` bytes a block.
-fn caps(arch: &str, sms: u32, shared: u32) -> Caps {
+fn caps(arch: &str, sms: u32, shared: u32, kernels: Kernels) -> Caps {
     let (sm90, wgmma) = (images::version(arch) >= (9, 0), arch == "sm_90a");
-    // Kernels that no GPU has run yet are used only on request, and in their tests.
-    let unproven = cfg!(test) || std::env::var_os("RTMO_PING_PONG").is_some_and(|value| value == "1");
-    Caps { sms, shared, sm90, wgmma, unproven }
+    Caps { sms, shared, sm90, wgmma, unproven: kernels == Kernels::All }
 }
 
 impl Gpu for CudaGpu {
@@ -299,8 +300,12 @@ impl Gpu for CudaGpu {
     fn identity(&self) -> String {
         let DeviceInfo { name, driver, sms, .. } = &self.0.info;
         let code = images::fingerprint(self.0.arch);
-        let unproven = if self.0.caps.unproven { " unproven" } else { "" };
-        format!("{name} {sms} SMs, CUDA {}.{}, {} {code:016x}{unproven}", driver.0, driver.1, self.0.arch)
+        let all = if self.0.caps.unproven { " all" } else { "" };
+        format!("{name} {sms} SMs, CUDA {}.{}, {} {code:016x}{all}", driver.0, driver.1, self.0.arch)
+    }
+
+    fn trial(&self) -> Option<Command> {
+        trial::command(self.0.info.ordinal)
     }
 
     fn alloc(&self, bytes: usize, _: Purpose) -> Result<u64> {
@@ -348,6 +353,15 @@ impl Gpu for CudaGpu {
         let upload = Upload { from: from.as_ptr() as u64, to, bytes: from.len() };
         // SAFETY: entered; the slice lives until the copy is done, below; the caller's promise.
         unsafe { self.0.enqueue_upload(upload, 0) }?;
+        self.0.synchronize(0)
+    }
+
+    unsafe fn fill(&self, to: u64, value: u8, bytes: usize) -> Result<()> {
+        let _entered = self.0.enter()?;
+        // SAFETY: entered; the caller's promise.
+        unsafe { sys::cuMemsetD8Async(to, value, bytes, self.0.streams[0]) }
+            .result()
+            .map_err(failed("fill"))?;
         self.0.synchronize(0)
     }
 

@@ -81,16 +81,16 @@ fn build(cxx: &str, replaced: Option<(&str, &str)>) -> std::result::Result<PathB
     let mut jobs = Vec::new();
     for (name, text, others) in units {
         let mut hash = DefaultHasher::new();
-        (cxx, &others, &text, 6).hash(&mut hash);
+        (cxx, &others, &text, 7).hash(&mut hash);
         let object = out.join(format!("{name}-{:016x}.o", hash.finish()));
         object.hash(&mut all);
         if !object.is_file() {
-            jobs.push((object.clone(), text));
+            jobs.push((object.clone(), text, name != "emu"));
         }
         objects.push(object);
     }
     let next = AtomicUsize::new(0);
-    let compile = |(object, text): &(PathBuf, String)| -> std::result::Result<(), String> {
+    let compile = |(object, text, kernels): &(PathBuf, String, bool)| -> std::result::Result<(), String> {
         let unique = format!("{}.{:?}", std::process::id(), std::thread::current().id());
         let (source, partial) =
             (object.with_extension(format!("{unique}.cpp")), object.with_extension(unique));
@@ -108,7 +108,9 @@ fn build(cxx: &str, replaced: Option<(&str, &str)>) -> std::result::Result<PathB
             "-fsanitize=alignment",
             "-fsanitize-undefined-trap-on-error",
         ];
-        let mut args: Vec<&std::ffi::OsStr> = flags.iter().map(|f| f.as_ref()).collect();
+        // Every plain access of a kernel calls a function of emu.cpp.
+        let watched = kernels.then_some("-fsanitize=thread");
+        let mut args: Vec<&std::ffi::OsStr> = flags.iter().chain(&watched).map(|f| f.as_ref()).collect();
         for folder in std::iter::once(emu.as_os_str()).chain(INCLUDE_FOLDERS.iter().map(|f| f.as_ref())) {
             args.extend(["-I".as_ref(), folder]);
         }
@@ -293,6 +295,12 @@ impl Gpu for Emulator {
     unsafe fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
         // SAFETY: emulated device memory is the host's, and the caller's promise.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
+        Ok(())
+    }
+
+    unsafe fn fill(&self, to: u64, value: u8, bytes: usize) -> Result<()> {
+        // SAFETY: as in `upload`.
+        unsafe { std::ptr::write_bytes(to as *mut u8, value, bytes) };
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 
 use super::launch::Launch;
 use crate::error::Result;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,6 +91,11 @@ pub(super) trait Gpu: Send + Sync {
     fn describe(&self) -> String;
     /// Name, driver and kernels, for the file of measured tiles.
     fn identity(&self) -> String;
+    /// The command that tries kernels on this GPU in a process of its own, see `ops/conv/trial.rs`; `None` if there is
+    /// none.
+    fn trial(&self) -> Option<Command> {
+        None
+    }
     /// At least 256-byte aligned.
     fn alloc(&self, bytes: usize, purpose: Purpose) -> Result<u64>;
     /// # Safety
@@ -105,6 +111,11 @@ pub(super) trait Gpu: Send + Sync {
     /// # Safety
     /// From `to` on as many bytes as the slice has belong to one allocation that lives.
     unsafe fn upload(&self, to: u64, from: &[u8]) -> Result<()>;
+    /// Sets `bytes` bytes on the device.
+    ///
+    /// # Safety
+    /// From `to` on as many bytes belong to one allocation that lives.
+    unsafe fn fill(&self, to: u64, value: u8, bytes: usize) -> Result<()>;
     /// Copies from the device.
     ///
     /// # Safety
@@ -140,6 +151,12 @@ impl Memory {
         let to = self.part(at, from.len());
         // SAFETY: these bytes are the buffer's, which lives as long as `self`.
         unsafe { self.gpu.upload(to, from) }
+    }
+
+    /// Sets all its bytes.
+    pub fn fill(&self, value: u8) -> Result<()> {
+        // SAFETY: these bytes are the buffer's, which lives as long as `self`.
+        unsafe { self.gpu.fill(self.address, value, self.bytes) }
     }
 
     /// Copies what is there from byte `at` on.

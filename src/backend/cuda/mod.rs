@@ -31,20 +31,22 @@ mod emulator;
 mod tests;
 
 use self::constants::Constants;
-use self::gpu::{Gpu, GraphRecipe, STREAMS};
+use self::gpu::{Caps, Gpu, GraphRecipe, STREAMS};
 use self::launch::Launch;
 use self::lower::{Lowering, WorkspaceAddresses};
 use self::ops::conv::cache::Cache;
-use self::ops::conv::{self, measure, shape::Shape, tiles::Choice, tune};
+use self::ops::conv::{self, judge, measure, shape::Shape, tiles::Choice, tune};
 use self::pose::frames::Layout;
 use self::schedule::{Schedule, Storage};
 use self::workspace::{ProgramKey, Workspace};
 use super::{Executor, Frame, Profiler, RunOptions, StageTimes, StepTime, Survivors};
+use crate::backend::device::Kernels;
 use crate::error::{Error, Result};
-use crate::plan::{Op, Plan, View};
+use crate::plan::{Extent, IMAGE, Op, Plan, View};
 pub use device::{DeviceInfo, devices};
 use half::f16;
 pub use images::compiled_archs;
+pub use ops::conv::trial::{serve as serve_trial, set_trial_program};
 pub use ops::peak::tensor_peak;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -60,11 +62,13 @@ pub struct Options {
     pub tune: bool,
     /// Independent convolutions share a launch.
     pub group: bool,
+    /// The kernels to choose among.
+    pub kernels: Kernels,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { keep_all: false, tune: true, group: true }
+        Options { keep_all: false, tune: true, group: true, kernels: Kernels::Proven }
     }
 }
 
@@ -111,7 +115,7 @@ impl CudaExecutor {
     /// step is beyond the kernels, or if the memory does not suffice.
     pub fn new(plan: Plan, ordinal: usize, options: Options) -> Result<CudaExecutor> {
         plan.check().map_err(|what| Error::Usage(format!("a plan that cannot be executed: {what}")))?;
-        let device = device::Device::open(ordinal)?;
+        let device = device::Device::open(ordinal, options.kernels)?;
         CudaExecutor::on(Arc::new(device::CudaGpu(device)), plan, options)
     }
 
@@ -179,6 +183,7 @@ impl CudaExecutor {
                 if self.workspaces.len() == 1 {
                     self.refine(addresses, &runners_up)?;
                 }
+                self.confirm(index)?;
             }
             self.tuned = images;
         }
@@ -201,11 +206,18 @@ impl CudaExecutor {
                 self.cache.insert(shapes, images, choice, alone);
                 let launches = self.dense(addresses)?;
                 // SAFETY: as above.
-                let time = unsafe { measure::network(&self.gpu, launches) }?;
-                if time.as_secs_f64() < best.as_secs_f64() * 0.998 {
-                    best = time;
-                } else {
-                    self.cache.insert(shapes, images, kept, kept_alone);
+                let time = unsafe { measure::network(&self.gpu, launches) };
+                if time.as_ref().is_ok_and(|time| time.as_secs_f64() < best.as_secs_f64() * 0.998) {
+                    best = time?;
+                    continue;
+                }
+                self.cache.insert(shapes, images, kept, kept_alone);
+                if let Err(error) = time {
+                    self.cache.judge(shapes, images, &choice, judge::Verdict::Bad);
+                    self.cache.save();
+                    let launches = self.dense(addresses)?;
+                    // SAFETY: as above. If the device is lost, loading ends here, and the next start knows why.
+                    unsafe { measure::network(&self.gpu, launches) }.map_err(|_| error)?;
                 }
             }
         }
@@ -215,23 +227,102 @@ impl CudaExecutor {
         Ok(())
     }
 
+    /// Compares the dense network under the choices of the cache with the same under `conv_mma` alone, once after
+    /// measuring. Where they differ, finds the launches that make the difference, and gives them to `conv_mma`.
+    fn confirm(&mut self, index: usize) -> Result<()> {
+        let (caps, images) = (self.gpu.caps(), self.workspaces[index].images);
+        let convs = self.schedule.groups.iter().filter_map(|group| conv::shapes(&self.plan, &group.steps));
+        let mut suspects: Vec<(Vec<Shape>, Choice)> = Vec::new();
+        for shapes in convs {
+            let choice = choice(&self.cache, &caps, &shapes, images);
+            let reference = tune::fallback(&caps, &shapes, images);
+            if choice != reference && suspects.iter().all(|s| s.0 != shapes) {
+                suspects.push((shapes, choice));
+            }
+        }
+        // Its own constants: those of the executor are in use, and hold nothing for `conv_mma` alone.
+        let mut constants = Constants::new(&self.gpu);
+        let want = self.maps(index, &mut constants, &|_| None)?;
+        if want.iter().flatten().any(|v| !v.is_finite()) {
+            // Weights of such a size say nothing about kernels.
+            return Ok(());
+        }
+        let offenders = judge::offenders(suspects.len(), |taken| {
+            let chosen = |shapes: &[Shape]| {
+                let at = suspects.iter().position(|s| s.0 == shapes)?;
+                taken[at].then_some(suspects[at].1)
+            };
+            let got = self.maps(index, &mut constants, &chosen)?;
+            Ok(got.iter().zip(&want).any(|(got, want)| far(got, want)))
+        })?;
+        for &i in &offenders {
+            let (shapes, choice) = &suspects[i];
+            self.cache.judge(shapes, images, choice, judge::Verdict::Bad);
+            self.cache.insert(shapes, images, tune::fallback(&caps, shapes, images), Duration::ZERO);
+        }
+        self.cache.save();
+        Ok(())
+    }
+
+    /// Runs the dense network in a workspace on made-up pixels, with `chosen` or else `conv_mma` for each launch; the
+    /// maps that people are found by, of the first image and of the last one.
+    fn maps(
+        &self,
+        index: usize,
+        constants: &mut Constants,
+        chosen: &dyn Fn(&[Shape]) -> Option<Choice>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let workspace = &self.workspaces[index];
+        let (caps, images, addresses) = (self.gpu.caps(), workspace.images, workspace.addresses());
+        let mut choose = |shapes: &[Shape]| -> Choice {
+            chosen(shapes).unwrap_or_else(|| tune::fallback(&caps, shapes, images))
+        };
+        let (plan, schedule) = (&self.plan, &self.schedule);
+        let mut lowering = Lowering { plan, schedule, constants, workspace: addresses, choose: &mut choose };
+        let mut launches = lowering.launches()?;
+        launches.retain(|launch| self.is_dense(launch));
+        // What a kernel does not write is NaN.
+        workspace.arena.fill(0xFF)?;
+        if let Some(input) = plan.input(IMAGE).filter(|v| schedule.storage[v.buffer.0] == Storage::Cells) {
+            let at = schedule.offsets[input.buffer.0] * 2;
+            for image in 0..images {
+                workspace.arena.write(at + image * schedule.image * 2, &pixels(plan.input_size(), image))?;
+            }
+        }
+        // SAFETY: addresses are those of the workspace and of `constants`; the program ends here.
+        unsafe { self.gpu.compile(GraphRecipe { launches, ..GraphRecipe::default() }) }?.run()?;
+        let people = plan.steps.iter().filter(|s| matches!(s.op, Op::Pose(_)));
+        let mut views: Vec<View> = people.flat_map(|s| s.op.reads()).collect();
+        views.retain(|v| matches!(plan.buffer_of(*v).extent, Extent::Map { .. }));
+        let last = (images > 1).then_some(images - 1);
+        let of =
+            |v: &View| [Some(0), last].into_iter().flatten().map(|i| self.values(workspace, *v, i)).collect();
+        views
+            .iter()
+            .map(of)
+            .collect::<Result<Vec<Vec<Vec<f32>>>>>()
+            .map(|all| all.into_iter().flatten().collect())
+    }
+
     /// Launches with the choices of the cache, or else of the built-in table.
     fn launches(&mut self, addresses: WorkspaceAddresses) -> Result<Vec<Launch>> {
-        let (caps, images) = (self.gpu.caps(), addresses.images);
-        let cache = &self.cache;
-        let mut choose = |shapes: &[Shape]| -> Choice {
-            cache.near(&caps, shapes, images).unwrap_or_else(|| tune::built_in(&caps, shapes, images))
-        };
+        let (caps, images, cache) = (self.gpu.caps(), addresses.images, &self.cache);
+        let mut choose = |shapes: &[Shape]| choice(cache, &caps, shapes, images);
         let (plan, schedule, constants) = (&self.plan, &self.schedule, &mut self.constants);
         Lowering { plan, schedule, constants, workspace: addresses, choose: &mut choose }.launches()
     }
 
-    /// Launches of the dense network, which need neither photos nor people.
+    /// Launches of the dense network under the choices of the cache.
     fn dense(&mut self, addresses: WorkspaceAddresses) -> Result<Vec<Launch>> {
         let mut launches = self.launches(addresses)?;
-        let pose = |step: &usize| matches!(self.plan.steps[*step].op, Op::Pose(_));
-        launches.retain(|l| !l.steps.is_empty() && !l.steps.iter().any(pose));
+        launches.retain(|launch| self.is_dense(launch));
         Ok(launches)
+    }
+
+    /// Whether a launch is of the dense network, which needs neither photos nor people.
+    fn is_dense(&self, launch: &Launch) -> bool {
+        let pose = |step: &usize| matches!(self.plan.steps[*step].op, Op::Pose(_));
+        !launch.steps.is_empty() && !launch.steps.iter().any(pose)
     }
 
     /// Waits until the GPU is idle. Runs in flight can still be finished.
@@ -334,6 +425,81 @@ impl CudaExecutor {
         self.last = index;
         Ok((index, layout.bytes))
     }
+
+    /// Values of a map view in a workspace, see [`Executor::read`].
+    fn values(&self, workspace: &Workspace, view: View, image: usize) -> Result<Vec<f32>> {
+        let buffer = self.plan.buffers.get(view.buffer.0).filter(|b| view.c0 + view.c <= b.c);
+        let buffer = buffer.ok_or_else(|| Error::Usage(format!("view {view:?} is not of this plan")))?;
+        if image >= workspace.images {
+            let n = workspace.images;
+            return Err(Error::Usage(format!("image {image} of a batch of {n}")));
+        }
+        let pixels = buffer.extent.pixels();
+        let offset = self.schedule.offsets[view.buffer.0] * 2 + image * self.schedule.image * 2;
+        let load = |bytes: usize| -> Result<Vec<u8>> {
+            let mut data = vec![0; bytes];
+            workspace.arena.read(offset, &mut data)?;
+            Ok(data)
+        };
+        let half = |b: &[u8]| f16::from_le_bytes([b[0], b[1]]).to_f32();
+        let take = |values: Vec<f32>, pitch: usize| -> Vec<f32> {
+            values.chunks_exact(pitch).flat_map(|p| &p[view.c0..view.c0 + view.c]).copied().collect()
+        };
+        match self.schedule.storage[view.buffer.0] {
+            Storage::Half { pitch } => {
+                Ok(take(load(pixels * pitch * 2)?.chunks_exact(2).map(half).collect(), pitch))
+            }
+            Storage::Float { pitch } => {
+                let float = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+                Ok(take(load(pixels * pitch * 4)?.chunks_exact(4).map(float).collect(), pitch))
+            }
+            Storage::Cells => {
+                let data: Vec<f32> = load(pixels * 8)?.chunks_exact(2).map(half).collect();
+                let (w, h) = self.plan.input_size();
+                let at = |y: usize, x: usize, c: usize| {
+                    data[(y / 2 * (w / 2) + x / 2) * 16 + (y % 2 * 2 + x % 2) * 3 + c]
+                };
+                let values = (0..h).flat_map(|y| (0..w).flat_map(move |x| (0..3).map(move |c| (y, x, c))));
+                Ok(take(values.map(|(y, x, c)| at(y, x, c)).collect(), 3))
+            }
+            Storage::Rows { .. } => {
+                Err(Error::Usage(format!("{} holds survivor rows, not a map", buffer.name)))
+            }
+        }
+    }
+}
+
+/// The choice for a launch: of the cache, or else of the built-in table, unless it was found to be wrong.
+fn choice(cache: &Cache, caps: &Caps, shapes: &[Shape], images: usize) -> Choice {
+    cache.near(caps, shapes, images).unwrap_or_else(|| {
+        let choice = tune::built_in(caps, shapes, images);
+        if cache.forbids(shapes, images, &choice) { tune::fallback(caps, shapes, images) } else { choice }
+    })
+}
+
+/// Whether maps of a network differ by more than rounding. Each of two ways to compute RTMO-l is some 6e-3 from f32
+/// (`docs/cuda.md`); a wrong tile changes a map by more than its own size where it is read.
+fn far(got: &[f32], want: &[f32]) -> bool {
+    const ROUNDING: f64 = 2e-2;
+    let sum = |of: &dyn Fn(f64, f64) -> f64| -> f64 {
+        got.iter().zip(want).map(|(g, w)| of(f64::from(*g), f64::from(*w))).sum()
+    };
+    let relative = (sum(&|g, w| (g - w) * (g - w)) / sum(&|_, w| w * w).max(1e-30)).sqrt();
+    // Not `>`: NaN is far, too.
+    !(relative <= ROUNDING)
+}
+
+/// Made-up pixels as the letterbox writes them: cells of 2x2 pixels with three numbers each, and four zeros.
+fn pixels((w, h): (usize, usize), image: usize) -> Vec<u8> {
+    let mut state = image as u32 + 1;
+    let mut value = |i: usize| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        // Patches of about the same colour, and noise.
+        let patch = (i / 16 / 8 * 37 + i % 3 * 50 + image * 11) % 160;
+        let pixel = if i % 16 < 12 { patch as u32 + (state >> 24) / 4 } else { 0 };
+        f16::from_f32(pixel as f32)
+    };
+    (0..w / 2 * (h / 2) * 16).flat_map(|i| value(i).to_le_bytes()).collect()
 }
 
 impl Executor for CudaExecutor {
@@ -408,45 +574,7 @@ impl Executor for CudaExecutor {
     }
 
     fn read(&mut self, view: View, image: usize) -> Result<Vec<f32>> {
-        let workspace = &self.workspaces[self.last.min(self.workspaces.len() - 1)];
-        let buffer = self.plan.buffers.get(view.buffer.0).filter(|b| view.c0 + view.c <= b.c);
-        let buffer = buffer.ok_or_else(|| Error::Usage(format!("view {view:?} is not of this plan")))?;
-        if image >= workspace.images {
-            let n = workspace.images;
-            return Err(Error::Usage(format!("image {image} of a batch of {n}")));
-        }
-        let pixels = buffer.extent.pixels();
-        let offset = self.schedule.offsets[view.buffer.0] * 2 + image * self.schedule.image * 2;
-        let load = |bytes: usize| -> Result<Vec<u8>> {
-            let mut data = vec![0; bytes];
-            workspace.arena.read(offset, &mut data)?;
-            Ok(data)
-        };
-        let half = |b: &[u8]| f16::from_le_bytes([b[0], b[1]]).to_f32();
-        let take = |values: Vec<f32>, pitch: usize| -> Vec<f32> {
-            values.chunks_exact(pitch).flat_map(|p| &p[view.c0..view.c0 + view.c]).copied().collect()
-        };
-        match self.schedule.storage[view.buffer.0] {
-            Storage::Half { pitch } => {
-                Ok(take(load(pixels * pitch * 2)?.chunks_exact(2).map(half).collect(), pitch))
-            }
-            Storage::Float { pitch } => {
-                let float = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-                Ok(take(load(pixels * pitch * 4)?.chunks_exact(4).map(float).collect(), pitch))
-            }
-            Storage::Cells => {
-                let data: Vec<f32> = load(pixels * 8)?.chunks_exact(2).map(half).collect();
-                let (w, h) = self.plan.input_size();
-                let at = |y: usize, x: usize, c: usize| {
-                    data[(y / 2 * (w / 2) + x / 2) * 16 + (y % 2 * 2 + x % 2) * 3 + c]
-                };
-                let values = (0..h).flat_map(|y| (0..w).flat_map(move |x| (0..3).map(move |c| (y, x, c))));
-                Ok(take(values.map(|(y, x, c)| at(y, x, c)).collect(), 3))
-            }
-            Storage::Rows { .. } => {
-                Err(Error::Usage(format!("{} holds survivor rows, not a map", buffer.name)))
-            }
-        }
+        self.values(&self.workspaces[self.last.min(self.workspaces.len() - 1)], view, image)
     }
 
     fn plan(&self) -> &Plan {
@@ -455,7 +583,11 @@ impl Executor for CudaExecutor {
 
     fn describe(&self) -> String {
         let launches = self.workspaces.first().map_or(0, |s| s.launches.len());
-        format!("{}, fp16, {launches} launches a run", self.gpu.describe())
+        let left_out = match self.cache.forbidden() {
+            0 => String::new(),
+            n => format!(", {n} choices of kernels left out since they failed here"),
+        };
+        format!("{}, fp16, {launches} launches a run{left_out}", self.gpu.describe())
     }
 }
 

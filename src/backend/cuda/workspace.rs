@@ -211,7 +211,7 @@ impl Workspace {
                 continue;
             }
             let people = count.people as usize;
-            let mut s = Survivors::default();
+            let mut s = Survivors { not_finite: count.not_finite.max(0) as usize, ..Survivors::default() };
             for row in rows[image * self.capacity * fields..].chunks_exact(fields).take(people) {
                 s.scores.push(row[0]);
                 s.boxes.push([row[1], row[2], row[3], row[4]]);

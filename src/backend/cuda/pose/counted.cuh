@@ -4,10 +4,16 @@
 //   1. every block calls `pdl_launch` only after its `pdl_wait`;
 //   2. so when N starts, N - 1 has passed its wait, and N - 2 has ended;
 //   3. the read uses `__ldcg`, since L1 may hold stale lines.
+//
+// The emulator checks all three. Compiled with RTMO_LATE_READS, kernels wait first, for comparison.
 #pragma once
 #include "pose.params.cuh"
 
+// The first of a kernel's early reads.
 DEVICE Count counted(const Count* counts) {
-  const int2 v = __ldcg(reinterpret_cast<const int2*>(counts));
-  return {v.x, v.y};
+#ifdef RTMO_LATE_READS
+  pdl_wait();
+#endif
+  const uint4 v = __ldcg(reinterpret_cast<const uint4*>(counts));
+  return {(int)v.x, (int)v.y, (int)v.z, (int)v.w};
 }

@@ -48,5 +48,7 @@ params! {
     Count {
         people: i32,                // survivors stored
         lost: i32,                  // survivors that did not fit; the host reports them, never drops them silently
+        not_finite: i32,            // grids left out for a NaN score, or a box that is not finite
+        reserved: i32,
     }
 }

@@ -3,6 +3,7 @@
 #[path = "../../../../tests/common/mod.rs"]
 mod common;
 pub(super) mod conv;
+mod early;
 mod machine;
 mod maps;
 mod network;
@@ -16,6 +17,7 @@ use super::pose::params::{Count, Survivor};
 use super::schedule::Storage;
 use super::{CudaExecutor, Options, device};
 use crate::backend::Executor;
+use crate::backend::device::Kernels;
 use crate::backend::reference::{Person, Reference};
 use crate::error::{Error, Result};
 use crate::plan::*;
@@ -58,7 +60,7 @@ fn gpus_of_all_sizes(seed: u64) -> Vec<Arc<dyn Gpu>> {
 }
 
 fn real() -> Option<Arc<dyn Gpu>> {
-    match device::Device::open(0) {
+    match device::Device::open(0, Kernels::All) {
         Ok(d) => Some(Arc::new(device::CudaGpu(d))),
         Err(e) => {
             static SAID: std::sync::Once = std::sync::Once::new();
@@ -116,6 +118,10 @@ impl Gpu for Limited {
         // SAFETY: the caller's promise.
         unsafe { self.gpu.upload(to, from) }
     }
+    unsafe fn fill(&self, to: u64, value: u8, bytes: usize) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.gpu.fill(to, value, bytes) }
+    }
     unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe { self.gpu.download(from, to) }
@@ -127,7 +133,7 @@ impl Gpu for Limited {
     }
 }
 
-const OPTIONS: Options = Options { keep_all: true, tune: false, group: true };
+const OPTIONS: Options = Options { keep_all: true, tune: false, group: true, kernels: Kernels::All };
 
 /// A 1x1 convolution and nothing else.
 fn linear(src: View, dst: View, weight: TensorId, bias: TensorId) -> Conv {
@@ -221,7 +227,7 @@ impl Rig {
         let workspace = &self.x.workspaces[0];
         assert!(people.len() <= workspace.capacity);
         workspace.survivors.write(0, bytemuck::cast_slice(&list)).unwrap();
-        let count = Count { people: people.len() as i32, lost: 0 };
+        let count = Count { people: people.len() as i32, ..Count::default() };
         workspace.counts.write(0, bytemuck::bytes_of(&count)).unwrap();
         self.r.set_people(people.to_vec());
     }

@@ -89,7 +89,7 @@ fn a_whole_network_finds_the_same_people() {
             let (boxes, _) = distance(&a.boxes.concat(), &wide(&got.boxes.concat()));
             assert!(scores < 1e-2 && boxes < 1e-2, "scores {scores:.1e} and boxes {boxes:.1e} apart");
         };
-        let plain = Options { keep_all: false, tune: false, group: false };
+        let plain = Options { keep_all: false, group: false, ..OPTIONS };
         let mut y = CudaExecutor::on(x.gpu.clone(), plan, plain).unwrap();
         let options = RunOptions { heatmaps: false, ..options };
         let one = y.run(&[frame], &options).unwrap().remove(0);
@@ -334,6 +334,28 @@ fn runs_go_on_after_one_that_found_no_memory() {
     }
 }
 
+/// Weights that are broken say so in the results, as on a CPU: nobody on the photo would be another thing.
+#[test]
+fn broken_weights_are_reported() {
+    let (input, mut plan, mut options, plain) = two_people();
+    options.select = SelectParams::default();
+    let levels = plan.grid_levels().unwrap().to_vec();
+    let bias = plan.steps.iter().find_map(|step| match &step.op {
+        Op::Conv(c) if c.dst.overlaps(levels[0].cls) => Some(c.bias),
+        _ => None,
+    });
+    plan.tensors[bias.unwrap().0].data.fill(f32::NAN);
+    let cells = plan.buffer_of(levels[0].cls).extent.pixels();
+    let (photo, letterbox) = photo(1, 40, 30, input);
+    for gpu in gpus(&[1]) {
+        let mut x = CudaExecutor::on(gpu, plan.clone(), plain).unwrap();
+        let found = x.run(&[Frame::new(&photo, &letterbox)], &options).unwrap().remove(0);
+        assert!(found.not_finite >= cells, "{} of {cells}", found.not_finite);
+        let people = crate::pose::people::people(&found, &letterbox);
+        assert!(people.not_finite() >= cells);
+    }
+}
+
 /// A program is made once, not for each size of photo: making one takes a GPU longer than running it.
 #[test]
 fn photos_of_all_sizes_share_a_program() {
@@ -420,10 +442,8 @@ fn wide_inputs_fit_into_the_smallest_gpu() {
 fn a_batch_after_a_larger_one_is_not_measured() {
     let (_, plan, ..) = two_people();
     for gpu in gpus(&[1]) {
-        let group = true;
         let mut x =
-            CudaExecutor::on(gpu.clone(), plan.clone(), Options { tune: false, keep_all: false, group })
-                .unwrap();
+            CudaExecutor::on(gpu.clone(), plan.clone(), Options { keep_all: false, ..OPTIONS }).unwrap();
         // as if batches of four had been measured
         let shapes: Vec<Vec<Shape>> =
             x.schedule.groups.iter().filter_map(|g| conv::shapes(&plan, &g.steps)).collect();
@@ -443,6 +463,90 @@ fn a_batch_after_a_larger_one_is_not_measured() {
             );
         }
         assert!(shapes.iter().all(|s| x.cache.get(&gpu.caps(), s, 3).is_none()), "measured");
+    }
+}
+
+/// A GPU on which some kernels do nothing.
+struct Faulty {
+    gpu: Arc<dyn Gpu>,
+    kernels: Vec<&'static str>,
+}
+
+impl Gpu for Faulty {
+    fn caps(&self) -> Caps {
+        self.gpu.caps()
+    }
+    fn describe(&self) -> String {
+        self.gpu.describe()
+    }
+    fn identity(&self) -> String {
+        self.gpu.identity()
+    }
+    fn alloc(&self, bytes: usize, purpose: Purpose) -> Result<u64> {
+        self.gpu.alloc(bytes, purpose)
+    }
+    unsafe fn free(&self, address: u64) {
+        // SAFETY: the caller's promise.
+        unsafe { self.gpu.free(address) };
+    }
+    fn alloc_host(&self, bytes: usize) -> Result<(u64, u64)> {
+        self.gpu.alloc_host(bytes)
+    }
+    unsafe fn free_host(&self, host: u64) {
+        // SAFETY: the caller's promise.
+        unsafe { self.gpu.free_host(host) };
+    }
+    unsafe fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.gpu.upload(to, from) }
+    }
+    unsafe fn fill(&self, to: u64, value: u8, bytes: usize) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.gpu.fill(to, value, bytes) }
+    }
+    unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.gpu.download(from, to) }
+    }
+    unsafe fn compile(&self, mut recipe: GraphRecipe) -> Result<Box<dyn Program>> {
+        recipe.launches.retain(|launch| !self.kernels.contains(&launch.kernel.name));
+        // SAFETY: the caller's promise.
+        unsafe { self.gpu.compile(recipe) }
+    }
+}
+
+/// After measuring, the whole network is compared with the same of `conv_mma` alone, and tiles that make a difference are
+/// given up.
+#[test]
+fn tiles_that_are_wrong_in_the_network_are_given_up() {
+    let (_, plan, _, plain) = two_people();
+    for gpu in gpus(&[1]) {
+        let prepared = |kernels: Vec<&'static str>| {
+            let gpu = Arc::new(Faulty { gpu: gpu.clone(), kernels });
+            let mut x = CudaExecutor::on(gpu, plan.clone(), plain).unwrap();
+            x.confirm(0).unwrap();
+            x
+        };
+        let x = prepared(vec![]);
+        assert_eq!(x.cache.forbidden(), 0, "rounding alone");
+        // The kernel of the fewest launches, which are still several.
+        let convs: Vec<Vec<Shape>> =
+            x.schedule.groups.iter().filter_map(|g| conv::shapes(&plan, &g.steps)).collect();
+        let kernel = |s: &Vec<Shape>| tune::built_in(&gpu.caps(), s, 1).tile.kernel(s).unwrap();
+        let wgmma: Vec<&Vec<Shape>> = convs.iter().filter(|s| kernel(s).file == "conv_wg").collect();
+        let uses = |name: &str| wgmma.iter().filter(|s| kernel(s).name == name).count();
+        let names = wgmma.iter().map(|s| kernel(s).name).filter(|name| uses(name) >= 2);
+        let name = names.min_by_key(|name| uses(name)).unwrap();
+        let x = prepared(vec![name]);
+        let caps = gpu.caps();
+        for shapes in &convs {
+            let forbidden = x.cache.forbids(shapes, 1, &tune::built_in(&caps, shapes, 1));
+            assert_eq!(forbidden, kernel(shapes).name == name, "{shapes:?}");
+            if forbidden {
+                assert_eq!(x.cache.get(&caps, shapes, 1), Some(tune::fallback(&caps, shapes, 1)));
+            }
+        }
+        assert!(x.cache.forbidden() >= 1 && x.describe().contains("left out"), "{}", x.describe());
     }
 }
 

@@ -109,6 +109,75 @@ fn selection_is_the_reference_s() {
     }
 }
 
+/// Grids with a NaN score and boxes that are not finite, among others, are left out and counted as on the CPU.
+#[test]
+fn what_is_not_finite_is_left_out_and_counted() {
+    use crate::pose::select::{LevelMaps, select};
+    let shapes = [(20, 21, 8), (6, 7, 16)];
+    let (plan, levels) = selection(&shapes);
+    let cases = [
+        SelectParams::default(),
+        SelectParams { score_thr: 0.0, nms_thr: 1.0, ..SelectParams::default() },
+        SelectParams { max_people: Some(3), ..SelectParams::default() },
+        SelectParams { force: Some(40), ..SelectParams::default() },
+        SelectParams { force: Some(10000), ..SelectParams::default() },
+    ];
+    let broken = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+    for gpu in gpus(&[1]) {
+        // None, some, and all are broken.
+        for (every, params) in [0, 3, 7, 1].into_iter().flat_map(|n| cases.map(|case| (n, case))) {
+            let mut rig = Rig::new(&gpu, &plan);
+            keep_selection(&mut rig);
+            let mut rng = Rng(every + 3);
+            let mut maps = Vec::new();
+            for (level, &(h, w, stride)) in levels.iter().zip(&shapes) {
+                let n = h * w;
+                let mut cls = rng.normals(n, 3.0);
+                let mut bbox = rng.normals(n * 4, 0.7);
+                for i in (0..n).filter(|i| every > 0 && *i as u64 % every == 0) {
+                    // A size overflows where its logarithm is large.
+                    match rng.0 >> 40 & 3 {
+                        0 => cls[i] = f32::NAN,
+                        1 => bbox[i * 4 + 2] = 200.0,
+                        _ => bbox[i * 4 + i % 4] = broken[i % 3],
+                    }
+                    rng.unit();
+                }
+                rig.set(level.cls, &cls);
+                rig.set(level.bbox, &bbox);
+                maps.push((cls, bbox, h, w, stride));
+            }
+            let maps: Vec<LevelMaps<'_>> = maps
+                .iter()
+                .map(|(cls, bbox, h, w, stride)| LevelMaps {
+                    cls,
+                    bbox,
+                    cls_pitch: 1,
+                    bbox_pitch: 4,
+                    h: *h,
+                    w: *w,
+                    stride: *stride,
+                })
+                .collect();
+            let mut want = Vec::new();
+            let not_finite = select(&maps, &params, &mut Default::default(), &mut want);
+            rig.x.workspaces[0].input.write(0, bytemuck::bytes_of(&frame_header(&params))).unwrap();
+            rig.run_device(|_| unreachable!("no convolutions")).unwrap();
+            let mut count = Count::default();
+            rig.x.workspaces[0].counts.read(0, bytemuck::bytes_of_mut(&mut count)).unwrap();
+            let what = format!("{params:?}, every {every}th");
+            let found = count.not_finite as usize;
+            // With a limit the GPU looks at 32 candidates at a time.
+            let same = if params.max_people.is_some() { found >= not_finite } else { found == not_finite };
+            assert!(same && (not_finite > 0 || every == 0), "{what}: {found}, expected {not_finite}");
+            let mut list = vec![Survivor::default(); count.people as usize];
+            rig.x.workspaces[0].survivors.read(0, bytemuck::cast_slice_mut(&mut list)).unwrap();
+            let got: Vec<_> = list.iter().map(|s| (s.level as usize, s.cell as usize)).collect();
+            assert_eq!(got, want.iter().map(|c| (c.level, c.index)).collect::<Vec<_>>(), "{what}");
+        }
+    }
+}
+
 /// Candidates by number, where the ways to sort them meet: logits above the threshold on so many grids, equal ones
 /// among them, and boxes that suppress each other.
 #[test]

@@ -4,14 +4,18 @@
 //!   weights.
 //! * A family is a file of kernels built on one machine instruction. Leaving one out is leaving out its name below.
 //! * [`tune`] chooses among them: by a table, by an estimate, or by what [`measure`] found and [`cache`] keeps.
+//!   [`judge`] decides what was found: a choice that computes something else than `conv_mma` is left out.
 
 mod activation;
 pub mod cache;
+pub mod judge;
 pub mod measure;
 mod pack;
 pub mod params;
+mod scratch;
 pub mod shape;
 pub mod tiles;
+pub mod trial;
 pub mod tune;
 
 use self::params::{CONV_STEPS, ConvLaunch, ConvStep, PreAdd as Addend};

@@ -1,5 +1,7 @@
 //! A convolution, as far as kernels and tiles are concerned.
 
+use super::params::CONV_STEPS;
+use crate::backend::cuda::MAX_BATCH;
 use crate::plan::{Act, Conv, Plan};
 use std::fmt::Write as _;
 
@@ -71,4 +73,27 @@ pub fn signature(shapes: &[Shape], images: usize) -> String {
         );
     }
     s
+}
+
+/// The launch of a signature: its convolutions, and the number of images. `None` for what [`signature`] does not write.
+pub fn parse(text: &str) -> Option<(Vec<Shape>, usize)> {
+    let mut words = text.split(' ');
+    let images = words.next()?.strip_prefix('x')?.parse().ok().filter(|n| (1..=MAX_BATCH).contains(n))?;
+    let shapes: Vec<Shape> = words.map(parse_shape).collect::<Option<_>>()?;
+    let given = (1..=CONV_STEPS).contains(&shapes.len()) && signature(&shapes, images) == text;
+    given.then_some((shapes, images))
+}
+
+fn parse_shape(text: &str) -> Option<Shape> {
+    let (head, rest) = text.split_once(':')?;
+    let (maps, act) = rest.split_once(':')?;
+    let numbers = |text: &str, by: &[char]| -> Option<Vec<usize>> {
+        let number = |part: &str| part.parse::<usize>().ok().filter(|n| *n <= 1 << 16);
+        text.split(by).map(number).collect()
+    };
+    let [kernel, stride, group] = numbers(head.strip_prefix('k')?, &['s', 'g'])?[..] else { return None };
+    let [h, w, cin, oh, ow, cout] = numbers(maps, &['x', '>'])?[..] else { return None };
+    let acts = [Act::None, Act::Silu, Act::Gelu, Act::Relu];
+    let act = acts.into_iter().find(|known| format!("{known:?}") == act)?;
+    Some(Shape { kernel, stride, cin, cout, h, w, oh, ow, group, act })
 }

@@ -103,6 +103,11 @@ pub trait Family: Sync {
     /// Name of the file.
     fn file(&self) -> &'static str;
     fn tiles(&self) -> &'static [Tile];
+    /// Whether a GPU has confirmed its kernels (`benches/record`). If not, they are chosen only where the caller asks
+    /// for it (`Caps::unproven`), and after a trial.
+    fn proven(&self) -> bool {
+        true
+    }
     /// Whether it may run on this GPU, in a launch of so many steps.
     fn runs(&self, caps: &Caps, steps: usize) -> bool;
     /// Whether its blocks can do tiles `width` wide, or split and buffer as the choice wants, beyond what holds for

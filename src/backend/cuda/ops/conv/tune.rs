@@ -100,14 +100,22 @@ pub fn built_in(caps: &Caps, shapes: &[Shape], images: usize) -> Choice {
             }
         }
     }
-    // Estimates of the wgmma families are rough, so conv_mma is taken.
+    // Estimates of the wgmma families are rough.
+    fallback(caps, shapes, images)
+}
+
+/// The choice of `conv_mma`, the family that does everything on every GPU, which others are compared with.
+///
+/// # Panics
+/// As [`built_in`].
+pub fn fallback(caps: &Caps, shapes: &[Shape], images: usize) -> Choice {
     let cost = |c: &Choice| estimate(caps, shapes, images, c);
     let all = candidates(caps, shapes, images);
     let best = all.iter().filter(|c| c.tile.family.file() == FALLBACK);
     *best.min_by(|a, b| cost(a).total_cmp(&cost(b))).expect("conv_mma does every shape")
 }
 
-/// The family that does everything on every GPU.
+/// Its file.
 const FALLBACK: &str = "conv_mma";
 
 /// Cycles of a launch, roughly: waves of blocks, each with a fixed cost and some 350 cycles (or the tensor cores'

@@ -6,6 +6,7 @@ use self::params::PeakLaunch;
 use crate::backend::cuda::device::{CudaGpu, Device};
 use crate::backend::cuda::gpu::{Caps, Gpu, GraphRecipe, Memory, Purpose};
 use crate::backend::cuda::launch::{Kernel, Launch};
+use crate::backend::device::Kernels;
 use crate::error::Result;
 use half::f16;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::time::Duration;
 /// # Errors
 /// As [`CudaExecutor::new`](crate::backend::cuda::CudaExecutor::new).
 pub fn tensor_peak(ordinal: usize) -> Result<f64> {
-    let gpu: Arc<dyn Gpu> = Arc::new(CudaGpu(Device::open(ordinal)?));
+    let gpu: Arc<dyn Gpu> = Arc::new(CudaGpu(Device::open(ordinal, Kernels::default())?));
     let values: Vec<f16> =
         (0..512u32).map(|i| f16::from_f32(((i * 37 % 101) as f32 - 50.0) / 64.0)).collect();
     let mut best: f64 = 0.0;

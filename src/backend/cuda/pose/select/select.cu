@@ -6,6 +6,7 @@
 //   order          descending logit, then ascending grid index: the key is (~ordered logit, index), sorted ascending
 //   box            centre g + xy * stride, size exp(wh) * stride, g = index * stride + (stride - 1) / 2
 //   NMS            in order, a box still alive survives and removes all later ones with IoU > threshold
+//   not finite     grids with a NaN logit, and candidates whose box is not finite, never survive; they are counted
 //
 // All grids of the plan fit, so no candidate is ever lost; survivors beyond `capacity` are counted in Count::lost. Up
 // to `near` candidates lie in shared memory. More than that, which takes a very low threshold on a huge input, lie in
@@ -70,6 +71,7 @@ DEVICE Corners corners(float4 b) {
   const float x1 = b.x - 0.5f * b.z, y1 = b.y - 0.5f * b.w, x2 = b.x + 0.5f * b.z, y2 = b.y + 0.5f * b.w;
   return {x1, y1, x2, y2, (x2 - x1) * (y2 - y1)};
 }
+DEVICE bool is_finite(float4 b) { return fabsf(b.x + b.y + b.z + b.w) <= 3.4028235e38f; }
 DEVICE bool overlap(const Corners& a, const Corners& b, float threshold) {
   const float w = fminf(a.x2, b.x2) - fmaxf(a.x1, b.x1), h = fminf(a.y2, b.y2) - fmaxf(a.y1, b.y1);
   const float common = fmaxf(w, 0.f) * fmaxf(h, 0.f);
@@ -77,10 +79,10 @@ DEVICE bool overlap(const Corners& a, const Corners& b, float threshold) {
 }
 
 // Puts the candidates' keys into `near`, as many as it holds, and the rest into `far`, and starts loading their box
-// predictions.
-DEVICE void find(const SelectLaunch& p, const Frame& f, Key* near, float4* boxes, Key* far, int* found, int image) {
+// predictions. `state`: candidates found, and at 3 grids whose logit is NaN.
+DEVICE void find(const SelectLaunch& p, const Frame& f, Key* near, float4* boxes, Key* far, int* state, int image) {
   const int tid = threadIdx.x, lane = tid & 31;
-  int cells = 0;
+  int cells = 0, nans = 0;
   for (int level = 0; level < p.levels; level++) cells += p.cells[level];
   for (int first = tid; first - tid < cells; first += BATCH * THREADS) {
     float logit[BATCH];
@@ -91,13 +93,15 @@ DEVICE void find(const SelectLaunch& p, const Frame& f, Key* near, float4* boxes
     int total = 0;
 #pragma unroll
     for (int u = 0; u < BATCH; u++) {
-      const bool candidate = first + u * THREADS < cells && (f.force >= 0 || logit[u] > f.score_logit);
+      const bool nan = logit[u] != logit[u];
+      nans += nan;
+      const bool candidate = first + u * THREADS < cells && !nan && (f.force >= 0 || logit[u] > f.score_logit);
       those[u] = __ballot_sync(~0u, candidate);
       total += __popc(those[u]);
     }
     if (total == 0) continue;   // uniform over the warp
     int at = 0;
-    if (lane == 0) at = atomicAdd(found, total);
+    if (lane == 0) at = atomicAdd(state, total);
     at = __shfl_sync(~0u, at, 0);
 #pragma unroll
     for (int u = 0; u < BATCH; u++) {
@@ -110,6 +114,7 @@ DEVICE void find(const SelectLaunch& p, const Frame& f, Key* near, float4* boxes
     }
   }
   cp_commit();
+  if (nans) atomicAdd(state + 3, nans);
 }
 
 // Sorts up to COUNTED candidates and decodes their boxes: a key's rank is the number of smaller ones.
@@ -211,20 +216,24 @@ DEVICE void sort_far(const SelectLaunch& p, const Key* near, Key* keys, float4* 
   __syncthreads();
 }
 
-// Greedy NMS of sorted candidates; survivors move to the front. Returns how many there are, in every thread.
-DEVICE int suppress(Key* keys, float4* boxes, int n, const Frame& f, int* state) {
-  const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5;
+// Greedy NMS of sorted candidates, without those whose box is not finite, which `broken` counts; survivors move to the
+// front. With `force` all others survive. Returns how many there are, in every thread.
+DEVICE int suppress(Key* keys, float4* boxes, int n, const Frame& f, int* state, int* broken) {
+  const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, most = f.force >= 0 ? -1 : f.max_people;
   unsigned long long removed = 0;   // bit m: this thread's candidate of chunk m * WARPS + warp
   int kept = 0;
-  for (int chunk = 0; chunk * 32 < n && (f.max_people < 0 || kept < f.max_people); chunk++) {
+  for (int chunk = 0; chunk * 32 < n && (most < 0 || kept < most); chunk++) {
     if (chunk % WARPS == warp) {
       const int i = chunk * 32 + lane;
-      const bool alive = i < n && !(removed >> (chunk / WARPS) & 1);
       const Key key = keys[min(i, n - 1)];
       const float4 box = boxes[min(i, n - 1)];
+      const bool finite = is_finite(box), alive = i < n && finite && !(removed >> (chunk / WARPS) & 1);
+      const uint32_t infinite = __ballot_sync(~0u, i < n && !finite);
+      if (infinite && lane == 0) atomicAdd(broken, __popc(infinite));
       const Corners mine = corners(box);
       uint32_t rest = __ballot_sync(~0u, alive), keep = 0;
-      int room = f.max_people < 0 ? 32 : f.max_people - kept;
+      int room = most < 0 ? 32 : most - kept;
+      if (f.force >= 0) keep = rest, rest = 0;
       for (; rest && room; room--) {   // uniform over the warp
         const int best = __ffs(rest) - 1;
         keep |= 1u << best;
@@ -239,7 +248,7 @@ DEVICE int suppress(Key* keys, float4* boxes, int n, const Frame& f, int* state)
     }
     __syncthreads();
     const int now = state[chunk & 1];   // next written two barriers from here
-    for (int m = chunk >= warp ? (chunk - warp) / WARPS + 1 : 0; (m * WARPS + warp) * 32 < n; m++) {
+    for (int m = chunk >= warp ? (chunk - warp) / WARPS + 1 : 0; f.force < 0 && (m * WARPS + warp) * 32 < n; m++) {
       const int i = (m * WARPS + warp) * 32 + lane;
       if (i >= n || removed >> m & 1) continue;
       const Corners mine = corners(boxes[i]);
@@ -258,9 +267,10 @@ KERNEL(select_people, SelectLaunch, 512, 1) {
   const int tid = threadIdx.x, image = (int)blockIdx.x;
   float4* boxes = reinterpret_cast<float4*>(smem);                     // [near]
   Key* keys = reinterpret_cast<Key*>(smem + p.near * 16);              // [near]
-  int* state = reinterpret_cast<int*>(smem + p.near * 24);   // candidates found; survivors after even, odd chunks
+  // candidates found; survivors after even, odd chunks; what is not finite
+  int* state = reinterpret_cast<int*>(smem + p.near * 24);
   Key* far = p.keys + (long long)image * p.slots;
-  if (tid == 0) state[0] = 0;
+  if (tid == 0) state[0] = 0, state[3] = 0;
   __syncthreads();
   pdl_wait();
   pdl_launch();
@@ -278,8 +288,8 @@ KERNEL(select_people, SelectLaunch, 512, 1) {
   else if (n <= 2 * THREADS) sort<2>(p, keys, boxes, n);
   else sort<4>(p, keys, boxes, n);
 
-  const int kept = f.force >= 0 ? min(n, f.force) : suppress(keys, boxes, n, f, state + 1),
-            stored = min(kept, p.capacity);
+  const int best = f.force >= 0 ? min(n, f.force) : n,
+            kept = suppress(keys, boxes, best, f, state + 1, state + 3), stored = min(kept, p.capacity);
   for (int i = tid; i < stored; i += THREADS) {
     const Grid g = grid_at(p, index_of(keys[i]));
     const float4 box = boxes[i];
@@ -293,5 +303,6 @@ KERNEL(select_people, SelectLaunch, 512, 1) {
   if (tid == 0) {
     p.counts[image].people = stored;
     p.counts[image].lost = kept - stored;
+    p.counts[image].not_finite = state[3];
   }
 }

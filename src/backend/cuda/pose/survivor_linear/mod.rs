@@ -14,6 +14,15 @@ pub struct SurvivorLinear;
 
 const KERNEL: Kernel = Kernel { file: "survivor_linear", name: "survivor_linear" };
 
+/// Blocks that a multiprocessor holds, the launch bound of `survivor_linear.cu`.
+const RESIDENT: u32 = 4;
+
+/// Tiles of people at once, of `most`, with `blocks` blocks for each: as many as the GPU holds, for a block more would
+/// begin when all others have ended.
+fn at_once(sms: u32, blocks: u32, most: u32) -> u32 {
+    (RESIDENT * sms / blocks).clamp(1, most.max(1))
+}
+
 impl Operation for SurvivorLinear {
     fn supports(&self, plan: &Plan, op: &Op) -> Supported {
         let Op::Pose(Pose::SurvivorLinear { src, .. }) = op else { unreachable!("see pose::of") };
@@ -54,12 +63,33 @@ impl Operation for SurvivorLinear {
         // the survivors' channels, later each warp's sums
         let rows = src[0].c.div_ceil(16) * SURVIVOR_TILE * 32;
         let sums = SURVIVOR_WARPS * SURVIVOR_TILE * SURVIVOR_PITCH * 4;
-        // as many tiles of people at once as the GPU holds blocks
         let (tiles, depth) = (cout.div_ceil(16) as u32, workspace.images as u32);
-        let room = (4 * cx.constants.gpu.caps().sms).div_ceil(tiles * depth);
-        let at_once = room.min(workspace.capacity.div_ceil(SURVIVOR_TILE) as u32);
+        let sms = cx.constants.gpu.caps().sms;
+        let at_once = at_once(sms, tiles * depth, workspace.capacity.div_ceil(SURVIVOR_TILE) as u32);
         let threads = SURVIVOR_WARPS as u32 * 32;
         let shared = rows.max(sums) as u32;
         Ok(Launch { shared, ..Launch::new(KERNEL, [tiles, depth, at_once], threads, params, steps) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_resident_together() {
+        // RTMO-l on an H100: 552 blocks would not be.
+        assert_eq!(at_once(132, 46, 263), 11);
+        for sms in [1, 40, 132] {
+            for blocks in 1..600 {
+                for most in [1, 7, 300] {
+                    let n = at_once(sms, blocks, most);
+                    assert!(n == 1 || n * blocks <= RESIDENT * sms);
+                    assert!(n == most || (n + 1) * blocks > RESIDENT * sms);
+                }
+            }
+        }
+        let bounds = format!("KERNEL(survivor_linear, SurvivorLinearLaunch, 128, {RESIDENT})");
+        assert!(include_str!("survivor_linear.cu").contains(&bounds));
     }
 }

@@ -70,6 +70,10 @@ impl Family for PingPong {
         TILES
     }
 
+    fn proven(&self) -> bool {
+        false
+    }
+
     fn runs(&self, caps: &Caps, steps: usize) -> bool {
         caps.wgmma && caps.unproven && steps == 1
     }
