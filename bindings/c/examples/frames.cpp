@@ -2,6 +2,8 @@
 //
 //     c++ frames.cpp $(pkg-config --cflags --libs rtmo_engine) -o frames
 //     ffmpeg -i walk.mp4 -vf scale=640:-2 -pix_fmt bgr24 -f rawvideo - | ./frames 640 360 30 rtmo-s
+//
+// A last number is the network's input in pixels, a multiple of 32.
 #include <rtmo_engine.h>
 
 #include <cstdio>
@@ -36,12 +38,13 @@ int number(const char *text, int most) {
 }
 
 void run(int argc, char **argv) {
-  if (argc < 4) throw std::runtime_error("usage: frames WIDTH HEIGHT FRAMES_A_SECOND [MODEL] < frames.bgr24");
+  if (argc < 4) throw std::runtime_error("usage: frames WIDTH HEIGHT FRAMES_A_SECOND [MODEL [SIZE]] < frames.bgr24");
   const int width = number(argv[1], 20000), height = number(argv[2], 20000), rate = number(argv[3], 1000);
 
   rtmo_engine_options options{};
   options.struct_size = sizeof options;
   options.log = [](const char *text, void *) { std::fprintf(stderr, "note: %s\n", text); };
+  options.input_width = options.input_height = argc > 5 ? number(argv[5], 8192) : 0;
   rtmo_engine *made = nullptr;
   check(rtmo_engine_create(argc > 4 ? argv[4] : nullptr, &options, &made));
   const Engine engine(made);

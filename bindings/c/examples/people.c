@@ -1,7 +1,8 @@
 /* Prints the people on a picture in the format PPM (ffmpeg -i photo.jpg photo.ppm makes one).
 
        cc people.c $(pkg-config --cflags --libs rtmo_engine) -o people
-       ./people photo.ppm rtmo-s                  the second word is a model's name or a weights file */
+       ./people photo.ppm rtmo-s                  the second word is a model's name or a weights file
+       ./people photo.ppm rtmo-s 320              the third the network's input in pixels, a multiple of 32 */
 #include <rtmo_engine.h>
 
 #include <stdio.h>
@@ -68,7 +69,7 @@ int main(int argc, char **argv) {
   int status = 1;
 
   if (argc < 2) {
-    fprintf(stderr, "usage: %s photo.ppm [MODEL]\n", argv[0]);
+    fprintf(stderr, "usage: %s photo.ppm [MODEL [SIZE]]\n", argv[0]);
     return 2;
   }
   if (rtmo_abi_version() != RTMO_ABI_VERSION) {
@@ -83,6 +84,7 @@ int main(int argc, char **argv) {
   memset(&options, 0, sizeof options);
   options.struct_size = sizeof options;
   options.log = tell;
+  options.input_width = options.input_height = argc > 3 ? atoi(argv[3]) : 0;
   if (rtmo_engine_create(argc > 2 ? argv[2] : NULL, &options, &engine) != RTMO_OK) {
     fail("no engine");
   } else if (rtmo_infer(engine, &image, &people) != RTMO_OK) {

@@ -59,11 +59,13 @@ pixels = bytes((x * y // 3 + 40 * c) % 256 for y in range(60) for x in range(80)
 (out / 'frames.bgr24').write_bytes(3 * pixels)
 PY
 "${check[@]}" "$out/misuse" "$weights"
-"${check[@]}" "$out/people" "$out/photo.ppm" "$weights" > "$out/shared.txt"
-"$out/people-static" "$out/photo.ppm" "$weights" > "$out/static.txt"
+"${check[@]}" "$out/people" "$out/photo.ppm" "$weights" 64 > "$out/checked.txt"
+# Under valgrind the processor has fewer instructions, so the last digits may differ from these.
+"$out/people" "$out/photo.ppm" "$weights" 64 > "$out/shared.txt"
+"$out/people-static" "$out/photo.ppm" "$weights" 64 > "$out/static.txt"
 cmp "$out/shared.txt" "$out/static.txt"
 head -1 "$out/shared.txt"
-"${check[@]}" "$out/frames" 80 60 30 "$weights" < "$out/frames.bgr24" > "$out/frames.txt"
+"${check[@]}" "$out/frames" 80 60 30 "$weights" 64 < "$out/frames.bgr24" > "$out/frames.txt"
 ! "$out/people" /no/such.ppm 2>/dev/null
 ! "$out/frames" 80 0 30 2>/dev/null
 echo "the C library works"
