@@ -17,6 +17,7 @@ mod status;
 mod tests;
 mod track;
 mod weights;
+mod words;
 
 use std::ffi::c_char;
 

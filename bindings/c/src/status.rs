@@ -1,5 +1,6 @@
 //! What a call returns: a status, and a text for the last failure of the thread.
 
+use crate::words::in_c;
 use rtmo_engine::Error;
 use std::any::Any;
 use std::cell::RefCell;
@@ -60,7 +61,7 @@ impl From<Error> for Failure {
             Error::Download { .. } => RTMO_ERROR_DOWNLOAD,
             _ => RTMO_ERROR_INTERNAL,
         };
-        Failure { status, text: error.to_string() }
+        Failure { status, text: in_c(&error.to_string()) }
     }
 }
 

@@ -273,10 +273,20 @@ fn wrong_weights_are_errors() {
     let create = |model: &CStr| {
         let mut engine = null_mut();
         // SAFETY: a text, options and a place for a handle.
-        unsafe { rtmo_engine_create(model.as_ptr(), &options, &mut engine) }
+        unsafe {
+            let status = rtmo_engine_create(model.as_ptr(), &options, &mut engine);
+            rtmo_engine_free(engine);
+            status
+        }
     };
     fails(create(c"/no/such/file.pth"), RTMO_ERROR_FILE, "/no/such/file.pth");
     fails(create(c"\xc3("), RTMO_ERROR_ARGUMENT, "model is not UTF-8");
+    // Messages name no options of the program.
+    for name in [c"my-own", c""] {
+        assert_eq!(create(name), RTMO_ERROR_ARGUMENT, "{}", error());
+        assert!(!error().contains("--") && !error().contains("'rtmo-engine"), "{}", error());
+    }
+    works(create(c"../../tests/data/onnx/tiny.onnx"));
     let manifest = CString::new(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
     fails(create(&manifest), RTMO_ERROR_WEIGHTS, "neither");
     let mut engine = null_mut();

@@ -23,7 +23,7 @@ impl Log {
     /// Tells something.
     pub fn tell(&self, text: &str) {
         let Some(call) = self.call else { return };
-        let text = crate::status::c_text(text);
+        let text = crate::status::c_text(&crate::words::in_c(text));
         // SAFETY: the caller gave a function of this type and promises that it may be called with `user`; `text` ends with a
         // NUL and outlives the call.
         unsafe { call(text.as_ptr(), self.user) };

@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import shutil
+import zipfile
 from functools import partial
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import rtmo_engine
 from rtmo_engine.rtmlib import RTMO, Body, Custom, PoseTracker, convert_coco_to_openpose
 
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 CASES = json.loads((pathlib.Path(__file__).parent / "data" / "rtmlib.json").read_text())
 
 
@@ -68,14 +71,34 @@ def test_addresses_stand_for_checkpoints(weights, tmp_path, monkeypatch):
         RTMO(folder + "rtmpose-m_simcc-body7.zip")
     with pytest.raises(rtmo_engine.UsageError, match=r"\\x1b\[2J"):
         RTMO("https://example.org/\x1b[2J.zip")
-    (tmp_path / "end2end.onnx").touch()
-    with pytest.raises(rtmo_engine.UsageError, match="ONNX files are not read"):
-        RTMO(tmp_path / "end2end.onnx")
     # As the program: the name is known, and the file is not here.
     with pytest.raises(rtmo_engine.UsageError, match="no weights for model 'rtmo-s'"):
         Body(pose="rtmo", mode="lightweight")
     with pytest.raises(rtmo_engine.UsageError, match="no weights for model 'rtmo-m'"):
         Body()
+
+
+def test_onnx_files_are_read(tmp_path, monkeypatch):
+    tiny = ROOT / "tests" / "data" / "onnx" / "tiny.onnx"
+    image = np.zeros((96, 64, 3), np.uint8)
+    found = RTMO(tiny, (96, 64), score_thr=0.0).people(image)
+    assert len(found)
+    # What rtmlib has fetched before, where no .pth is.
+    name = "rtmo-t_8xb32-600e_body7-416x416-f48f75cb_20231219"
+    kept = tmp_path / "hub" / "checkpoints" / f"{name}.onnx"
+    kept.parent.mkdir(parents=True)
+    shutil.copy(tiny, kept)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    address = f"https://download.openmmlab.com/mmpose/v1/projects/rtmo/onnx_sdk/{name}.zip"
+    model = RTMO(address, (96, 64), score_thr=0.0)
+    assert model.engine.weights == str(kept)
+    assert np.array_equal(model.people(image).keypoints, found.keypoints)
+    with zipfile.ZipFile(tmp_path / "sdk.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tiny, "rtmo/end2end.onnx")
+    assert len(rtmo_engine.Engine(str(tmp_path / "sdk.zip"), size=(64, 96), score_thr=0.0).infer(image))
+    (tmp_path / "end2end.onnx").touch()
+    with pytest.raises(rtmo_engine.WeightsError, match="is empty"):
+        RTMO(tmp_path / "end2end.onnx")
 
 
 def test_what_only_two_networks_can(weights):

@@ -210,7 +210,12 @@ impl<'a> Walk<'_, 'a> {
                 blocks.push((conv, None));
                 continue;
             }
-            let pair = self.graph.made_by(inner, "Add").and_then(|node| {
+            // mmpose adds a 0 where a block has no third branch.
+            let sum = match self.graph.with_constant(inner, &["Add"]) {
+                Some((sum, zero)) if zero.bytes.iter().all(|&byte| byte == 0) => sum,
+                _ => inner,
+            };
+            let pair = self.graph.made_by(sum, "Add").and_then(|node| {
                 let (a, b) = (self.conv(node.input(0))?, self.conv(node.input(1))?);
                 let (three, one) = if a.kernel() == 3 { (a, b) } else { (b, a) };
                 (three.input == one.input).then_some((three, one))
