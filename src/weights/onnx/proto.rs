@@ -93,9 +93,12 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 
 /// Integers of a repeated field, which may come one by one or packed.
 pub(super) fn integers(value: Value<'_>, into: &mut Vec<i64>, most: usize) -> Parsed<()> {
-    let mut push = |number: u64| match into.len() < most {
-        true => Ok(into.push(number.cast_signed())),
-        false => Err(format!("a list of more than {most} numbers")),
+    let mut push = |number: u64| {
+        if into.len() >= most {
+            return Err(format!("a list of more than {most} numbers"));
+        }
+        into.push(number.cast_signed());
+        Ok(())
     };
     match value {
         Value::Number(number) => push(number),
