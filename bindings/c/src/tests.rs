@@ -8,7 +8,7 @@ use crate::pointer::Growing;
 use crate::status::*;
 use crate::track::*;
 use rtmo_engine::{ChannelOrder, Device, Engine, Image, People, Person};
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::{null, null_mut};
 
 const WEIGHTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../weights/rtmo-n-demo.safetensors");
@@ -443,6 +443,7 @@ fn free(engine: *mut EngineHandle) {
 #[cfg(feature = "download")]
 #[test]
 fn a_download_can_be_stopped() {
+    use std::ffi::c_int;
     use std::io::{Read, Write};
     unsafe extern "C" fn stop(come: u64, of: u64, user: *mut c_void) -> c_int {
         // SAFETY: `user` is the numbers that the test gave.

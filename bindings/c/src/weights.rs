@@ -40,8 +40,11 @@ pub fn is_path(model: &str) -> bool {
 pub struct Source<'a> {
     /// A name, a path, or `None` for any model that is here.
     pub model: Option<&'a str>,
+    #[cfg_attr(not(feature = "download"), expect(dead_code, reason = "nothing is fetched"))]
     pub offline: bool,
+    #[cfg_attr(not(feature = "download"), expect(dead_code, reason = "nothing is fetched"))]
     pub mirror: Option<&'a str>,
+    #[cfg_attr(not(feature = "download"), expect(dead_code, reason = "nothing is fetched"))]
     pub allow_http: bool,
     pub log: Log,
 }
