@@ -5,7 +5,7 @@
     tools/third_party.py --check    fails if it is not up to date, or a package's licence or source is not allowed
 
 The packages are those that Cargo.lock names for a build with all features, on any system, without tools for tests: the program's
-Cargo.lock and the Python package's. A package with a choice of licences is used under the first one of ALLOWED that it offers.
+Cargo.lock, the Python package's and the C library's. A package with a choice of licences is used under the first one of ALLOWED that it offers.
 """
 import collections
 import json
@@ -52,8 +52,8 @@ def linked(manifest):
 
 
 def packages():
-    """The packages of the program and of the Python package."""
-    found = linked('Cargo.toml') | linked('bindings/python/Cargo.toml')
+    """The packages of the program, of the Python package and of the C library."""
+    found = linked('Cargo.toml') | linked('bindings/python/Cargo.toml') | linked('bindings/c/Cargo.toml')
     return [found[key] for key in sorted(found)]
 
 

@@ -18,7 +18,7 @@ pub struct Network {
     /// is here]
     #[arg(short, long, value_name = "NAME")]
     pub model: Option<String>,
-    /// Weights file, .pth or .safetensors; or a folder that holds the model's
+    /// Weights file, .pth, .safetensors or .onnx; or a folder that holds the model's
     #[arg(short, long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
     /// Network input in pixels, multiples of 32; larger finds smaller people [default: the model's own]

@@ -1,4 +1,4 @@
-//! Checkpoints: named tensors from a `.safetensors` or a published `.pth` file.
+//! Checkpoints: named tensors from a `.safetensors`, a published `.pth` or an `.onnx` file.
 //!
 //! A weights file comes from anywhere, so it is read as data only; a tensor's values are converted when they are asked
 //! for. Nothing in a file makes the reader run code or panic, or take more than 64 MB and eight times the file's own
@@ -13,6 +13,7 @@
 //! | key of a storage | 256 bytes | `pickle.rs` |
 //! | entries of a zip archive | 65,535 | `torch.rs` |
 //! | inflated entries together | 4 times the file and 4 MB | `torch.rs` |
+//! | nodes of an ONNX graph | 32,768, of 64 inputs, outputs and attributes | `onnx/graph.rs` |
 //! | header of safetensors | 100 MB, with 4096 metadata | `safetensors.rs` |
 
 mod architecture;
@@ -21,6 +22,7 @@ mod convert;
 mod demo;
 #[cfg(feature = "download")]
 mod download;
+mod onnx;
 mod pickle;
 pub mod registry;
 mod safetensors;
@@ -135,6 +137,8 @@ pub enum Format {
     TorchZip,
     /// `torch.save` with `_use_new_zipfile_serialization=False`, or before torch 1.6.
     TorchLegacy,
+    /// An ONNX file, as mmdeploy makes them of RTMO.
+    Onnx,
     /// Made by [`Checkpoint::from_tensors`].
     Memory,
 }
@@ -145,6 +149,7 @@ impl fmt::Display for Format {
             Format::Safetensors => "safetensors",
             Format::TorchZip => "torch zip",
             Format::TorchLegacy => "torch pickle",
+            Format::Onnx => "ONNX",
             Format::Memory => "generated",
         })
     }
@@ -253,7 +258,8 @@ impl fmt::Debug for Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads a weights file into memory: safetensors, or what `torch.save` wrote. The content decides, not the suffix.
+    /// Reads a weights file into memory: safetensors, what `torch.save` wrote, or an ONNX model of RTMO as mmdeploy exports it
+    /// (`end2end.onnx`, also in a zip archive). The content decides, not the suffix.
     ///
     /// # Errors
     /// If it cannot be read or is not a checkpoint; if it tells several classes apart, since the engine knows one.
@@ -587,12 +593,14 @@ fn kind(head: &[u8]) -> Parsed<Format> {
         Ok(Format::TorchLegacy)
     } else if head.get(8) == Some(&b'{') {
         Ok(Format::Safetensors)
+    } else if onnx::begins(head) {
+        Ok(Format::Onnx)
     } else {
         Err(match head {
             [0x80, 2..=5, ..] => "a pickle, but not one that torch.save writes",
             [b'<', ..] => "a web page, not weights: the download went wrong",
             _ if head.starts_with(b"version https://git-lfs") => "a Git LFS pointer; fetch the file itself",
-            _ => "neither safetensors nor a torch checkpoint",
+            _ => "neither safetensors, a torch checkpoint nor an ONNX model",
         }
         .into())
     }
@@ -602,6 +610,7 @@ fn parse(file: &[u8]) -> Parsed<Contents> {
     match kind(file)? {
         Format::TorchZip => torch::read_zip(file),
         Format::TorchLegacy => torch::read_legacy(file),
+        Format::Onnx => onnx::read(file, 0, 0),
         Format::Safetensors | Format::Memory => safetensors::read(file),
     }
 }

@@ -6,6 +6,7 @@
 //! with averaged weights is saved, mmengine's `EMAHook` puts the averaged ones into `state_dict` and the raw ones
 //! into `ema_state_dict`, so `ema_state_dict` is looked at only where there is no `state_dict`.
 
+use super::onnx;
 use super::pickle::{self, Object, Pickle, Tensor, Value};
 use super::{Contents, Data, Entry, Format, Parsed, elements, show};
 use crate::error::printable;
@@ -145,7 +146,7 @@ fn check_count(file: &[u8]) -> Parsed<()> {
 /// Reads the zip archive in `file`.
 pub(super) fn read_zip(file: &[u8]) -> Parsed<Contents> {
     let mut archive = Archive::open(file)?;
-    let root = root(&archive.zip).ok_or_else(|| foreign_archive(&archive.zip))?;
+    let Some(root) = root(&archive.zip) else { return read_archived_onnx(archive) };
     let record = |name: &[u8]| [&root, name].concat();
     if archive.zip.index_for_name_raw(&record(b"constants.pkl")).is_some() {
         return Err("a TorchScript archive; save the model's state_dict with torch.save instead".into());
@@ -177,10 +178,22 @@ fn root(zip: &ZipArchive<Cursor<&[u8]>>) -> Option<Vec<u8>> {
     (roots.next().is_none() && root.len() <= MAX_ROOT).then(|| root.to_vec())
 }
 
+/// Reads the one ONNX model in an archive, as mmpose publishes them: `end2end.onnx` among descriptions for mmdeploy.
+fn read_archived_onnx(mut archive: Archive<'_>) -> Parsed<Contents> {
+    let mut models = archive.zip.file_names_raw().filter(|name| name.ends_with(b".onnx"));
+    let (Some(name), None) = (models.next().map(<[u8]>::to_vec), models.next()) else {
+        return Err(foreign_archive(&archive.zip));
+    };
+    drop(models);
+    let model = archive.locate(&name)?.expect("found above");
+    let contents = onnx::read(archive.bytes(&model), model.part, model.range.start)?;
+    Ok(Contents { inflated: archive.inflated, ..contents })
+}
+
 /// What to say of a zip archive that `torch.save` did not write.
 fn foreign_archive(zip: &ZipArchive<Cursor<&[u8]>>) -> String {
     if zip.file_names_raw().any(|name| name.ends_with(b".onnx")) {
-        "a zip archive with an ONNX model; the engine reads the .pth checkpoint it was made from".into()
+        "a zip archive with several ONNX models; give one of them".into()
     } else {
         "a zip archive, but not one that torch.save writes (it has no single data.pkl)".into()
     }

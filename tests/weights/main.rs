@@ -4,6 +4,7 @@ mod download;
 mod hostile;
 mod memory;
 mod mutate;
+mod onnx;
 mod read;
 mod registry;
 mod save;

@@ -1,5 +1,6 @@
 //! The crate's errors as Python exceptions, with the same texts.
 
+use crate::words::in_python;
 use pyo3::prelude::*;
 use rtmo_engine::{Error, Result};
 use std::io::ErrorKind;
@@ -17,7 +18,7 @@ pub fn exception(error: &Error) -> PyErr {
         Error::Device(_) => "DeviceError",
         _ => "Error",
     };
-    of_class(class, &error.to_string())
+    of_class(class, &in_python(&error.to_string()))
 }
 
 /// An exception of a class of `rtmo_engine._errors`.

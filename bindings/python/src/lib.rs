@@ -7,6 +7,7 @@ mod images;
 mod people;
 mod track;
 mod weights;
+mod words;
 
 use pyo3::prelude::*;
 

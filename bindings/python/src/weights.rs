@@ -1,6 +1,7 @@
 //! Finding and fetching weights, in a thread of its own: so Ctrl-C is heeded while a server lets one wait.
 
 use crate::errors::{OrRaise, usage};
+use crate::words::in_python;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rtmo_engine::weights::registry::{self, PUBLISHED, Published};
@@ -67,7 +68,7 @@ pub struct Teller(Sender<Event>);
 impl Teller {
     /// Something that the user should know.
     pub fn warning(&self, text: &str) {
-        self.tell(Event::Warning(text.into()));
+        self.tell(Event::Warning(in_python(text)));
     }
 
     fn tell(&self, event: Event) {

@@ -30,7 +30,7 @@ def examples():
 @pytest.fixture(scope="session")
 def weights():
     """A file of the smallest network that finds somebody."""
-    return ROOT / "weights" / "rtmo-t-demo.safetensors"
+    return ROOT / "weights" / "rtmo-n-demo.safetensors"
 
 
 @pytest.fixture(scope="session")

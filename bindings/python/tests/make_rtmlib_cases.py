@@ -24,11 +24,11 @@ import rtmlib
 
 # Picture, height and width of the input, thresholds of scores and overlaps, OpenPose's keypoints.
 CASES = [
-    ("rendered.jpg", (128, 128), 0.7, 0.45, False),
+    ("rendered.jpg", (192, 192), 0.7, 0.45, False),
     ("rendered.jpg", (128, 192), 0.3, 0.45, True),
     ("rendered.jpg", (192, 128), 0.2, 0.1, False),
     ("astronaut.jpg", (128, 128), 0.3, 0.45, False),
-    ("apollo11.jpg", (160, 256), 0.1, 0.45, False),
+    ("apollo11.jpg", (160, 256), 0.1, 1.0, False),
     ("apollo11.jpg", (128, 128), 0.99, 0.45, True),
 ]
 
@@ -62,8 +62,28 @@ class Network(rtmlib.RTMO):
         return dets[None], pose[None]
 
 
+def demonstration():
+    """mmpose's RTMO-t with the widths and the weights of the demonstration model."""
+    from mmpose.registry import MODELS
+    from safetensors.torch import load_file
+    _, config = dump_reference.build("t", 17, 2)
+    settings = config.model
+    settings.backbone.widen_factor = 0.25
+    settings.neck.update(in_channels=[64, 128, 256], widen_factor=0.25)
+    settings.neck.projector.out_channels = 128
+    settings.head.head_module_cfg.update(widen_factor=0.25, pose_vec_channels=128)
+    settings.head.dcc_cfg.in_channels = 128
+    model = MODELS.build(settings).eval()
+    state = load_file(ROOT / "weights" / "rtmo-n-demo.safetensors")
+    missing, unexpected = model.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
+    missing = [name for name in missing if not dump_reference.training_only(name) and name not in dump_reference.CONSTANTS]
+    if missing or unexpected:
+        raise SystemExit(f"missing {missing[:5]}, unexpected {unexpected[:5]}")
+    return model, config
+
+
 def main():
-    model, config, _, _ = dump_reference.load("t", str(ROOT / "weights" / "rtmo-t-demo.safetensors"))
+    model, config = demonstration()
     model.double()
     cases = []
     for picture, size, score_thr, nms_thr, to_openpose in CASES:

@@ -1,6 +1,7 @@
 """Published weights: the table and the download."""
 
 import http.server
+import re
 import signal
 import subprocess
 import sys
@@ -88,3 +89,27 @@ def test_ctrl_c_ends_a_download(tmp_path):
 def test_the_package_is_small_to_import():
     code = "import sys, rtmo_engine; print([name for name in ('PIL', 'supervision', 'cv2', 'torch') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_messages_name_what_python_has(tmp_path):
+    """No message tells a Python user of an option of the program."""
+    import PIL.Image
+
+    large = tmp_path / "large.png"
+    PIL.Image.new("1", (16000, 16000)).save(large)
+    calls = [
+        lambda: rtmo_engine.Engine("rtmo-s"),
+        lambda: rtmo_engine.Engine("my-own"),
+        lambda: rtmo_engine.Engine(""),
+        lambda: rtmo_engine.Engine("rtmo-n-demo", device="cuda"),
+        lambda: rtmo_engine.download("rtmo-s", tmp_path, mirror="http://localhost:1"),
+        lambda: rtmo_engine.Engine("rtmo-n-demo", size=64).infer(large),
+    ]
+    for call in calls:
+        with pytest.raises(rtmo_engine.Error) as error:
+            call()
+        text = str(error.value)
+        assert not re.search(r"--[a-z]|rtmo-engine (download|models)", text), text
+    assert "an array of the pixels may have more" in text
+    with pytest.raises(rtmo_engine.UsageError, match=r'rtmo_engine\.download\("rtmo-s"\) fetches it'):
+        rtmo_engine.Engine("rtmo-s")

@@ -24,15 +24,15 @@ def _true(variable: str) -> bool:
 
 def _is_path(model: str) -> bool:
     """Whether a text is a path and no model's name: names have no slashes and no suffix."""
-    return "/" in model or os.sep in model or model.startswith(".") or model.endswith((".pth", ".safetensors", ".onnx"))
+    return "/" in model or os.sep in model or model.startswith(".") or model.endswith((".pth", ".safetensors", ".onnx", ".zip"))
 
 
 class Engine:
     """A network, prepared for a device: pictures in, people out.
 
     ``model`` is the name of a published model (see :func:`models`), of a file of your own in the folders where weights are
-    looked for, or ``"rtmo-n-demo"``, a small demonstration model that is part of the package; or the path of a ``.pth`` or
-    ``.safetensors`` file. A published model that is not here is fetched once from the authors' server, into the user's cache
+    looked for, or ``"rtmo-n-demo"``, a small demonstration model that is part of the package; or the path of a ``.pth``,
+    ``.safetensors`` or ``.onnx`` file (the authors' ``end2end.onnx``, or the archive that it comes in). A published model that is not here is fetched once from the authors' server, into the user's cache
     folder, and a warning of the logger ``rtmo_engine`` says so. Without ``model`` it is the first published model that is
     here, else rtmo-s is fetched, else the demonstration model is taken, also with a warning.
 

@@ -9,8 +9,9 @@ What differs:
 
 - There is only RTMO. A detector or another pose model is refused (UsageError). ``Body()`` without ``pose``, which is two
   networks in rtmlib, is RTMO here.
-- Weights are the authors' ``.pth`` files. The addresses of their ONNX archives stand for those, and a file is fetched when it is
-  first asked for, as by :class:`rtmo_engine.Engine`. A ``.onnx`` file is refused.
+- The addresses of the authors' ONNX archives stand for the same models' ``.pth`` files: one that is here; else what rtmlib has
+  kept in its own cache; else the file is fetched, as by :class:`rtmo_engine.Engine`. Their archives and ``end2end.onnx`` files are
+  read, too: as weights, nothing in them is run.
 - ``backend`` is not looked at. ``device`` may also be ``"auto"``.
 - PoseTracker has ids, ``track_ids``, and leaves people in the order of their scores.
 """
@@ -48,27 +49,29 @@ def convert_coco_to_openpose(keypoints: Floats, scores: Floats) -> tuple[Floats,
     return with_neck[:, _OPENPOSE], scores_with_neck[:, _OPENPOSE]
 
 
+def _rtmlib_cache() -> str:
+    """Where rtmlib keeps what it has fetched: ONNX files by the names of their archives."""
+    cache = os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "rtmlib")
+    return os.path.join(os.path.expanduser(os.environ.get("TORCH_HOME", cache)), "hub", "checkpoints")
+
+
 def _checkpoint(model: Union[str, "os.PathLike[str]"]) -> Union[str, "os.PathLike[str]"]:
     """What Engine takes for what rtmlib calls ``onnx_model``."""
     text = os.fspath(model)
     name = text.replace(os.sep, "/").rsplit("/", 1)[-1]
-    stem, suffix = os.path.splitext(name)
+    stem = os.path.splitext(name)[0]
     if text.startswith(("http://", "https://")):
         for published in models():
             if os.path.splitext(published.url.rsplit("/", 1)[-1])[0] == stem:
-                return published.name
+                kept = os.path.join(_rtmlib_cache(), stem + ".onnx")
+                return kept if published.path is None and os.path.isfile(kept) else published.name
         raise UsageError(f"{text!r}: no published RTMO model has this address; rtmo_engine.models() lists them")
-    if suffix in (".onnx", ".zip"):
-        raise UsageError(
-            f"{text!r}: ONNX files are not read: expected the address or the name of a published RTMO model, or a .pth or "
-            ".safetensors file"
-        )
     return model
 
 
 class RTMO:
     """One RTMO network. ``onnx_model`` is the address of one of the authors' ONNX archives, a model's name such as
-    ``"rtmo-s"``, or a ``.pth`` or ``.safetensors`` file. ``model_input_size`` is (height, width), as in rtmlib; ``None``: the
+    ``"rtmo-s"``, or a ``.onnx``, ``.zip``, ``.pth`` or ``.safetensors`` file. ``model_input_size`` is (height, width), as in rtmlib; ``None``: the
     model's own. ``mean`` and ``std`` must be None: RTMO has none.
 
     Further arguments of :class:`rtmo_engine.Engine` may follow by name, such as ``precision`` and ``threads``.
