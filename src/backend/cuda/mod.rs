@@ -496,8 +496,9 @@ fn far(got: &[f32], want: &[f32]) -> bool {
         got.iter().zip(want).map(|(g, w)| of(f64::from(*g), f64::from(*w))).sum()
     };
     let relative = (sum(&|g, w| (g - w) * (g - w)) / sum(&|_, w| w * w).max(1e-30)).sqrt();
-    // Not `>`: NaN is far, too.
-    !(relative <= ROUNDING)
+    // NaN is not within, either.
+    let within = relative <= ROUNDING;
+    !within
 }
 
 /// Made-up pixels as the letterbox writes them: cells of 2x2 pixels with three numbers each, and four zeros.

@@ -135,7 +135,7 @@ fn what_is_not_finite_is_left_out_and_counted() {
                 let n = h * w;
                 let mut cls = rng.normals(n, 3.0);
                 let mut bbox = rng.normals(n * 4, 0.7);
-                for i in (0..n).filter(|i| every > 0 && *i as u64 % every == 0) {
+                for i in (0..n).filter(|i| every > 0 && (*i as u64).is_multiple_of(every)) {
                     // A size overflows where its logarithm is large.
                     match rng.0 >> 40 & 3 {
                         0 => cls[i] = f32::NAN,
