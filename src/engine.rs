@@ -325,6 +325,19 @@ impl Engine {
         Ok(Some((photos, people)))
     }
 
+    /// For latency studies: another score threshold, and whether the best grids are people in any case, from the next
+    /// call on.
+    ///
+    /// # Errors
+    /// As [`Engine::from_checkpoint`], for a threshold out of range.
+    #[doc(hidden)]
+    pub fn set_selection(&mut self, score_thr: Option<f32>, force_people: Option<usize>) -> Result<()> {
+        let options = EngineOptions { score_thr, force_people, ..self.options };
+        self.run = options.run_options()?;
+        self.options = options;
+        Ok(())
+    }
+
     /// For latency studies: as [`Engine::infer`] for the same photos as the call before. On a GPU they are still resident: measures the time
     /// of a photo that is in GPU memory already.
     ///

@@ -2,12 +2,15 @@
 # Everything that needs a GPU: kernels on the device, compute-sanitizer, parity, tiles, timings. Leaves a record.
 #
 #   tools/gpu_check.sh [--weights FILE] [--image FILE] [--models "s l"] [SECTION...]
-#   tools/gpu_check.sh --build
+#   tools/gpu_check.sh --build [--late]
 #
-# Sections, in this order without any named: kernels tune parity bench pingpong first sanitizer cpu sweep. None needs another,
+# Sections, in this order without any named: kernels tune parity bench early pingpong first sanitizer cpu sweep. None needs another,
 # and each of their commands ends after some time (LIMIT seconds, if given), so that a machine lent for minutes can be given some
 # sections at a time, the first ones first. Every kernel test runs in its own process, so that a test that breaks the device
 # does not affect the others.
+#
+# The section 'early' compares with a second engine, whose kernels wait before they read anything of an earlier kernel: --build
+# --late makes it, too.
 #
 # Where there is no Rust, build elsewhere and carry the binaries: --build puts the engine and its test binary, stripped, into
 # target/gpu/, and a later run finds them there (RTMO_CUDA_ARCHS=sm_90a builds for the GPU at hand only: smaller, sooner). The same
@@ -34,21 +37,25 @@ for line in sys.stdin:
         print(m["executable"])') || return 1
   [ -n "$tests" ] || { echo "no test binary"; return 1; }
   cp target/release/rtmo-engine "$engine" && cp "$tests" "$carried/tests" && strip "$engine" "$carried/tests" || return 1
+  if [ "${1:-}" = --late ]; then
+    RTMO_LATE_READS=1 cargo build --release --bin rtmo-engine --target-dir target/late || return 1
+    cp target/late/release/rtmo-engine "$engine-late" && strip "$engine-late" || return 1
+  fi
   git describe --always --dirty > "$carried/commit"
   ls -l "$carried"
   if "$engine" info | grep '^CUDA.*no CUDA kernels'; then return 1; fi
 }
 
-all_sections=(kernels tune parity bench pingpong first sanitizer cpu sweep)
+all_sections=(kernels tune parity bench early pingpong first sanitizer cpu sweep)
 weights='' image=examples/apollo11.jpg models='s l' sections=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --build) build; exit ;;
+    --build) build "${2:-}"; exit ;;
     --weights | --image | --models)
       [ $# -ge 2 ] || { echo "$1 wants a value"; exit 2; }
       declare "${1#--}=$2"
       shift ;;
-    kernels | tune | parity | bench | pingpong | first | sanitizer | cpu | sweep) sections+=("$1") ;;
+    kernels | tune | parity | bench | early | pingpong | first | sanitizer | cpu | sweep) sections+=("$1") ;;
     *) echo "'$1' is no section of: ${all_sections[*]}"; exit 2 ;;
   esac
   shift
@@ -131,8 +138,27 @@ bench() {
   for m in $models; do
     run 60 "rtmo-$m" "${bench[@]}" --model "rtmo-$m"
     for people in 1 10 100; do run 60 "rtmo-$m, $people people" "${bench[@]}" --model "rtmo-$m" --people "$people"; done
+    run 60 "rtmo-$m, 100 people, forced as in earlier records" "${bench[@]}" --model "rtmo-$m" --people 100 --forced
     run 60 "rtmo-$m by layer" "${bench[@]}" --model "rtmo-$m" --layers
   done
+}
+# A photo ten thousand times: every result is the same, and the same of the engine whose kernels wait first. (Only the kernels of
+# convolutions are part of the name of the file of measured tiles, so both take the same ones.)
+early() {
+  if [ ! -x "$engine-late" ]; then
+    say "early: no $engine-late, skipped (tools/gpu_check.sh --build --late)"
+    summary+=("skip          early: no $engine-late")
+    return
+  fi
+  # shellcheck disable=SC2016
+  run 300 "early reads" bash -c '
+    folder=$(mktemp -d) && trap "rm -r \"$folder\"" EXIT
+    for one in "$1" "$1-late"; do
+      lines=$folder/$(basename "$one")
+      yes "$2" | head -10000 | "$one" infer - --no-draw --quiet --device cuda --json - ${3:+--weights "$3"} | sort -u > "$lines"
+      [ "$(wc -l < "$lines")" = 1 ] || { echo "$one: $(wc -l < "$lines") different results"; exit 1; }
+    done
+    cmp "$folder"/*' _ "$engine" "$image" "$weights"
 }
 # Persistent convolution blocks (conv_pp) on and off, with one image and with sixteen. Each setting keeps its own tiles.
 # Of the first run with them, the kernels that failed in their trial are listed at the end.

@@ -128,8 +128,16 @@ impl<'a> Image<'a> {
     /// If `bgr` is not of `height * width * 3` bytes.
     pub fn copy_bgr(&self, bgr: &mut [u8]) {
         assert_eq!(bgr.len(), self.width * self.height * 3, "bytes of a picture");
+        self.copy_rows(0, bgr);
+    }
+
+    /// Copies rows from row `first` on, as many as fit into `bgr`, as [`Image::copy_bgr`] does.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub(crate) fn copy_rows(&self, first: usize, bgr: &mut [u8]) {
         for (y, row) in bgr.chunks_exact_mut(self.width * 3).enumerate() {
-            row.copy_from_slice(self.row(y));
+            row.copy_from_slice(self.row(first + y));
             self.order.make_bgr(row);
         }
     }

@@ -95,7 +95,7 @@ fn bench_ends_in_the_median() {
     let ms = |stage: &str| json["ms"][stage]["min"].as_f64().unwrap();
     let parts = ["letterbox", "network", "select", "dcc"].map(ms).iter().sum::<f64>();
     assert!(parts > 0.0 && parts <= json["ms"]["total"]["mean"].as_f64().unwrap());
-    assert_eq!(json["photo"]["people"], 5);
+    assert_eq!((&json["photo"]["people"], &json["photo"]["forced"]), (&5.into(), &false.into()));
     assert_eq!(json["total_ms"].as_array().unwrap().len(), 3);
     assert!(json["layers"].as_array().unwrap().len() > 50);
     assert!(out.contains("backbone.stem.conv") && out.contains("FMA peak"), "{out}");
@@ -168,12 +168,15 @@ fn a_sweep_draws_curves() {
 #[test]
 fn bench_says_when_a_grid_has_too_few_people() {
     let folder = workplace();
-    let bench = |people: &str| {
-        let arguments = ["bench", "-m", "rtmo-t", "--iters", "1", "--warmup", "0", "--people", people];
-        expect(0, folder.path(), &[&arguments[..], &SMALL].concat()).0
+    let bench = |people: &[&str]| {
+        let arguments = ["bench", "-m", "rtmo-t", "--iters", "1", "--warmup", "0", "--people"];
+        expect(0, folder.path(), &[&arguments[..], people, &SMALL].concat()).0
     };
-    assert!(bench("65535").contains("; 30 people of 65535: the grid has no more\n"));
-    assert!(bench("1").contains("; 1 person\n"));
+    let forced = ", forced (the best grids, without threshold and suppression)\n";
+    assert!(bench(&["65535"]).contains(&format!("; 30 people of 65535: the grid has no more{forced}")));
+    assert!(bench(&["1"]).contains("; 1 person\n"));
+    assert!(bench(&["1", "--forced"]).contains(&format!("; 1 person{forced}")));
+    assert!(bench(&["0"]).contains("; 0 people\n"));
 }
 
 #[test]

@@ -146,7 +146,15 @@ impl Device {
                 info.name
             ))
         })?;
-        let device = result::device::get(ordinal as i32).map_err(failed("device"))?;
+        Device::with_kernels(info, arch, kernels)
+    }
+
+    /// Opens a GPU of [`devices`] for kernels of an architecture.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn with_kernels(info: DeviceInfo, arch: &'static str, kernels: Kernels) -> Result<Arc<Device>> {
+        let device = result::device::get(info.ordinal as i32).map_err(failed("device"))?;
         let optin = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         // SAFETY: `device` is valid.
         let shared =

@@ -39,6 +39,7 @@ use self::ops::conv::{self, judge, measure, shape::Shape, tiles::Choice, tune};
 use self::pose::frames::Layout;
 use self::schedule::{Schedule, Storage};
 use self::workspace::{ProgramKey, Workspace};
+use super::cpu::pool::Pool;
 use super::{Executor, Frame, Profiler, RunOptions, StageTimes, StepTime, Survivors};
 use crate::backend::device::Kernels;
 use crate::error::{Error, Result};
@@ -96,6 +97,8 @@ pub struct CudaExecutor {
     resident: Option<(usize, RunOptions)>,
     /// Runs started and not finished, oldest first, each in its own stream.
     in_flight: VecDeque<InFlight>,
+    /// Threads that copy photos to where the GPU fetches them.
+    copiers: Pool,
 }
 
 /// A run that was started and not finished.
@@ -135,6 +138,7 @@ impl CudaExecutor {
             last: 0,
             resident: None,
             in_flight: VecDeque::new(),
+            copiers: copiers(),
         };
         executor.workspace(1, 0)?;
         Ok(executor)
@@ -183,7 +187,7 @@ impl CudaExecutor {
                 if self.workspaces.len() == 1 {
                     self.refine(addresses, &runners_up)?;
                 }
-                self.confirm(index)?;
+                self.confirm(index);
             }
             self.tuned = images;
         }
@@ -228,8 +232,9 @@ impl CudaExecutor {
     }
 
     /// Compares the dense network under the choices of the cache with the same under `conv_mma` alone, once after
-    /// measuring. Where they differ, finds the launches that make the difference, and gives them to `conv_mma`.
-    fn confirm(&mut self, index: usize) -> Result<()> {
+    /// measuring. Where they differ, finds the launches that make the difference, and gives them to `conv_mma`. Without
+    /// memory for the weights of both, nothing is compared.
+    fn confirm(&mut self, index: usize) {
         let (caps, images) = (self.gpu.caps(), self.workspaces[index].images);
         let convs = self.schedule.groups.iter().filter_map(|group| conv::shapes(&self.plan, &group.steps));
         let mut suspects: Vec<(Vec<Shape>, Choice)> = Vec::new();
@@ -242,26 +247,26 @@ impl CudaExecutor {
         }
         // Its own constants: those of the executor are in use, and hold nothing for `conv_mma` alone.
         let mut constants = Constants::new(&self.gpu);
-        let want = self.maps(index, &mut constants, &|_| None)?;
+        let Ok(want) = self.maps(index, &mut constants, &|_| None) else { return };
         if want.iter().flatten().any(|v| !v.is_finite()) {
             // Weights of such a size say nothing about kernels.
-            return Ok(());
+            return;
         }
-        let offenders = judge::offenders(suspects.len(), |taken| {
+        let found = judge::offenders(suspects.len(), |taken| {
             let chosen = |shapes: &[Shape]| {
                 let at = suspects.iter().position(|s| s.0 == shapes)?;
                 taken[at].then_some(suspects[at].1)
             };
             let got = self.maps(index, &mut constants, &chosen)?;
             Ok(got.iter().zip(&want).any(|(got, want)| far(got, want)))
-        })?;
+        });
+        let Ok(offenders) = found else { return };
         for &i in &offenders {
             let (shapes, choice) = &suspects[i];
             self.cache.judge(shapes, images, choice, judge::Verdict::Bad);
             self.cache.insert(shapes, images, tune::fallback(&caps, shapes, images), Duration::ZERO);
         }
         self.cache.save();
-        Ok(())
     }
 
     /// Runs the dense network in a workspace on made-up pixels, with `chosen` or else `conv_mma` for each launch; the
@@ -421,7 +426,7 @@ impl CudaExecutor {
             self.lower(index)?;
         }
         let workspace = &mut self.workspaces[index];
-        layout.write(frames, &options.select, workspace.staging.write());
+        layout.write(frames, &options.select, workspace.staging.write(), &mut self.copiers);
         self.last = index;
         Ok((index, layout.bytes))
     }
@@ -469,6 +474,12 @@ impl CudaExecutor {
     }
 }
 
+/// A few threads: more than four copy no faster, and other work needs some. One, if the system starts no others.
+fn copiers() -> Pool {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(4);
+    Pool::new(threads).or_else(|_| Pool::new(1)).expect("a team of the calling thread starts none")
+}
+
 /// The choice for a launch: of the cache, or else of the built-in table, unless it was found to be wrong.
 fn choice(cache: &Cache, caps: &Caps, shapes: &[Shape], images: usize) -> Choice {
     cache.near(caps, shapes, images).unwrap_or_else(|| {
@@ -485,8 +496,9 @@ fn far(got: &[f32], want: &[f32]) -> bool {
         got.iter().zip(want).map(|(g, w)| of(f64::from(*g), f64::from(*w))).sum()
     };
     let relative = (sum(&|g, w| (g - w) * (g - w)) / sum(&|_, w| w * w).max(1e-30)).sqrt();
-    // Not `>`: NaN is far, too.
-    !(relative <= ROUNDING)
+    // NaN is not within, either.
+    let within = relative <= ROUNDING;
+    !within
 }
 
 /// Made-up pixels as the letterbox writes them: cells of 2x2 pixels with three numbers each, and four zeros.

@@ -211,7 +211,15 @@ impl Workspace {
                 continue;
             }
             let people = count.people as usize;
-            let mut s = Survivors { not_finite: count.not_finite.max(0) as usize, ..Survivors::default() };
+            let mut s = Survivors {
+                not_finite: count.not_finite.max(0) as usize,
+                scores: Vec::with_capacity(people),
+                boxes: Vec::with_capacity(people),
+                priors: Vec::with_capacity(people),
+                keypoints: Vec::with_capacity(people * k),
+                visibility: Vec::with_capacity(people * k),
+                ..Survivors::default()
+            };
             for row in rows[image * self.capacity * fields..].chunks_exact(fields).take(people) {
                 s.scores.push(row[0]);
                 s.boxes.push([row[1], row[2], row[3], row[4]]);

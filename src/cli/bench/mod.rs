@@ -62,9 +62,13 @@ pub struct Bench {
     /// Photos in each run (the batch size)
     #[arg(short, long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch: u16,
-    /// Make the best N grids people, whatever their scores
+    /// Find N people: sets the score threshold so that the network finds as many on the photo. If it cannot, and in a sweep,
+    /// they are forced
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     people: Option<u16>,
+    /// Make the best N grids people, without threshold and suppression; sorts all grids, which no use does
+    #[arg(long, requires = "people")]
+    forced: bool,
     /// Photo to run on [default: a generated one of 1280x720]
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
@@ -126,7 +130,6 @@ impl Bench {
         let checkpoint = self.network.any_checkpoint(&terminal)?;
         let mut options = EngineOptions::default().with_placement(self.network.placement());
         options.input_size = self.network.size;
-        options.force_people = self.people.map(usize::from);
         let mut engine = Engine::from_checkpoint(&checkpoint, options)?;
         let weights = shown(checkpoint.path()).to_string();
         let photos = vec![photo; self.batch.into()];
@@ -173,6 +176,14 @@ impl Bench {
             all["machine"] = json!({ "cpu": cpu::name(), "backend": engine.describe() });
             return self.write((all, String::new()), (json, plot), &terminal);
         }
+        let forced = match self.people.map(usize::from) {
+            Some(n) if self.forced => {
+                engine.set_selection(None, Some(n))?;
+                true
+            }
+            Some(n) => !find_people(&mut engine, &photos[0], n)?,
+            None => false,
+        };
         terminal.progress(Some((self.warmup + self.iters) as usize), "runs");
         let gpu = engine.options().placement.device != Device::Cpu;
         let mut people = 0;
@@ -207,7 +218,7 @@ impl Bench {
 
         let report = Report { runs, batch: self.batch.into(), flops: engine.flops(), peak, gpu };
         let (pw, ph) = (photos[0].width, photos[0].height);
-        let people_told = told(people, self.people.map(usize::from));
+        let people_told = told(people, self.people.map(usize::from), forced);
         terminal.say(format!("photo    {pw}x{ph}, {photo_name}; {people_told}"))?;
         if let Some(launches) = engine.executor().launches() {
             terminal.say(format!("launches {launches} a run"))?;
@@ -236,7 +247,8 @@ impl Bench {
         all["machine"] = json!({ "cpu": cpu::name(), "backend": engine.describe(),
             "device": placement.device.to_string(), "precision": placement.precision.unwrap_or_default().name(),
             "threads": placement.threads, "fallback": fallback });
-        all["photo"] = json!({ "name": photo_name, "width": pw, "height": ph, "people": people });
+        all["photo"] = json!({ "name": photo_name, "width": pw, "height": ph, "people": people,
+            "forced": forced });
         all["warmup"] = self.warmup.into();
         if let Some(layers) = &layers {
             all["layers"] = layers.json(&engine, people);
@@ -301,12 +313,36 @@ impl Bench {
     }
 }
 
+/// Sets the score threshold so that the network finds `n` people on a photo, as it finds them in use. Where no threshold
+/// does that, forces the best `n` grids and returns false.
+fn find_people(engine: &mut Engine, photo: &Photo, n: usize) -> Result<bool> {
+    let photo = std::slice::from_ref(photo);
+    engine.set_selection(Some(0.0), None)?;
+    let scores: Vec<f32> = engine.infer(photo)?[0].iter().map(|person| person.score).collect();
+    // A threshold between two scores lets the better ones pass: whom they suppress does not depend on the others.
+    let threshold = match (n.checked_sub(1).map(|last| scores.get(last)), scores.get(n)) {
+        (None, _) => Some(1.0),
+        (Some(None), _) => None,
+        (Some(Some(_)), None) => Some(0.0),
+        (Some(Some(last)), Some(next)) => Some(last.midpoint(*next)),
+    };
+    if let Some(threshold) = threshold {
+        engine.set_selection(Some(threshold), None)?;
+        if engine.infer(photo)?[0].len() == n {
+            return Ok(true);
+        }
+    }
+    engine.set_selection(None, Some(n))?;
+    Ok(false)
+}
+
 /// How many people were found, and why that differs from the number asked for.
-fn told(people: usize, asked: Option<usize>) -> String {
+fn told(people: usize, asked: Option<usize>, forced: bool) -> String {
+    let how = if forced { ", forced (the best grids, without threshold and suppression)" } else { "" };
     match asked.filter(|&asked| asked > people) {
-        Some(asked) => format!("{people} people of {asked}: the grid has no more"),
-        None if people == 1 => "1 person".into(),
-        None => format!("{people} people"),
+        Some(asked) => format!("{people} people of {asked}: the grid has no more{how}"),
+        None if people == 1 => format!("1 person{how}"),
+        None => format!("{people} people{how}"),
     }
 }
 

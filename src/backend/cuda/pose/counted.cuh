@@ -9,7 +9,14 @@
 #pragma once
 #include "pose.params.cuh"
 
-// The first of a kernel's early reads.
+// The first of a kernel's early reads: how many people an image has.
+DEVICE int people_of(const Count* count) {
+#ifdef RTMO_LATE_READS
+  pdl_wait();
+#endif
+  return __ldcg(&count->people);
+}
+// The same, with all else that was counted.
 DEVICE Count counted(const Count* counts) {
 #ifdef RTMO_LATE_READS
   pdl_wait();

@@ -1,9 +1,12 @@
 //! The input of a run, which the host writes as one block: a `Frame` for each image, sampling tables, photos.
 
 use super::params::{Frame as Header, Sampler, Survivor};
+use crate::backend::cpu::pool::Pool;
 use crate::backend::{Frame, SelectParams};
 use crate::error::{Error, Result};
 use crate::pose::letterbox::Geometry;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Where things lie in the block. Offsets in bytes.
 pub(in crate::backend::cuda) struct Layout {
@@ -54,8 +57,8 @@ impl Layout {
         Ok(Layout { parts, bytes: at })
     }
 
-    /// Writes the block.
-    pub fn write(&self, frames: &[Frame<'_>], select: &SelectParams, block: &mut [u8]) {
+    /// Writes the block; large photos with several threads, since one copies slower than a GPU takes the bytes.
+    pub fn write(&self, frames: &[Frame<'_>], select: &SelectParams, block: &mut [u8], team: &mut Pool) {
         for (i, (frame, &[columns, rows, photo])) in frames.iter().zip(&self.parts).enumerate() {
             let (fit, sampler) = match frame.letterbox.geometry() {
                 Geometry::Warp(w) => {
@@ -90,10 +93,39 @@ impl Layout {
             };
             let bytes = bytemuck::bytes_of(&header);
             block[i * bytes.len()..(i + 1) * bytes.len()].copy_from_slice(bytes);
-            let (w, h) = frame.photo.size();
-            frame.photo.copy_bgr(&mut block[photo..photo + w * h * 3]);
+        }
+        copy_photos(frames, self.parts.iter().map(|part| part[2]), block, team);
+    }
+}
+
+/// Copies photos to their places, which come in rising order. Two threads copy 36 MB in 0.9 ms where one takes 1.5 ms
+/// (two cores of an AMD EPYC).
+fn copy_photos(frames: &[Frame<'_>], places: impl Iterator<Item = usize>, block: &mut [u8], team: &mut Pool) {
+    /// Bytes that a thread copies at a time.
+    const PART: usize = 256 << 10;
+    /// Up to here one thread is done before others have woken up: 3 MB take it some 50 us.
+    const ALONE: usize = 8 << 20;
+    let (mut rest, mut at) = (block, 0);
+    let mut parts = Vec::new();
+    for (frame, place) in frames.iter().zip(places) {
+        let (w, h) = frame.photo.size();
+        let (photo, after) = std::mem::take(&mut rest)[place - at..].split_at_mut(w * h * 3);
+        (rest, at) = (after, place + w * h * 3);
+        let rows = (PART / (w * 3)).max(1);
+        for (i, part) in photo.chunks_mut(rows * w * 3).enumerate() {
+            parts.push(Mutex::new((&frame.photo, i * rows, part)));
         }
     }
+    let next = AtomicUsize::new(0);
+    let copy = || {
+        while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+            // Each part is taken once.
+            let mut part = part.lock().unwrap_or_else(|e| e.into_inner());
+            let (photo, first, bytes) = &mut *part;
+            photo.copy_rows(*first, bytes);
+        }
+    };
+    if at > ALONE { team.run(&|_| copy()) } else { copy() }
 }
 
 fn words<const N: usize, const B: usize>(values: [i32; N]) -> [u8; B] {
@@ -133,7 +165,44 @@ pub(in crate::backend::cuda) const SURVIVOR_BYTES: usize = size_of::<Survivor>()
 mod tests {
     use super::*;
     use crate::pose::Letterbox;
-    use crate::vision::Photo;
+    use crate::vision::{ChannelOrder, Image, Photo};
+
+    /// Photos of all sizes and orders, with gaps between rows, arrive whole whatever the number of threads; nothing else
+    /// of the block changes for it.
+    #[test]
+    fn any_number_of_threads_copies_the_same() {
+        let input = (64, 32);
+        // the second in several parts, the third with a part for each row
+        let sizes = [(1, 1), (2000, 1600), (60_000, 3), (33, 70)];
+        let data: Vec<Vec<u8>> =
+            sizes.iter().map(|(w, h)| (0..(w * 3 + 5) * h).map(|i| (i * 31 % 251) as u8).collect()).collect();
+        let images: Vec<Image<'_>> = sizes
+            .iter()
+            .zip(&data)
+            .enumerate()
+            .map(|(i, (&(w, h), data))| {
+                let order = if i % 2 == 0 { ChannelOrder::Bgr } else { ChannelOrder::Rgb };
+                Image::new(w, h, order, data).unwrap().with_stride(w * 3 + 5).unwrap()
+            })
+            .collect();
+        let letterboxes: Vec<Letterbox> = sizes.iter().map(|&size| Letterbox::new(size, input)).collect();
+        let frames: Vec<Frame<'_>> =
+            images.iter().zip(&letterboxes).map(|(i, l)| Frame::new(*i, l)).collect();
+        let layout = Layout::new(&frames, input).unwrap();
+        let written = |threads: usize| {
+            let mut block = vec![7; layout.bytes];
+            layout.write(&frames, &SelectParams::default(), &mut block, &mut Pool::new(threads).unwrap());
+            block
+        };
+        let alone = written(1);
+        for (image, [.., place]) in images.iter().zip(&layout.parts) {
+            let photo = image.to_photo();
+            assert!(alone[*place..][..photo.bgr.len()] == photo.bgr, "{:?}", image.size());
+        }
+        for threads in [2, 5] {
+            assert!(written(threads) == alone, "{threads} threads");
+        }
+    }
 
     #[test]
     fn photos_of_a_batch_may_be_large_together_but_not_alone() {

@@ -3,6 +3,7 @@
 #[path = "../../../../tests/common/mod.rs"]
 mod common;
 pub(super) mod conv;
+mod driver;
 mod early;
 mod machine;
 mod maps;

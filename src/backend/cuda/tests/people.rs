@@ -1,6 +1,7 @@
 //! Selection, and what follows for the people selected.
 
 use super::*;
+use crate::backend::cpu::pool::Pool;
 use crate::backend::cuda::pose::frames::{Layout, SURVIVOR_BYTES};
 use crate::backend::cuda::pose::params;
 use crate::backend::{Frame, RunOptions, SelectParams};
@@ -38,7 +39,7 @@ fn frame_header(select: &SelectParams) -> params::Frame {
     let frames = [Frame::new(&photo, &letterbox)];
     let layout = Layout::new(&frames, (32, 32)).unwrap();
     let mut block = vec![0; layout.bytes];
-    layout.write(&frames, select, &mut block);
+    layout.write(&frames, select, &mut block, &mut Pool::new(1).unwrap());
     bytemuck::pod_read_unaligned(&block[..size_of::<params::Frame>()])
 }
 
@@ -134,7 +135,7 @@ fn what_is_not_finite_is_left_out_and_counted() {
                 let n = h * w;
                 let mut cls = rng.normals(n, 3.0);
                 let mut bbox = rng.normals(n * 4, 0.7);
-                for i in (0..n).filter(|i| every > 0 && *i as u64 % every == 0) {
+                for i in (0..n).filter(|i| every > 0 && (*i as u64).is_multiple_of(every)) {
                     // A size overflows where its logarithm is large.
                     match rng.0 >> 40 & 3 {
                         0 => cls[i] = f32::NAN,

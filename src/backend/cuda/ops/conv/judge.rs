@@ -71,13 +71,9 @@ pub fn fault(got: &Output, want: &Output) -> Option<String> {
         return Some("it writes beside its output".into());
     }
     let (relative, worst) = distance(&got.values, &want.values);
-    // Not `>`: NaN is wrong, too.
-    if !(relative <= CLOSE) || !(worst <= EACH) {
-        return Some(format!(
-            "its results differ: by {relative:.1e} in all, one by {worst:.1e} of its bound"
-        ));
-    }
-    None
+    // NaN is not within, either.
+    let within = relative <= CLOSE && worst <= EACH;
+    (!within).then(|| format!("its results differ by {relative:.1e} in all, and one by {worst:.1e}"))
 }
 
 /// Relative L2 distance, and the largest of `|got - want| / (1 + |want|)`. NaN if a number of one side is not finite.

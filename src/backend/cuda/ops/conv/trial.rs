@@ -63,10 +63,11 @@ pub const LIMITS: Limits = Limits { ready: Duration::from_secs(60), answer: Dura
 const RUNS: usize = 20;
 
 /// What another process finds of each job; `None` where it was not tried: there is no program, it does not get ready, or
-/// a kernel of the same name has hung.
+/// a kernel of the same name has hung or ended the process.
 pub fn run(jobs: &[Job], start: &mut dyn FnMut() -> Option<Command>, limits: Limits) -> Vec<Option<Verdict>> {
     let mut verdicts: Vec<Option<Verdict>> = vec![None; jobs.len()];
     let mut left: Vec<usize> = (0..jobs.len()).collect();
+    let mut ended: Vec<usize> = Vec::new();
     while !left.is_empty() {
         let lines = left.iter().map(|&i| cache::job(&jobs[i]) + "\n").collect();
         let Some(mut process) = start().and_then(|command| Process::start(command, lines)) else { break };
@@ -86,14 +87,14 @@ pub fn run(jobs: &[Job], start: &mut dyn FnMut() -> Option<Command>, limits: Lim
             verdicts[i] = Some(verdict);
             answered += 1;
             if !goes_on {
+                ended.push(i);
                 break;
             }
         }
         left.drain(..answered);
-        // Each hang takes its time, so a kernel gets one only.
-        let hung = |i: &usize| verdicts[*i] == Some(Verdict::Hung);
-        let hanging: Vec<&str> = (0..jobs.len()).filter(hung).map(|i| jobs[i].choice.tile.name).collect();
-        left.retain(|&i| !hanging.contains(&jobs[i].choice.tile.name));
+        // Each hang takes its time, and each crash another process, so a kernel gets one only.
+        let gone: Vec<&str> = ended.iter().map(|&i| jobs[i].choice.tile.name).collect();
+        left.retain(|&i| !gone.contains(&jobs[i].choice.tile.name));
     }
     verdicts
 }

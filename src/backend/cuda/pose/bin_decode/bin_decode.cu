@@ -338,7 +338,7 @@ template <int TILES> DEVICE void decode(const BinDecodeLaunch& p, unsigned char*
 
 KERNEL(bin_decode, BinDecodeLaunch, 256, 2) {
   SHARED_MEMORY(smem);
-  const int people = counted(p.counts + blockIdx.y).people;   // known since before the last kernel
+  const int people = people_of(p.counts + blockIdx.y);   // known since before the last kernel
   if (people * 2 * ((p.tokens + 7) / 8) <= (int)gridDim.x) decode<FEW>(p, smem, people);
   else decode<ALL>(p, smem, people);
 }

@@ -134,7 +134,7 @@ KERNEL(gau, GauLaunch, SHARE, 1) {
   auto tile_b = [&] { return 2 * E / 16 + warp; };
   auto tile_v = [&](int i) { return E / 16 + 2 * warp + i; };
   auto tile_u = [&](int i) { return 2 * warp + i; };
-  const int people = counted(p.counts + image).people;   // known since before the last kernel
+  const int people = people_of(p.counts + image);   // known since before the last kernel
   const bool staged = ROOM && p.staged;
   if (staged && (int)blockIdx.x < people) {
     // a warp copies what it will use itself
