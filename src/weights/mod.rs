@@ -13,7 +13,7 @@
 //! | key of a storage | 256 bytes | `pickle.rs` |
 //! | entries of a zip archive | 65,535 | `torch.rs` |
 //! | inflated entries together | 4 times the file and 4 MB | `torch.rs` |
-//! | nodes of an ONNX graph | 32,768, of 64 inputs, outputs and attributes | `onnx/graph.rs` |
+//! | nodes of an ONNX graph | 8,192, of 64 inputs, outputs and attributes; 131,072 of those in all | `onnx/graph.rs` |
 //! | header of safetensors | 100 MB, with 4096 metadata | `safetensors.rs` |
 
 mod architecture;

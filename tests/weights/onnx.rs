@@ -159,7 +159,7 @@ fn other_networks_and_traps_are_errors() {
         let dims: Vec<u8> = dims.iter().flat_map(|&n| [0x08, n]).collect();
         field(5, &[dims, vec![0x10, kind], field(8, name.as_bytes()), field(9, raw)].concat())
     };
-    let cases: [(Vec<u8>, &str); 10] = [
+    let cases: [(Vec<u8>, &str); 11] = [
         (onnx(&[]), "no coordinate classifier"),
         ([vec![0x08, 6], field(2, b"test")].concat(), "it has no graph"),
         ([onnx(&[]), field(7, b"")].concat(), "two graphs"),
@@ -172,7 +172,8 @@ fn other_networks_and_traps_are_errors() {
         (onnx(&[field(5, &[0x70, 1])]), "in other files"),
         (onnx(&[field(1, &[0xff])]), "damaged or truncated"),
         (onnx(&[node("Relu", &["a\x1b[2J"], &["b"]), node("Relu", &[""], &["b"])]), "two nodes make"),
-        (onnx(&vec![node("Relu", &[], &[]); 40_000]), "more than 32768 nodes"),
+        (onnx(&vec![node("Relu", &[], &[]); 40_000]), "more than 8192 nodes"),
+        (onnx(&vec![node("Add", &[""; 60], &[]); 4_000]), "more than 131072 inputs"),
     ];
     for (file, part) in cases {
         let error = Checkpoint::from_bytes("other.onnx", file).unwrap_err().to_string();

@@ -46,7 +46,8 @@ tiny=$PWD/../../tests/data/onnx/tiny.onnx
 demo=$PWD/../../weights/rtmo-n-demo.safetensors
 check=()
 if command -v valgrind >/dev/null; then
-  check=(valgrind --quiet --error-exitcode=9 --leak-check=full --show-leak-kinds=definite,indirect,possible
+  # Threads that wait for each other take turns.
+  check=(valgrind --quiet --fair-sched=yes --error-exitcode=9 --leak-check=full --show-leak-kinds=definite,indirect,possible
     --errors-for-leak-kinds=definite,indirect,possible --suppressions=tests/valgrind.supp)
   echo "examples run under valgrind"
 else
@@ -59,13 +60,13 @@ fi
 } > "$out/photo.ppm"
 head -c 43200 "$tiny" > "$out/frames.bgr24"
 "${check[@]}" "$out/misuse" "$tiny"
-"${check[@]}" "$out/people" "$out/photo.ppm" "$tiny" 320 > "$out/checked.txt"
+"${check[@]}" "$out/people" "$out/photo.ppm" "$tiny" 160 > "$out/checked.txt"
 # Under valgrind the processor has fewer instructions, so the last digits may differ from these.
-"$out/people" "$out/photo.ppm" "$tiny" 320 > "$out/shared.txt"
-"$out/people-static" "$out/photo.ppm" "$tiny" 320 > "$out/static.txt"
+"$out/people" "$out/photo.ppm" "$tiny" 160 > "$out/shared.txt"
+"$out/people-static" "$out/photo.ppm" "$tiny" 160 > "$out/static.txt"
 cmp "$out/shared.txt" "$out/static.txt"
 grep -q 'left_wrist' "$out/shared.txt"
-"${check[@]}" "$out/frames" 80 60 30 "$tiny" 320 < "$out/frames.bgr24" > "$out/frames.txt"
+"${check[@]}" "$out/frames" 80 60 30 "$tiny" 160 < "$out/frames.bgr24" > "$out/frames.txt"
 grep -q '0.067 s: person' "$out/frames.txt"
 if command -v ffmpeg >/dev/null; then
   ffmpeg -v error -nostdin -y -i ../../examples/rendered.jpg "$out/rendered.ppm"

@@ -359,7 +359,7 @@ def test_weights_are_looked_for_as_by_the_program(weights, tmp_path, monkeypatch
     monkeypatch.setenv("RTMO_WEIGHTS", str(tmp_path))
     assert Engine("mine", device="cpu").weights == str(tmp_path / "mine.safetensors")
     (tmp_path / "rtmo-l.safetensors").symlink_to(weights)
-    with pytest.raises(rtmo_engine.UsageError, match="expected rtmo-l of 17 keypoints, got rtmo-t of 17"):
+    with pytest.raises(rtmo_engine.UsageError, match="expected rtmo-l of 17 keypoints, got custom 16 of 17"):
         Engine("rtmo-l", device="cpu")
     assert [model.path for model in rtmo_engine.models() if model.path] == [str(tmp_path / "rtmo-l.safetensors")]
 

@@ -8,9 +8,13 @@ use crate::weights::{Data, Dtype, Entry, MAX_DIMS, MAX_TENSORS, Parsed, elements
 use std::collections::HashMap;
 
 /// Nodes: RTMO-l has 1,500.
-const MAX_NODES: usize = 1 << 15;
-/// Inputs and outputs of a node: a concatenation has some; and of all nodes together.
+const MAX_NODES: usize = 1 << 13;
+/// Inputs, outputs and attributes of a node: a concatenation has some.
 const MAX_EDGES: usize = 64;
+/// Those of all nodes together, and the numbers in attributes.
+const MAX_ALL_EDGES: usize = 1 << 17;
+/// Operations that only move a value, one after another: torch has four.
+const MAX_MOVES: usize = 64;
 /// Numbers of an attribute.
 const MAX_NUMBERS: usize = 64;
 
@@ -67,6 +71,8 @@ pub(super) struct Graph<'a> {
     /// By the name of what they make.
     makers: HashMap<&'a str, usize>,
     constants: HashMap<&'a str, Constant<'a>>,
+    /// Inputs, outputs, attributes and their numbers so far.
+    edges: usize,
     /// The first input's name and its extents, where those are numbers.
     pub input: Option<(&'a str, Vec<i64>)>,
 }
@@ -142,6 +148,11 @@ impl<'a> Graph<'a> {
         if self.nodes.len() >= MAX_NODES {
             return Err(format!("more than {MAX_NODES} nodes"));
         }
+        let numbers: usize = node.numbers.iter().map(|(_, numbers)| 1 + numbers.len()).sum();
+        self.edges += node.inputs.len() + node.outputs.len() + numbers;
+        if self.edges > MAX_ALL_EDGES {
+            return Err(format!("its nodes have more than {MAX_ALL_EDGES} inputs, outputs and numbers"));
+        }
         for &output in node.outputs.iter().filter(|output| !output.is_empty()) {
             if self.makers.insert(output, self.nodes.len()).is_some() {
                 return Err(format!("two nodes make '{}'", show(output.as_bytes())));
@@ -185,8 +196,7 @@ impl<'a> Graph<'a> {
     pub fn unmoved(&self, mut value: &'a str) -> &'a str {
         const MOVES: [&str; 8] =
             ["Identity", "Reshape", "Transpose", "Flatten", "Unsqueeze", "Squeeze", "Cast", "Dropout"];
-        // A graph without circles has no longer chain.
-        for _ in 0..self.nodes.len() {
+        for _ in 0..MAX_MOVES {
             match self.maker(value) {
                 Some((_, node)) if MOVES.contains(&node.op) => value = node.input(0),
                 _ => break,

@@ -4,7 +4,7 @@ use super::graph::{Constant, Graph, Node, entry};
 use crate::weights::{Contents, Data, Dtype, Entry, Parsed, Reader, elements, show};
 
 /// Layers of a kind, one after another: so many at most.
-pub(super) const MOST: usize = 256;
+pub(super) const MOST: usize = 64;
 
 /// All tensors together, as f32, may take so many times the file (half precision takes twice), and [`SLACK`].
 const MAX_TENSORS_BYTES: usize = 3;
