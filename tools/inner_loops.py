@@ -82,7 +82,7 @@ def main(program='target/release/rtmo-engine'):
                 wrong.append(f'{what}: the loop accesses the stack')
             if size > most:
                 wrong.append(f'{what}: a loop of {size} instructions, expected at most {most}')
-    sys.exit('\n'.join(wrong))
+    sys.exit('\n'.join(wrong) if wrong else 0)
 
 
 if __name__ == '__main__':

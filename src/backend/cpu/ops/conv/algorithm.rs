@@ -74,7 +74,9 @@ impl Layer<'_> {
 
     /// The algorithm with bf16 elements, if that gains enough over f32.
     pub fn bf16(&self) -> Option<Algorithm> {
-        let winograd = match self.three_by_three() {
+        // Of a group with an odd number of channels the last pair would have a channel of the next group, which may be a NaN.
+        let pairs = self.shape.groups == 1 || (self.src.c / self.shape.groups).is_multiple_of(2);
+        let winograd = match self.three_by_three().filter(|_| pairs) {
             Some(1) => Some(Algorithm::F23),
             Some(2) => Some(Algorithm::F23Stride2),
             _ => None,
