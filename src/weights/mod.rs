@@ -600,7 +600,7 @@ fn kind(head: &[u8]) -> Parsed<Format> {
             [0x80, 2..=5, ..] => "a pickle, but not one that torch.save writes",
             [b'<', ..] => "a web page, not weights: the download went wrong",
             _ if head.starts_with(b"version https://git-lfs") => "a Git LFS pointer; fetch the file itself",
-            _ => "neither safetensors, a torch checkpoint nor an ONNX model",
+            _ => "not a safetensors file, a torch checkpoint or an ONNX model",
         }
         .into())
     }

@@ -37,7 +37,7 @@ fn weights_of_the_current_folder_are_told_before_they_are_opened() {
     fs::write(at.join("weights/rtmo-s.pth"), "no weights").unwrap();
     let (out, err) = infer(1, at, &[]);
     assert_eq!(out, format!("weights of the current folder: {}\n", at.join("weights/rtmo-s.pth").display()));
-    assert!(err.contains("neither safetensors nor"), "{err}");
+    assert!(err.contains("not a safetensors file"), "{err}");
     let (out, _) = infer(1, at, &["-w", "weights/rtmo-s.pth"]);
     assert_eq!(out, "");
 }
@@ -194,7 +194,7 @@ fn the_variable_names_a_file_or_a_folder() {
         assert!(code == Some(2) && err.contains("mistyped: no such file or folder"), "{command:?}: {err}");
         assert!(err.contains("RTMO_WEIGHTS"), "{err}");
         let (code, _, err) = with("b.jpg", command);
-        assert!(code == Some(1) && err.contains("b.jpg: neither safetensors nor"), "{command:?}: {err}");
+        assert!(code == Some(1) && err.contains("b.jpg: not a safetensors file"), "{command:?}: {err}");
         assert!(err.contains("RTMO_WEIGHTS names it"), "{err}");
     }
     #[cfg(unix)]

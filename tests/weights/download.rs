@@ -68,7 +68,7 @@ fn known(content: &[u8]) -> Published {
 }
 
 fn content() -> Vec<u8> {
-    (0..300_000u32).flat_map(|i| (i * i).to_le_bytes()).collect()
+    (0..300_000u32).flat_map(|i| i.wrapping_mul(i).to_le_bytes()).collect()
 }
 
 /// A server by plain HTTP, which is permitted.

@@ -382,7 +382,7 @@ fn files_that_are_something_else() {
     assert!(message(folder.path("none.pth")).contains("none.pth: cannot open weights: "));
     assert!(message(folder.path("")).contains("is a folder"));
     assert!(message(folder.write("empty", b"")).contains("is empty"));
-    assert!(refusal(b"x").contains("neither safetensors nor a torch checkpoint"));
+    assert!(refusal(b"x").contains("not a safetensors file, a torch checkpoint or an ONNX model"));
     assert!(refusal(b"<!DOCTYPE html><html>").contains("a web page"));
     assert!(refusal(b"version https://git-lfs.github.com/spec/v1\n").contains("Git LFS"));
     assert!(refusal(&Pickle::new(4).int(1).stop()).contains("a pickle, but not one that torch.save writes"));
