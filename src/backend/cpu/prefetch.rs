@@ -20,7 +20,7 @@ pub fn write<T>(p: *const T, bytes: usize) {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline(always)]
 fn line<const WRITE: bool>(p: *const i8) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -29,7 +29,7 @@ fn line<const WRITE: bool>(p: *const i8) {
     unsafe { _mm_prefetch::<_MM_HINT_T0>(p) }
 }
 
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", not(miri)))]
 #[inline(always)]
 fn line<const WRITE: bool>(p: *const i8) {
     // SAFETY: every AArch64 CPU has PRFM, which never faults and changes neither memory nor flags.
@@ -42,6 +42,6 @@ fn line<const WRITE: bool>(p: *const i8) {
     }
 }
 
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
 #[inline(always)]
 fn line<const WRITE: bool>(_: *const i8) {}

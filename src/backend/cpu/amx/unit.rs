@@ -230,8 +230,10 @@ mod hardware {
             }
         };
         let (tile, bf16) = (1 << 24, 1 << 22);
-        let has = leaf(0, 0).eax >= 7 && leaf(7, 0).edx & (tile | bf16) == tile | bf16;
-        has && crate::backend::cpu::simd::avx512::Avx512Bf16::new().is_some() && permitted()
+        crate::backend::cpu::simd::avx512::Avx512Bf16::new().is_some()
+            && leaf(0, 0).eax >= 7
+            && leaf(7, 0).edx & (tile | bf16) == tile | bf16
+            && permitted()
     }
 
     impl Amx {
