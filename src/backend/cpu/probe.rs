@@ -109,9 +109,12 @@ impl CpuExecutor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::SelectParams;
-    use crate::backend::cpu::CpuOptions;
+    use crate::backend::cpu::{CpuOptions, Isa};
+    use crate::backend::reference::Reference;
+    use crate::backend::{Precision, SelectParams};
     use crate::plan::{BinAxis, BinDecode, GridLevel, Op, Plan, Pose};
+    use crate::pose::model::{self, Backbone, Config, Darknet, Dcc, Head, Neck, Stage};
+    use crate::weights::Checkpoint;
 
     /// A selection on one grid cell, and the decoder of one keypoint with two axes of four bins.
     fn executor() -> (CpuExecutor, View) {
@@ -145,5 +148,37 @@ mod tests {
         let (mut cpu, src) = executor();
         cpu.run_steps(0..1, &forced(false));
         cpu.rows(View { c0: 1 << 28, c: 4, ..src });
+    }
+
+    /// A network of few channels with one of every step, small enough for Miri, which sees what a kernel reads and writes beside its
+    /// memory. On each instruction set that there is (under Miri the portable ones).
+    #[test]
+    fn a_narrow_network_equals_the_reference() {
+        let stage = Stage { channels: 8, mid: 8, blocks: 1 };
+        let config = Config {
+            keypoints: 2,
+            levels: 2,
+            backbone: Backbone::Darknet(Darknet { stem: 8, stages: [stage; 4], spp_mid: 8 }),
+            neck: Neck { dim: 8, ffn: 9, layers: 1, mid: 8, blocks: 1 },
+            head: Head { projected: 16, cls: 8, cls_convs: 1, pose: 18, pose_convs: 2, groups: 2, vector: 5 },
+            dcc: Dcc { dim: 8, encoding: 8, bins: (7, 9), expansion: 5, key_dim: 3 },
+        };
+        let checkpoint = Checkpoint::from_tensors("generated", model::random_tensors(&config, 3));
+        let plan = model::build(&checkpoint, (32, 32)).unwrap();
+        let input: Vec<f32> = model::noise_image(32, 32, 1).into_iter().map(f32::from).collect();
+        let mut reference = Reference::new(plan.clone());
+        let expected = reference.run(&input, &forced(true));
+        for isa in Isa::all() {
+            let options = CpuOptions { threads: 2, isa, precision: Precision::Fp32, keep_maps: true };
+            let mut cpu = CpuExecutor::new(plan.clone(), options).unwrap();
+            cpu.fill_scratch(f32::NAN);
+            cpu.write_input(&input);
+            let found = cpu.run_steps(1..plan.steps.len(), &forced(true));
+            assert_eq!(found.priors, expected.priors, "{}", isa.name());
+            for (a, b) in found.keypoints.iter().zip(&expected.keypoints) {
+                // Flat heatmaps of an untrained network: tenths of a pixel, where a wrong index makes several.
+                assert!((a[0] - b[0]).hypot(a[1] - b[1]) < 0.3, "{}: {a:?}, expected {b:?}", isa.name());
+            }
+        }
     }
 }
