@@ -288,7 +288,7 @@ fn wrong_weights_are_errors() {
     }
     works(create(c"../../tests/data/onnx/tiny.onnx"));
     let manifest = CString::new(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
-    fails(create(&manifest), RTMO_ERROR_WEIGHTS, "neither");
+    fails(create(&manifest), RTMO_ERROR_WEIGHTS, "not a safetensors file");
     let mut engine = null_mut();
     // SAFETY: bytes, options and a place for a handle; NULL and impossible sizes are refused before anything is read.
     unsafe {
