@@ -150,8 +150,7 @@ mod tests {
         cpu.rows(View { c0: 1 << 28, c: 4, ..src });
     }
 
-    /// A network of few channels with one of every step, small enough for Miri, which sees what a kernel reads and writes beside its
-    /// memory. On each instruction set that there is.
+    /// A network of few channels with one of every step, on each instruction set that there is.
     #[test]
     fn a_narrow_network_equals_the_reference() {
         let stage = Stage { channels: 8, mid: 8, blocks: 1 };
@@ -168,7 +167,7 @@ mod tests {
         let input: Vec<f32> = model::noise_image(32, 32, 1).into_iter().map(f32::from).collect();
         let mut reference = Reference::new(plan.clone());
         let expected = reference.run(&input, &forced(true));
-        // Under Miri one: each takes minutes there.
+        // Under Miri one: it takes more than seven minutes there.
         for isa in Isa::all().take(if cfg!(miri) { 1 } else { usize::MAX }) {
             let options = CpuOptions { threads: 2, isa, precision: Precision::Fp32, keep_maps: true };
             let mut cpu = CpuExecutor::new(plan.clone(), options).unwrap();
