@@ -145,7 +145,7 @@ pub struct Placement {
     pub device: Device,
     /// In which arithmetic; `None`: fp32 on a CPU, fp16 on a GPU.
     pub precision: Option<Precision>,
-    /// Threads on a CPU, the caller's included; `None`: as many as the process may use.
+    /// Threads on a CPU, the caller's included; `None`: one for each physical core that the process may use.
     pub threads: Option<usize>,
     /// On a GPU, the kernels to choose among.
     pub kernels: Kernels,

@@ -96,11 +96,11 @@ typedef struct rtmo_engine_options {
   const char *compat;
   // Address of a folder on another server to fetch weights from. Default: the environment's RTMO_MIRROR, else the authors'.
   const char *mirror;
-  // Is told what a user should know, such as that weights are fetched. NULL: nobody is.
+  // Is told what a user should know, such as that weights are fetched. NULL: nothing is told.
   rtmo_log log;
   // For `log`.
   void *log_user;
-  // Threads on a CPU, the caller's included. Default: as many as the process may use.
+  // Threads on a CPU, the caller's included. Default: one for each physical core that the process may use.
   size_t threads;
   // At most so many people a picture, the best first. Default: all.
   size_t max_people;
@@ -177,7 +177,7 @@ typedef struct rtmo_download_options {
   int32_t allow_http;
   // Not 0: fetches also what is here.
   int32_t force;
-  // NULL: nobody is told.
+  // NULL: nothing is told.
   rtmo_progress progress;
   // For `progress`.
   void *user;
@@ -351,30 +351,30 @@ size_t rtmo_people_count(const struct rtmo_people *people);
 // Thread-safe, as rtmo_people says.
 size_t rtmo_people_keypoint_count(const struct rtmo_people *people);
 
-// Confidences, N numbers from 0 to 1, the best first. NULL if there is nobody, or for NULL.
+// Confidences, N numbers from 0 to 1, the best first. NULL if there are no people, or for NULL.
 //
 // The array belongs to `people`. Thread-safe, as rtmo_people says.
 const float *rtmo_people_scores(const struct rtmo_people *people);
 
 // Boxes, N times x1, y1, x2, y2 (left, top, right, bottom) in pixels of the picture, from its upper left corner; they may reach
-// beyond it. NULL if there is nobody, or for NULL.
+// beyond it. NULL if there are no people, or for NULL.
 //
 // The array belongs to `people`. Thread-safe, as rtmo_people says.
 const float *rtmo_people_boxes(const struct rtmo_people *people);
 
 // Places of keypoints, N times K times x, y in pixels of the picture; they may lie outside it. Keypoint k of person i is at
-// [(i * K + k) * 2]. NULL if there is nobody, or for NULL.
+// [(i * K + k) * 2]. NULL if there are no people, or for NULL.
 //
 // The array belongs to `people`. Thread-safe, as rtmo_people says.
 const float *rtmo_people_keypoints(const struct rtmo_people *people);
 
-// Confidences that keypoints are visible, N times K numbers from 0 to 1. NULL if there is nobody, or for NULL.
+// Confidences that keypoints are visible, N times K numbers from 0 to 1. NULL if there are no people, or for NULL.
 //
 // The array belongs to `people`. Thread-safe, as rtmo_people says.
 const float *rtmo_people_keypoint_scores(const struct rtmo_people *people);
 
 // Who they are, N numbers from rtmo_tracker_update: from 1 on, -1 for those without one, and for all before it. NULL if there
-// is nobody, or for NULL.
+// are no people, or for NULL.
 //
 // The array belongs to `people`. Thread-safe, as rtmo_people says.
 const int64_t *rtmo_people_ids(const struct rtmo_people *people);
@@ -415,7 +415,7 @@ const char *rtmo_last_error(void);
 // Never fails. May be called from any thread.
 const char *rtmo_status_text(rtmo_status status);
 
-// Makes a tracker that has seen nobody. `options` may be NULL: the defaults.
+// Makes a tracker that has seen no person yet. `options` may be NULL: the defaults.
 //
 // *tracker: the handle, for rtmo_tracker_free; NULL on failure. RTMO_ERROR_ARGUMENT for a number out of range. May be called
 // from any thread.
@@ -431,7 +431,7 @@ rtmo_status rtmo_tracker_update(struct rtmo_tracker *tracker,
                                 struct rtmo_people *people,
                                 double seconds);
 
-// Begins anew, as for another video: everybody is forgotten, and times may begin anywhere. No id is given twice by one tracker.
+// Begins anew, as for another video: all people are forgotten, and times may begin anywhere. No id is given twice by one tracker.
 //
 // RTMO_ERROR_ARGUMENT for NULL. Locks the tracker.
 rtmo_status rtmo_tracker_reset(struct rtmo_tracker *tracker);
@@ -439,7 +439,7 @@ rtmo_status rtmo_tracker_reset(struct rtmo_tracker *tracker);
 // Frees a tracker. NULL: nothing happens.
 void rtmo_tracker_free(struct rtmo_tracker *tracker);
 
-// Makes a smoother that has seen nobody. `options` may be NULL: the defaults.
+// Makes a smoother that has seen no person yet. `options` may be NULL: the defaults.
 //
 // *smoother: the handle, for rtmo_smoother_free; NULL on failure. RTMO_ERROR_ARGUMENT for a number out of range. May be called
 // from any thread.

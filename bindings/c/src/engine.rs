@@ -54,11 +54,11 @@ pub struct EngineOptions {
     pub compat: *const c_char,
     /// Address of a folder on another server to fetch weights from. Default: the environment's RTMO_MIRROR, else the authors'.
     pub mirror: *const c_char,
-    /// Is told what a user should know, such as that weights are fetched. NULL: nobody is.
+    /// Is told what a user should know, such as that weights are fetched. NULL: nothing is told.
     pub log: rtmo_log,
     /// For `log`.
     pub log_user: *mut c_void,
-    /// Threads on a CPU, the caller's included. Default: as many as the process may use.
+    /// Threads on a CPU, the caller's included. Default: one for each physical core that the process may use.
     pub threads: usize,
     /// At most so many people a picture, the best first. Default: all.
     pub max_people: usize,

@@ -146,7 +146,7 @@ pub struct DownloadOptions {
     pub allow_http: i32,
     /// Not 0: fetches also what is here.
     pub force: i32,
-    /// NULL: nobody is told.
+    /// NULL: nothing is told.
     pub progress: rtmo_progress,
     /// For `progress`.
     pub user: *mut c_void,

@@ -75,7 +75,7 @@ pub unsafe extern "C" fn rtmo_people_keypoint_count(people: *const PeopleHandle)
     or(0, || Ok(unsafe { borrow(people, "people") }?.joints))
 }
 
-/// Confidences, N numbers from 0 to 1, the best first. NULL if there is nobody, or for NULL.
+/// Confidences, N numbers from 0 to 1, the best first. NULL if there are no people, or for NULL.
 ///
 /// The array belongs to `people`. Thread-safe, as rtmo_people says.
 #[unsafe(no_mangle)]
@@ -85,7 +85,7 @@ pub unsafe extern "C" fn rtmo_people_scores(people: *const PeopleHandle) -> *con
 }
 
 /// Boxes, N times x1, y1, x2, y2 (left, top, right, bottom) in pixels of the picture, from its upper left corner; they may reach
-/// beyond it. NULL if there is nobody, or for NULL.
+/// beyond it. NULL if there are no people, or for NULL.
 ///
 /// The array belongs to `people`. Thread-safe, as rtmo_people says.
 #[unsafe(no_mangle)]
@@ -95,7 +95,7 @@ pub unsafe extern "C" fn rtmo_people_boxes(people: *const PeopleHandle) -> *cons
 }
 
 /// Places of keypoints, N times K times x, y in pixels of the picture; they may lie outside it. Keypoint k of person i is at
-/// [(i * K + k) * 2]. NULL if there is nobody, or for NULL.
+/// [(i * K + k) * 2]. NULL if there are no people, or for NULL.
 ///
 /// The array belongs to `people`. Thread-safe, as rtmo_people says.
 #[unsafe(no_mangle)]
@@ -104,7 +104,7 @@ pub unsafe extern "C" fn rtmo_people_keypoints(people: *const PeopleHandle) -> *
     unsafe { values(people, |people| &people.keypoints) }
 }
 
-/// Confidences that keypoints are visible, N times K numbers from 0 to 1. NULL if there is nobody, or for NULL.
+/// Confidences that keypoints are visible, N times K numbers from 0 to 1. NULL if there are no people, or for NULL.
 ///
 /// The array belongs to `people`. Thread-safe, as rtmo_people says.
 #[unsafe(no_mangle)]
@@ -114,7 +114,7 @@ pub unsafe extern "C" fn rtmo_people_keypoint_scores(people: *const PeopleHandle
 }
 
 /// Who they are, N numbers from rtmo_tracker_update: from 1 on, -1 for those without one, and for all before it. NULL if there
-/// is nobody, or for NULL.
+/// are no people, or for NULL.
 ///
 /// The array belongs to `people`. Thread-safe, as rtmo_people says.
 #[unsafe(no_mangle)]

@@ -94,7 +94,7 @@ fn failure_of(panic: Box<dyn Any + Send>) -> Failure {
 }
 
 fn run<T>(body: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
-    // What a panic leaves behind is a locked handle, whose lock is taken over, and results that nobody has seen.
+    // What a panic leaves behind is a locked handle, whose lock is taken over, and results that were not returned.
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(failure_of(panic)))
 }
 

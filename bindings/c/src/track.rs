@@ -74,7 +74,7 @@ pub fn given<T: PartialEq + From<f32>>(value: T) -> Option<T> {
     }
 }
 
-/// Makes a tracker that has seen nobody. `options` may be NULL: the defaults.
+/// Makes a tracker that has seen no person yet. `options` may be NULL: the defaults.
 ///
 /// *tracker: the handle, for rtmo_tracker_free; NULL on failure. RTMO_ERROR_ARGUMENT for a number out of range. May be called
 /// from any thread.
@@ -117,7 +117,7 @@ pub unsafe extern "C" fn rtmo_tracker_update(
     guard(|| {
         // SAFETY: the header asks for NULL or a handle that lives; its lock keeps other threads out.
         let tracker = unsafe { borrow(tracker, "tracker") }?;
-        // SAFETY: the header asks for NULL or a handle that lives and that nobody else uses meanwhile.
+        // SAFETY: the header asks for NULL or a handle that lives and that is not used by others meanwhile.
         let people = unsafe { borrow_mut(people, "people") }?;
         let mut tracked = people.people();
         tracker.0.lock().unwrap_or_else(PoisonError::into_inner).update(&mut tracked, seconds)?;
@@ -127,7 +127,7 @@ pub unsafe extern "C" fn rtmo_tracker_update(
     })
 }
 
-/// Begins anew, as for another video: everybody is forgotten, and times may begin anywhere. No id is given twice by one tracker.
+/// Begins anew, as for another video: all people are forgotten, and times may begin anywhere. No id is given twice by one tracker.
 ///
 /// RTMO_ERROR_ARGUMENT for NULL. Locks the tracker.
 #[unsafe(no_mangle)]
@@ -147,7 +147,7 @@ pub unsafe extern "C" fn rtmo_tracker_free(tracker: *mut TrackerHandle) {
     or((), || unsafe { take(tracker, "tracker") });
 }
 
-/// Makes a smoother that has seen nobody. `options` may be NULL: the defaults.
+/// Makes a smoother that has seen no person yet. `options` may be NULL: the defaults.
 ///
 /// *smoother: the handle, for rtmo_smoother_free; NULL on failure. RTMO_ERROR_ARGUMENT for a number out of range. May be called
 /// from any thread.
@@ -190,7 +190,7 @@ pub unsafe extern "C" fn rtmo_smoother_smooth(
     guard(|| {
         // SAFETY: the header asks for NULL or a handle that lives; its lock keeps other threads out.
         let smoother = unsafe { borrow(smoother, "smoother") }?;
-        // SAFETY: the header asks for NULL or a handle that lives and that nobody else uses meanwhile.
+        // SAFETY: the header asks for NULL or a handle that lives and that is not used by others meanwhile.
         let people = unsafe { borrow_mut(people, "people") }?;
         let mut smoothed = people.people();
         smoother.0.lock().unwrap_or_else(PoisonError::into_inner).smooth(&mut smoothed, seconds)?;

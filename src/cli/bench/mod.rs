@@ -101,9 +101,13 @@ impl Bench {
         let mut terminal = Terminal::new(to_stdout, false);
         self.check_files()?;
         if self.network.threads.len() > 1
-            && (self.layers || self.sweep || self.plot.is_some() || self.video.is_some())
+            && (self.layers
+                || self.sweep
+                || self.people.is_some()
+                || self.plot.is_some()
+                || self.video.is_some())
         {
-            let what = "--threads with several numbers makes a table of its own, without --layers, --sweep, --video or --plot";
+            let what = "--threads with several numbers makes a table of its own, without --layers, --people, --sweep, --video or --plot";
             return Err(Error::Usage(what.into()));
         }
         // Before the long work.
@@ -130,20 +134,15 @@ impl Bench {
         let checkpoint = self.network.any_checkpoint(&terminal)?;
         let mut options = EngineOptions::default().with_placement(self.network.placement());
         options.input_size = self.network.size;
-        let mut engine = Engine::from_checkpoint(&checkpoint, options)?;
         let weights = shown(checkpoint.path()).to_string();
         let photos = vec![photo; self.batch.into()];
         if self.network.threads.len() > 1 {
-            let options = *engine.options();
-            drop(engine);
-            let scaling =
-                Scaling { network: &self.network, options, photos: &photos, runs: (self.warmup, self.iters) };
-            return self.write(
-                (scaling.run(&checkpoint, &mut terminal)?, String::new()),
-                (json, plot),
-                &terminal,
-            );
+            let (network, runs) = (&self.network, (self.warmup, self.iters));
+            let figures =
+                Scaling { network, options, photos: &photos, runs }.run(&checkpoint, &mut terminal)?;
+            return self.write((figures, String::new()), (json, plot), &terminal);
         }
+        let mut engine = Engine::from_checkpoint(&checkpoint, options)?;
         drop(checkpoint);
         let (w, h) = engine.input_size();
         terminal.say(format!("rtmo-engine {}", env!("CARGO_PKG_VERSION")))?;

@@ -5,9 +5,10 @@ use crate::cli::options::Network;
 use crate::cli::plot::quantile;
 use crate::cli::table::{Align, Table};
 use crate::cli::terminal::Terminal;
-use rtmo_engine::backend::{Device, cpu};
+use rtmo_engine::backend::Device;
+use rtmo_engine::backend::cpu::{self, Isa};
 use rtmo_engine::weights::Checkpoint;
-use rtmo_engine::{Engine, EngineOptions, Error, Photo, Result};
+use rtmo_engine::{Engine, EngineOptions, Error, Photo, Result, shown};
 use serde_json::{Value, json};
 
 /// What is measured with each number of threads.
@@ -35,6 +36,9 @@ impl Scaling<'_> {
     pub fn run(self, checkpoint: &Checkpoint, terminal: &mut Terminal) -> Result<Value> {
         let (warmup, iters) = self.runs;
         let counts = &self.network.threads;
+        if let Some(warning) = self.network.crowded() {
+            terminal.complain("warning", warning);
+        }
         terminal.progress(Some(counts.len() * (warmup + iters) as usize), "runs");
         let (mut rows, mut name, mut backend) = (Vec::new(), String::new(), String::new());
         for &threads in counts {
@@ -61,10 +65,15 @@ impl Scaling<'_> {
             };
             rows.push(Row { threads, network: median(network), total: median(total) });
             let (w, h) = engine.input_size();
-            (name, backend) = (format!("{} {w}x{h}", engine.name()), engine.describe());
+            name = format!("{} {w}x{h}", engine.name());
+            let precision = engine.options().placement.precision.unwrap_or_default();
+            backend = format!("CPU, {}, {precision}", Isa::choose()?.name());
         }
         terminal.finish();
-        terminal.say(format!("cores    {}", cpu::cores()))?;
+        terminal.say(format!("rtmo-engine {}", env!("CARGO_PKG_VERSION")))?;
+        terminal.say(format!("model    {name}; {}", shown(checkpoint.path())))?;
+        terminal.say(format!("machine  {}, {} physical cores", cpu::name(), cpu::cores()))?;
+        terminal.say(format!("backend  {backend}"))?;
         terminal.say(format!("runs     {iters} after {warmup} to warm up, batch {}\n", self.photos.len()))?;
         terminal.say(table(&rows))?;
         let all = rows.iter().map(

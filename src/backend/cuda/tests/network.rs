@@ -334,7 +334,7 @@ fn runs_go_on_after_one_that_found_no_memory() {
     }
 }
 
-/// Weights that are broken say so in the results, as on a CPU: nobody on the photo would be another thing.
+/// Weights that are broken say so in the results, as on a CPU: a photo without people is another thing.
 #[test]
 fn broken_weights_are_reported() {
     let (input, mut plan, mut options, plain) = two_people();

@@ -117,7 +117,7 @@ impl Process {
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().ok()?;
         let (mut to, from) = (child.stdin.take()?, child.stdout.take()?);
-        // Threads, since neither pipe can be given a deadline. They end with the process, and nobody waits for them.
+        // Threads, since neither pipe can be given a deadline. They end with the process and are not waited for.
         std::thread::spawn(move || to.write_all(input.as_bytes()));
         let (sender, lines) = channel();
         std::thread::spawn(move || {
