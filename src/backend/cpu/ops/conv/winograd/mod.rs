@@ -20,7 +20,7 @@ mod transform;
 use super::epilogue::Epilogue;
 use crate::backend::cpu::element::Element;
 use crate::backend::cpu::memory::{Block, Map};
-use crate::backend::cpu::microkernel::{MAX_ROWS, Microkernels, Tile, max_rows};
+use crate::backend::cpu::microkernel::{MAX_ROWS, Microkernels, SHARES, Tile, max_rows, share};
 use crate::backend::cpu::pack::{Panel, panels, place, tiles};
 use crate::backend::cpu::phase::{Context, Scratch, ScratchSize, Work};
 use crate::backend::cpu::simd::Simd;
@@ -237,21 +237,27 @@ impl<S: Simd, W: Scheme, T: Element> Work for Winograd<S, W, T> {
         // SAFETY: the scratch holds inputs, then the products of so many panels, then a patch, see `scratch`.
         let room = |panel: usize| unsafe { values.add(self.inputs(count) + panel * room) };
         for columns in columns.chunks(together) {
-            for &(position, weight) in &self.products {
+            // SAFETY: inside the packed weights.
+            let panel = |weight: usize, column: &Column| unsafe {
+                self.weights.as_ptr().cast::<T>().add(weight * self.weights_step + column.weights)
+            };
+            for (order, &(position, weight)) in self.products.iter().enumerate() {
+                // After the last product comes the next block's first.
+                let after = self.products[(order + 1) % self.products.len()].1;
                 for (i, column) in columns.iter().enumerate() {
                     let vectors = column.panel.vectors;
                     let width = vectors * S::LANES;
-                    // SAFETY: inside the scratch and the packed weights.
-                    let (input, products, weights) = unsafe {
+                    // SAFETY: inside the scratch.
+                    let (input, products) = unsafe {
                         (
                             input.add(position * input_step + column.shift),
                             room(i).add(position * (count * width + Self::GAPS.1)),
-                            self.weights
-                                .as_ptr()
-                                .cast::<T>()
-                                .add(weight * self.weights_step + column.weights),
                         )
                     };
+                    let weights = panel(weight, column);
+                    let later = columns.get(i + 1).map_or_else(|| panel(after, &columns[0]), |c| panel(weight, c));
+                    let share = share::<S, T>(1, depth, vectors);
+                    let mut tile = 0;
                     tiles(count, max_rows::<S>(vectors), |first, height| {
                         // SAFETY: row first + r of this position's inputs and products; weights hold `depth` rows.
                         unsafe {
@@ -263,12 +269,14 @@ impl<S: Simd, W: Scheme, T: Element> Work for Winograd<S, W, T> {
                                 segments: 1,
                                 depth,
                                 weights,
+                                later: if tile < SHARES { later.wrapping_add(tile * share) } else { weights },
                                 init: std::ptr::null(),
                                 addends: std::ptr::null(),
                                 out: products.add(first * width),
                                 pitch: width,
                             });
                         }
+                        tile += 1;
                     });
                 }
             }
