@@ -178,7 +178,8 @@ const fn later_lines<S: Simd>(vectors: usize) -> usize {
 
 /// Values of later weights that a tile fetches.
 pub fn share<S: Simd, T: Element>(segments: usize, depth: usize, vectors: usize) -> usize {
-    segments * (depth.div_ceil(T::GROUP) / UNROLL) * later_lines::<S>(vectors) * prefetch::LINE / size_of::<T>()
+    segments * (depth.div_ceil(T::GROUP) / UNROLL) * later_lines::<S>(vectors) * prefetch::LINE
+        / size_of::<T>()
 }
 
 /// Rows of the tallest tile of `vectors`. The sums, the weights of one `k` and one broadcast value stay in registers, and one

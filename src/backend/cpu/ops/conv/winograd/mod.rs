@@ -242,8 +242,10 @@ impl<S: Simd, W: Scheme, T: Element> Work for Winograd<S, W, T> {
                 self.weights.as_ptr().cast::<T>().add(weight * self.weights_step + column.weights)
             };
             for (order, &(position, weight)) in self.products.iter().enumerate() {
-                // After the last product comes the next block's first.
-                let after = self.products[(order + 1) % self.products.len()].1;
+                // Tiles fetch the next panel's weights, then the next position's input. After the last come the next block's first.
+                let (after_position, after) = self.products[(order + 1) % self.products.len()];
+                let next_input = input.wrapping_add(after_position * input_step).cast_const();
+                let mut fetched = 0;
                 for (i, column) in columns.iter().enumerate() {
                     let vectors = column.panel.vectors;
                     let width = vectors * S::LANES;
@@ -255,10 +257,19 @@ impl<S: Simd, W: Scheme, T: Element> Work for Winograd<S, W, T> {
                         )
                     };
                     let weights = panel(weight, column);
-                    let later = columns.get(i + 1).map_or_else(|| panel(after, &columns[0]), |c| panel(weight, c));
+                    let later =
+                        columns.get(i + 1).map_or_else(|| panel(after, &columns[0]), |c| panel(weight, c));
                     let share = share::<S, T>(1, depth, vectors);
                     let mut tile = 0;
                     tiles(count, max_rows::<S>(vectors), |first, height| {
+                        let later = if tile < SHARES {
+                            later.wrapping_add(tile * share)
+                        } else if fetched < count * pitch {
+                            fetched += share;
+                            next_input.wrapping_add(fetched - share)
+                        } else {
+                            weights
+                        };
                         // SAFETY: row first + r of this position's inputs and products; weights hold `depth` rows.
                         unsafe {
                             let rows: [*const T; MAX_ROWS] =
@@ -269,7 +280,7 @@ impl<S: Simd, W: Scheme, T: Element> Work for Winograd<S, W, T> {
                                 segments: 1,
                                 depth,
                                 weights,
-                                later: if tile < SHARES { later.wrapping_add(tile * share) } else { weights },
+                                later,
                                 init: std::ptr::null(),
                                 addends: std::ptr::null(),
                                 out: products.add(first * width),

@@ -29,7 +29,8 @@ pub trait Scheme: Send + Sync + 'static {
     const POINTS: usize;
     /// Products with different weights.
     const DISTINCT: usize;
-    /// Patches of a block; larger blocks gain nothing.
+    /// Patches of a block, at most. Larger blocks read the layer's weights less often, which gains nothing from here on, and need more
+    /// memory for what they transform.
     const BLOCK: usize;
     /// Vector operations of [`Scheme::input`] and of [`Scheme::output`].
     const OPERATIONS: (usize, usize);
@@ -56,7 +57,7 @@ impl Scheme for F43 {
     const WINDOW: usize = 6;
     const POINTS: usize = 6;
     const DISTINCT: usize = 6;
-    const BLOCK: usize = 24;
+    const BLOCK: usize = 48;
     const OPERATIONS: (usize, usize) = (12, 12);
 
     // Row of a finite point: [1, p, p^2] / prod over the other finite points (p - p').
@@ -120,7 +121,7 @@ impl Scheme for F43Stride2 {
     const WINDOW: usize = 9;
     const POINTS: usize = 9;
     const DISTINCT: usize = 6;
-    const BLOCK: usize = 12;
+    const BLOCK: usize = 48;
     const OPERATIONS: (usize, usize) = (10, 14);
 
     fn filter() -> Vec<[f64; 3]> {
@@ -180,7 +181,7 @@ impl Scheme for F23 {
     const WINDOW: usize = 4;
     const POINTS: usize = 4;
     const DISTINCT: usize = 4;
-    const BLOCK: usize = 50;
+    const BLOCK: usize = 72;
     const OPERATIONS: (usize, usize) = (4, 4);
 
     fn filter() -> Vec<[f64; 3]> {
@@ -222,7 +223,7 @@ impl Scheme for F23Stride2 {
     const WINDOW: usize = 5;
     const POINTS: usize = 5;
     const DISTINCT: usize = 4;
-    const BLOCK: usize = 36;
+    const BLOCK: usize = 72;
     const OPERATIONS: (usize, usize) = (2, 4);
 
     fn filter() -> Vec<[f64; 3]> {
