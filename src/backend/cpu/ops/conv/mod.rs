@@ -18,7 +18,7 @@ use direct::{Direct, Shape};
 use epilogue::{Addend, Epilogue};
 use half::bf16;
 use winograd::Winograd;
-use winograd::scheme::{F23, F23Stride2, F43, F43Stride2, Scheme};
+use winograd::scheme::{F23, F23Stride2, F43, F43Stride2, F53, F53Stride2, Scheme};
 
 impl<S: Simd> Builder<'_, S> {
     /// Adds the phase of a convolution.
@@ -77,6 +77,10 @@ impl<S: Simd> Builder<'_, S> {
                 self.direct::<S, bf16>(self.simd, layer, ["1x1 bf16", "direct bf16", "grouped bf16"]);
             }
             Kernel::F32(Algorithm::F43) => self.winograd::<S::F32, F43, f32>(f32, layer, "winograd"),
+            Kernel::F32(Algorithm::F53) => self.winograd::<S::F32, F53, f32>(f32, layer, "winograd 5"),
+            Kernel::F32(Algorithm::F53Stride2) => {
+                self.winograd::<S::F32, F53Stride2, f32>(f32, layer, "winograd 5 s2");
+            }
             Kernel::F32(Algorithm::F43Stride2) => {
                 self.winograd::<S::F32, F43Stride2, f32>(f32, layer, "winograd s2");
             }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! where `*` is a matrix product over channels for each position of the transformed patch. A patch of 4x4 outputs has 36
-//! positions with stride 1 and 81 with stride 2, where the plain sum has 144 products ([`scheme`]). The filters are transformed
+//! positions with stride 1 and 81 with stride 2, where the plain sum has 144 products; one of 5x5 has 49 and 121, where it has 225
+//! ([`scheme`]). The filters are transformed
 //! in f64 when the layer is packed. With bf16, transformed filters and inputs are rounded to bf16.
 //!
 //! An item is a block of output patches. It transforms its input into thread-local scratch. Then it computes the products of all
