@@ -38,7 +38,8 @@ pub struct Registers(HashMap<String, usize>);
 
 impl Registers {
     pub fn read() -> Registers {
-        let text = include_str!("../../../../../tools/sass.tsv");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/sass.tsv");
+        let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{path}: {e}"));
         let row = |line: &str| {
             let mut cells = line.split('\t');
             Some((cells.next()?.to_string(), cells.next()?.parse().ok()?))
@@ -70,7 +71,8 @@ impl Blocks {
     }
 
     /// Whether all blocks of `next` find room beside as many of these as the GPU holds, which are dealt evenly, so that
-    /// `next` can do what it does before its wait meanwhile.
+    /// `next` can do what it does before its wait meanwhile. That a quarter of a multiprocessor has registers of its own,
+    /// which may leave less, is left out.
     pub fn overlaps(self, next: Blocks) -> bool {
         let here = self.count.min(SMS * self.room.most());
         let (each, more) = (here / SMS, here % SMS);
