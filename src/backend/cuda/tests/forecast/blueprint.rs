@@ -9,7 +9,7 @@ pub struct Blueprint {
 }
 
 impl Blueprint {
-    pub fn new(caps: Caps) -> Arc<dyn Gpu> {
+    pub fn gpu(caps: Caps) -> Arc<dyn Gpu> {
         Arc::new(Blueprint { caps, next: AtomicU64::new(1 << 32) })
     }
 }

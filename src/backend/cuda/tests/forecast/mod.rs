@@ -20,7 +20,7 @@ const H100: Caps = Caps { unproven: false, ..HOPPER };
 /// The launches of the dense network.
 fn dense(plan: &Plan, images: usize, choose: &mut dyn FnMut(&[Shape]) -> Choice) -> Vec<Launch> {
     let schedule = Schedule::new(plan, false, true).unwrap();
-    let mut constants = Constants::new(&Blueprint::new(H100));
+    let mut constants = Constants::new(&Blueprint::gpu(H100));
     let workspace = WorkspaceAddresses {
         images,
         capacity: 1,
