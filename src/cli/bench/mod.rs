@@ -33,8 +33,9 @@ use threads::Scaling;
 #[derive(Args)]
 #[command(after_help = "\
 Times are wall-clock times on this machine, which should be otherwise idle. 'letterbox' is the photo to the network \
-input ('decode' comes before it: the file to pixels), 'network' the dense network (backbone, neck, heads), 'select' threshold and NMS, 'DCC' the people's keypoints, \
-'total' all of it and the bookkeeping between.
+input, 'network' the dense network (backbone, neck, heads), 'select' threshold and NMS, 'DCC' the people's keypoints, \
+'total' all of it and the bookkeeping between. With --decode the photo's file is read in every run: 'decode' is the file \
+to pixels.
 
 On a GPU the stages are the device's own times, with 'upload' and 'download' between its memory and the host's; 'total' \
 is the wall-clock time from a photo in the host's memory, and 'resident' from one that is in the device's already, to people \
