@@ -1,7 +1,5 @@
 //! Which person is which track: the pairs of greatest gain together.
 
-use std::ops::Range;
-
 /// A row and a column that may become a pair, and what that is worth, above 0.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate {
@@ -10,22 +8,32 @@ pub struct Candidate {
     pub gain: f64,
 }
 
-/// Pairs, by rows, such that no row and no column has two and the sum of gains is the greatest possible.
+/// Pairs, by rows, such that no row and no column has two and the sum of gains is the greatest possible. Candidates come in the
+/// order of their rows.
 ///
 /// Candidates without a connection are solved apart: a crowd falls into many small groups.
 ///
 /// # Panics
 /// If a candidate's row or column is out of range.
 pub fn assign(rows: usize, columns: usize, candidates: &[Candidate]) -> Vec<(usize, usize)> {
+    debug_assert!(candidates.is_sorted_by_key(|c| c.row));
     let mut groups = Groups::new(rows + columns);
     candidates.iter().for_each(|c| groups.join(c.row, rows + c.column));
-    let mut by_group: Vec<(usize, Candidate)> =
-        candidates.iter().map(|&c| (groups.first(c.row), c)).collect();
-    by_group.sort_by_key(|&(group, c)| (group, c.row, c.column));
-    let mut pairs: Vec<(usize, usize)> = by_group.chunk_by(|a, b| a.0 == b.0).flat_map(solve_group).collect();
+    // Rows with candidates: group, row, the row's part of the candidates.
+    let mut by_group: Vec<(usize, &[Candidate])> =
+        candidates.chunk_by(|a, b| a.row == b.row).map(|row| (groups.first(row[0].row), row)).collect();
+    by_group.sort_by_key(|&(group, row)| (group, row[0].row));
+    let mut places = vec![NONE; columns];
+    let mut pairs: Vec<(usize, usize)> = Vec::new();
+    for group in by_group.chunk_by(|a, b| a.0 == b.0) {
+        solve_group(group, &mut places, &mut pairs);
+    }
     pairs.sort_unstable();
     pairs
 }
+
+/// No row or column.
+const NONE: usize = usize::MAX;
 
 /// Sets of nodes that are connected.
 struct Groups(Vec<usize>);
@@ -50,57 +58,73 @@ impl Groups {
     }
 }
 
-/// Solves the candidates of one group as a dense problem.
-fn solve_group(group: &[(usize, Candidate)]) -> Vec<(usize, usize)> {
-    if let [(_, only)] = group {
-        return vec![(only.row, only.column)];
+/// Solves the candidates of one group, by rows, as a dense problem. `places` are `NONE` before and after.
+fn solve_group(group: &[(usize, &[Candidate])], places: &mut [usize], pairs: &mut Vec<(usize, usize)>) {
+    if let [(_, [only])] = group {
+        pairs.push((only.row, only.column));
+        return;
     }
-    let distinct = |of: fn(&Candidate) -> usize| {
-        let mut all: Vec<usize> = group.iter().map(|(_, c)| of(c)).collect();
-        all.sort_unstable();
-        all.dedup();
-        all
-    };
-    let (rows, columns) = (distinct(|c| c.row), distinct(|c| c.column));
-    let flip = rows.len() > columns.len();
-    let (few, many) = if flip { (&columns, &rows) } else { (&rows, &columns) };
-    let mut costs = vec![0.0; few.len() * many.len()];
-    for (_, c) in group {
-        let (a, b) = if flip { (c.column, c.row) } else { (c.row, c.column) };
-        let place = |list: &[usize], key| list.binary_search(&key).expect("listed above");
-        costs[place(few, a) * many.len() + place(many, b)] = -c.gain;
+    let all = || group.iter().flat_map(|(_, row)| *row);
+    let mut columns = Vec::new();
+    for c in all() {
+        if places[c.column] == NONE {
+            places[c.column] = 0;
+            columns.push(c.column);
+        }
     }
-    let chosen = hungarian(few.len(), many.len(), &costs);
-    let pairs = chosen.into_iter().enumerate().filter(|&(i, j)| costs[i * many.len() + j] < 0.0);
-    pairs.map(|(i, j)| if flip { (many[j], few[i]) } else { (few[i], many[j]) }).collect()
+    columns.sort_unstable();
+    columns.iter().enumerate().for_each(|(place, &column)| places[column] = place);
+    // The method wants no more rows than columns: else rows and columns change their roles.
+    let flip = group.len() > columns.len();
+    let (few, many) = if flip { (columns.len(), group.len()) } else { (group.len(), columns.len()) };
+    let mut costs = vec![0.0; few * many];
+    for (i, (_, row)) in group.iter().enumerate() {
+        for c in *row {
+            let j = places[c.column];
+            costs[if flip { j * many + i } else { i * many + j }] = -c.gain;
+        }
+    }
+    for (i, j) in hungarian(few, many, &costs).into_iter().enumerate() {
+        if costs[i * many + j] < 0.0 {
+            let (row, column) = if flip { (j, i) } else { (i, j) };
+            pairs.push((group[row].1[0].row, columns[column]));
+        }
+    }
+    columns.iter().for_each(|&column| places[column] = NONE);
 }
 
 /// The column of each row with the least sum of costs: the Hungarian method by shortest augmenting paths (Jonker and
 /// Volgenant). There are no more rows than columns.
 fn hungarian(rows: usize, columns: usize, costs: &[f64]) -> Vec<usize> {
-    const NONE: usize = usize::MAX;
     let (mut row_price, mut column_price) = (vec![0.0; rows], vec![0.0; columns]);
     let mut row_of = vec![NONE; columns];
+    // `from[j]` is the column whose row is left towards j. Columns that a path has reached for good are `settled`, in that order.
+    let (mut distance, mut from) = (vec![0.0; columns], vec![NONE; columns]);
+    let mut is_settled = vec![false; columns];
+    let mut settled = Vec::with_capacity(columns);
     for start in 0..rows {
-        // Dijkstra's algorithm from this row to a free column. `from[j]` is the column whose row is left towards j.
-        let mut distance = vec![f64::INFINITY; columns];
-        let mut from = vec![NONE; columns];
-        let mut open: Range<usize> = 0..columns;
-        let mut order: Vec<usize> = open.clone().collect();
+        // Dijkstra's algorithm from this row to a free column.
+        distance.fill(f64::INFINITY);
+        is_settled.fill(false);
+        settled.clear();
         let (mut row, mut column, mut reached) = (start, NONE, 0.0);
         let free = loop {
-            for &j in &order[open.clone()] {
-                let d = reached + costs[row * columns + j] - row_price[row] - column_price[j];
+            let so_far = reached - row_price[row];
+            let (mut nearest, mut least) = (NONE, f64::INFINITY);
+            let costs = &costs[row * columns..][..columns];
+            for j in (0..columns).filter(|&j| !is_settled[j]) {
+                let d = so_far + costs[j] - column_price[j];
                 if d < distance[j] {
                     (distance[j], from[j]) = (d, column);
                 }
+                if distance[j] < least {
+                    (nearest, least) = (j, distance[j]);
+                }
             }
-            let nearest = open.clone().min_by(|&a, &b| distance[order[a]].total_cmp(&distance[order[b]]));
-            let nearest = nearest.expect("as many columns as rows");
-            order.swap(open.start, nearest);
-            column = order[open.start];
-            open.start += 1;
-            reached = distance[column];
+            assert!(nearest != NONE, "as many columns as rows, and finite costs");
+            (column, reached) = (nearest, least);
+            is_settled[column] = true;
+            settled.push(column);
             if row_of[column] == NONE {
                 break column;
             }
@@ -108,7 +132,7 @@ fn hungarian(rows: usize, columns: usize, costs: &[f64]) -> Vec<usize> {
         };
         // Prices change so that no cost along the path is left to pay.
         row_price[start] += reached;
-        for &j in &order[..open.start] {
+        for &j in &settled {
             if row_of[j] != NONE {
                 row_price[row_of[j]] += reached - distance[j];
             }
@@ -166,6 +190,27 @@ mod tests {
             let sum: f64 = pairs.iter().map(|&(i, j)| gains[i][j]).sum();
             let expected = best(rows, columns, &gains, 0, 0);
             prop_assert!((sum - expected).abs() < 1e-12, "{sum} {expected}");
+        }
+    }
+
+    /// A crowd in which everybody may be everybody: no pair of pairs is better the other way round, and no chain of three.
+    #[test]
+    fn a_dense_group_is_solved_whichever_way_it_lies() {
+        for (rows, columns) in [(60, 60), (40, 70), (70, 40)] {
+            let gain = |i: usize, j: usize| ((i * 131 + j * 71) % 257 + (i * j) % 83) as f64 / 340.0 + 0.01;
+            let candidates: Vec<Candidate> = (0..rows * columns)
+                .map(|n| (n / columns, n % columns))
+                .map(|(row, column)| Candidate { row, column, gain: gain(row, column) })
+                .collect();
+            let pairs = assign(rows, columns, &candidates);
+            assert_eq!(pairs.len(), rows.min(columns));
+            let of = |a: (usize, usize), b: (usize, usize)| gain(a.0, b.1) - gain(a.0, a.1);
+            for &a in &pairs {
+                for &b in &pairs {
+                    assert!(of(a, b) + of(b, a) < 1e-12);
+                    assert!(pairs.iter().all(|&c| of(a, b) + of(b, c) + of(c, a) < 1e-12));
+                }
+            }
         }
     }
 

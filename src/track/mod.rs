@@ -8,6 +8,7 @@
 //! Constants were chosen on made-up scenes (tools/track); docs/tracking.md has the results.
 
 mod assignment;
+mod joints;
 mod kalman;
 mod one_track;
 mod options;
@@ -22,6 +23,8 @@ pub use smooth::{Smoother, SmootherOptions};
 use crate::error::{Error, Result};
 use crate::pose::{Keypoint, Person};
 use assignment::{Candidate, assign};
+use joints::Joints;
+use kalman::Place;
 use one_track::{Seen, Track};
 
 /// At most so many tracks are kept, seen ones and unseen ones; those unseen for longest go first. Twice what a network can
@@ -139,11 +142,15 @@ impl Tracker {
         let mut seen: Vec<Option<Seen>> = people.iter().map(|&i| Some(frame.seen(i))).collect();
         let max_unseen = self.options.max_unseen;
         let mut sigmas = Sigmas { given: self.options.sigmas.as_deref(), made: Vec::new() };
-        let gain = |track: &Track, seen: &Seen| {
-            track.similarity(seen, frame.passed, max_unseen, |n| sigmas.of(n)) - least
-        };
-        let pairs =
-            assign(tracks.len(), people.len(), &self.candidates(&tracks, seen.iter().flatten(), gain));
+        let places: Vec<(Place, Joints)> =
+            seen.iter().flatten().map(|seen| (seen.place, Joints::new(&seen.keypoints))).collect();
+        let mut candidates = Vec::new();
+        for (row, &t) in tracks.iter().enumerate() {
+            let expected = self.tracks[t].expect(frame.time, frame.passed, max_unseen, |n| sigmas.of(n));
+            let gains = places.iter().map(|(place, joints)| expected.similarity(place, joints) - least);
+            candidates.extend(above_zero(row, gains));
+        }
+        let pairs = assign(tracks.len(), people.len(), &candidates);
         let (mut rows, mut columns) = (vec![true; tracks.len()], vec![true; people.len()]);
         for (row, column) in pairs {
             (rows[row], columns[column]) = (false, false);
@@ -157,25 +164,6 @@ impl Tracker {
         (left(tracks, rows), left(people, columns))
     }
 
-    /// Pairs of some of the tracks and of people whose gain is above 0.
-    fn candidates<'a>(
-        &self,
-        tracks: &[usize],
-        seen: impl Iterator<Item = &'a Seen> + Clone,
-        mut gain: impl FnMut(&Track, &Seen) -> f64,
-    ) -> Vec<Candidate> {
-        let mut candidates = Vec::new();
-        for (row, &t) in tracks.iter().enumerate() {
-            for (column, seen) in seen.clone().enumerate() {
-                let gain = gain(&self.tracks[t], seen);
-                if gain > 0.0 {
-                    candidates.push(Candidate { row, column, gain });
-                }
-            }
-        }
-        candidates
-    }
-
     /// Finds whether most people who were seen in the frame before are off by the same from where they are expected: then the
     /// camera has moved, and all that is known moves with it.
     fn follow_camera(&mut self, tracks: &[usize], people: &[usize], frame: &Frame<'_>) {
@@ -184,7 +172,11 @@ impl Tracker {
             return;
         }
         let seen: Vec<Seen> = people.iter().take(WITNESSES).map(|&i| frame.seen(i)).collect();
-        let candidates = self.candidates(&tracks, seen.iter(), |track, seen| track.sway(seen).0);
+        let mut candidates = Vec::new();
+        for (row, &t) in tracks.iter().enumerate() {
+            let overlaps = seen.iter().map(|seen| self.tracks[t].sway(seen).0);
+            candidates.extend(above_zero(row, overlaps));
+        }
         let pairs = assign(tracks.len(), seen.len(), &candidates);
         if pairs.len() < TOGETHER {
             return;
@@ -226,6 +218,12 @@ impl Frame<'_> {
     fn seen(&self, i: usize) -> Seen {
         Seen::new(&self.people[i], self.time)
     }
+}
+
+/// The candidates of a row: those whose gain is above 0.
+fn above_zero(row: usize, gains: impl Iterator<Item = f64>) -> impl Iterator<Item = Candidate> {
+    let candidates = gains.enumerate().map(move |(column, gain)| Candidate { row, column, gain });
+    candidates.filter(|candidate| candidate.gain > 0.0)
 }
 
 /// Of at least one number.

@@ -1,7 +1,8 @@
 //! One track: what is known of a person.
 
+use super::joints::{Expected, Joints};
 use super::kalman::{Motion, Place};
-use super::similarity::{buffered_iou, oks};
+use super::similarity::buffered_iou;
 use crate::pose::{Keypoint, Person};
 
 /// Boxes are widened by this share of their size on each side (C-BIoU's), and by as much more as people may get on in the time
@@ -29,6 +30,35 @@ pub struct Seen {
 impl Seen {
     pub fn new(person: &Person, time: f64) -> Seen {
         Seen { time, place: Place::of(person.bbox), keypoints: person.keypoints.clone() }
+    }
+}
+
+/// What a track expects in a frame.
+pub struct Expectation {
+    place: Place,
+    joints: Expected,
+    /// By which share of their size boxes are widened on each side.
+    buffer: f64,
+    /// What a pair lacks in likeness.
+    lacks: f64,
+}
+
+impl Expectation {
+    /// How alike a person with these joints is, up to 1, or up to a half where there are no keypoints to compare; 0 where boxes
+    /// have nothing in common.
+    pub fn similarity(&self, place: &Place, joints: &Joints) -> f64 {
+        let iou = buffered_iou(&self.place, place, self.buffer);
+        if iou == 0.0 {
+            return 0.0;
+        }
+        let hidden = joints.count() > 0 && joints.count() == self.joints.count();
+        let alike = match self.joints.oks(joints) {
+            Some(oks) => (iou + oks) / 2.0,
+            // Somebody whose joints are hidden is judged by the box; with boxes alone one is easily mistaken.
+            None if hidden => iou,
+            None => iou / 2.0,
+        };
+        alike - self.lacks
     }
 }
 
@@ -64,34 +94,26 @@ impl Track {
         self.motion.predict(seconds);
     }
 
-    /// How alike a person is to what is expected here, up to 1, or up to a half where there are no keypoints to compare. `passed`
-    /// is the time since the frame before, in seconds.
-    pub fn similarity<'a>(
+    /// Where the person should be in the frame at `time`, `passed` seconds after the one before. `sigmas` gives OKS's constants
+    /// for a number of keypoints.
+    pub fn expect<'a>(
         &self,
-        seen: &Seen,
+        time: f64,
         passed: f64,
         max_unseen: f64,
         sigmas: impl FnOnce(usize) -> &'a [f32],
-    ) -> f64 {
-        let expected = self.motion.place();
-        let iou = buffered_iou(&expected, &seen.place, (BUFFER + FASTEST * passed).min(WIDEST));
-        if iou == 0.0 {
-            return 0.0;
+    ) -> Expectation {
+        let place = self.motion.place();
+        let keypoints = &self.seen.keypoints;
+        let joints = Expected::new(&self.seen.place, keypoints, &place, sigmas(keypoints.len()));
+        let unseen = (time - self.seen.time - passed).max(0.0);
+        let lacks = UNSEEN + LONG_UNSEEN * unseen / max_unseen.max(f64::MIN_POSITIVE);
+        Expectation {
+            place,
+            joints,
+            buffer: (BUFFER + FASTEST * passed).min(WIDEST),
+            lacks: if self.missed == 0 { 0.0 } else { lacks },
         }
-        let sigmas = sigmas(seen.keypoints.len());
-        let oks = oks(&self.seen.place, &self.seen.keypoints, &expected, &seen.keypoints, sigmas);
-        let hidden = !seen.keypoints.is_empty() && seen.keypoints.len() == self.seen.keypoints.len();
-        let alike = match oks {
-            Some(oks) => (iou + oks) / 2.0,
-            // Somebody whose joints are hidden is judged by the box; with boxes alone one is easily mistaken.
-            None if hidden => iou,
-            None => iou / 2.0,
-        };
-        if self.missed == 0 {
-            return alike;
-        }
-        let unseen = (seen.time - self.seen.time - passed).max(0.0);
-        alike - UNSEEN - LONG_UNSEEN * unseen / max_unseen.max(f64::MIN_POSITIVE)
     }
 
     /// How much a person and what is expected here overlap if everything has moved, 0 to 1, and by how much.

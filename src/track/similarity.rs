@@ -1,20 +1,17 @@
 //! How alike a track's prediction and a person are, 0 to 1.
 
 use super::kalman::Place;
-use crate::pose::{Keypoint, Skeleton};
+use crate::pose::Skeleton;
 
 /// How far apart two people mark the same joint, as a share of the person's size, where that was not measured: about the mean of
 /// COCO's.
 const OTHER: f32 = 0.07;
 
 /// Keypoints of a lower score have no say.
-const VISIBLE: f32 = 0.3;
-
-/// exp(-20) is no similarity any more.
-const NOTHING: f64 = 20.0;
+pub const VISIBLE: f32 = 0.3;
 
 /// Fewer common keypoints say nothing.
-const ENOUGH: usize = 3;
+pub const ENOUGH: usize = 3;
 
 /// OKS's constants for so many keypoints: COCO's for 17, CrowdPose's for 14.
 pub fn sigmas(keypoints: usize) -> Vec<f32> {
@@ -34,41 +31,11 @@ pub fn buffered_iou(a: &Place, b: &Place, buffer: f64) -> f64 {
     intersection / ((a.area() + b.area()) * wider * wider - intersection)
 }
 
-/// Object keypoint similarity between where a person's joints should be (as they were seen at `before`, moved and stretched
-/// to `now`) and where they are: over joints that are visible in both, and `None` if those are too few or the skeletons
-/// differ.
-pub fn oks(
-    before: &Place,
-    joints_before: &[Keypoint],
-    now: &Place,
-    joints: &[Keypoint],
-    sigmas: &[f32],
-) -> Option<f64> {
-    if joints_before.len() != joints.len() || sigmas.len() != joints.len() {
-        return None;
-    }
-    let (stretch_x, stretch_y) = (now.w / before.w, now.h / before.h);
-    let (mut sum, mut n) = (0.0, 0);
-    for ((a, b), &sigma) in joints_before.iter().zip(joints).zip(sigmas) {
-        if a.score < VISIBLE || b.score < VISIBLE {
-            continue;
-        }
-        let dx = now.x + (a.x as f64 - before.x) * stretch_x - b.x as f64;
-        let dy = now.y + (a.y as f64 - before.y) * stretch_y - b.y as f64;
-        let reach = 2.0 * sigma as f64;
-        let off = (dx * dx + dy * dy) / (2.0 * reach * reach * now.area());
-        // In a crowd most joints are far off, and exp takes most of the time.
-        if off < NOTHING {
-            sum += (-off).exp();
-        }
-        n += 1;
-    }
-    (n >= ENOUGH).then(|| sum / n as f64)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::joints::{Expected, Joints};
     use super::*;
+    use crate::pose::Keypoint;
 
     #[test]
     fn a_buffer_reaches_boxes_that_lie_apart() {
@@ -92,7 +59,7 @@ mod tests {
         let before = Place { x: 20.0, y: 20.0, w: 20.0, h: 40.0 };
         let moved = Place { x: 27.0, ..before };
         let like = |now: &Place, joints_now: &[Keypoint]| {
-            oks(&before, &joints(0.0, 0.9), now, joints_now, &sigmas(17))
+            Expected::new(&before, &joints(0.0, 0.9), now, &sigmas(17)).oks(&Joints::new(joints_now))
         };
         assert!((like(&moved, &joints(7.0, 0.9)).unwrap() - 1.0).abs() < 1e-6);
         // Seven pixels off is a quarter of the size.

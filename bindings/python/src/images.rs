@@ -1,10 +1,12 @@
-//! Pictures from Python: arrays of numpy, PIL images, paths.
+//! Pictures from Python: arrays of numpy and of others by DLPack, PIL images, paths.
 
+use crate::dlpack::{Place, Tensor};
 use crate::errors::{OrRaise, usage};
 use numpy::ndarray::Array3;
 use numpy::{PyArray3, PyArrayMethods, PyReadonlyArray3, PyUntypedArray, PyUntypedArrayMethods};
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::prelude::*;
+use rtmo_engine::vision::MAX_SIDE;
 use rtmo_engine::{ChannelOrder, Image, Photo, Result};
 use std::path::PathBuf;
 
@@ -12,6 +14,8 @@ use std::path::PathBuf;
 pub enum Given<'py> {
     /// Rows of pixels of three bytes that follow one another, at any distance between rows.
     Array(PyReadonlyArray3<'py, u8>, Layout),
+    /// The same in an array of another library.
+    Tensor(Tensor, Layout),
     /// Pixels that were copied to rows without gaps, since they were in another layout.
     Copied(Vec<u8>, Layout),
     /// A file.
@@ -51,11 +55,13 @@ impl<'py> Given<'py> {
         if let Ok(path) = object.extract::<PathBuf>() {
             return Ok(Given::File(path));
         }
-        if on_gpu(object) {
-            return Err(PyTypeError::new_err(
-                "image: this array is in GPU memory (__cuda_array_interface__ or DLPack), which is not taken yet: \
-                 expected an array in the computer's memory; copy it there, for example by tensor.cpu().numpy()",
-            ));
+        let place = Place::of(object);
+        if place.map_or_else(|| has_cuda_interface(object), |place| !place.is_host()) {
+            let place = place.map_or("a GPU (CUDA)".into(), Place::name);
+            return Err(PyTypeError::new_err(format!(
+                "image: this array is in the memory of {place}, which is not taken yet: expected an array in the \
+                 computer's memory; copy it there, for example by tensor.cpu()"
+            )));
         }
         let numpy = object.py().import("numpy")?;
         if is_pil(object)? {
@@ -68,6 +74,16 @@ impl<'py> Given<'py> {
             let pixels = numpy.call_method1("asarray", (object.call_method1("convert", ("RGB",))?,))?;
             return Given::array(pixels.cast()?, ChannelOrder::Rgb);
         }
+        if place.is_some() {
+            match Tensor::take(object) {
+                Ok(tensor) => return Given::tensor(tensor, order),
+                // Some arrays cannot be handed over, but copied.
+                Err(error)
+                    if error.is_instance_of::<PyBufferError>(object.py())
+                        && object.hasattr("__array__")? => {}
+                Err(error) => return Err(error),
+            }
+        }
         if object.hasattr("__array_interface__")? || object.hasattr("__array__")? {
             return Given::array(numpy.call_method1("asarray", (object,))?.cast()?, order);
         }
@@ -78,35 +94,46 @@ impl<'py> Given<'py> {
     }
 
     fn array(array: &Bound<'py, PyUntypedArray>, order: ChannelOrder) -> PyResult<Given<'py>> {
-        let Ok(pixels) = array.cast::<PyArray3<u8>>() else {
-            return Err(unsuitable(array));
+        let wrong = || unsuitable(&array.dtype().to_string(), array.shape());
+        let Ok(pixels) = array.cast::<PyArray3<u8>>() else { return Err(wrong()) };
+        let (&[height, width, 3], &[row, pixel, channel]) = (array.shape(), array.strides()) else {
+            return Err(wrong());
         };
-        let &[height, width, channels] = array.shape() else { return Err(unsuitable(array)) };
-        if channels != 3 {
-            return Err(unsuitable(array));
-        }
-        if width == 0 || height == 0 {
-            return Err(usage(format!("image: {width}x{height} pixels: expected at least one")));
-        }
-        let &[row, pixel, channel] = array.strides() else { return Err(unsuitable(array)) };
         let pixels = pixels.try_readonly()?;
-        let reversed = match order {
-            ChannelOrder::Rgb => ChannelOrder::Bgr,
-            _ => ChannelOrder::Rgb,
+        if let Some(layout) = Layout::new([height, width], [row, pixel, channel], order)? {
+            return Ok(Given::Array(pixels, layout));
+        }
+        // An array that repeats itself may be larger than memory.
+        drop(room(array.len())?);
+        let all: Array3<u8> = pixels.as_array().as_standard_layout().into_owned();
+        let (bytes, _) = all.into_raw_vec_and_offset();
+        Ok(Given::Copied(bytes, Layout::tight([height, width], order)))
+    }
+
+    fn tensor(tensor: Tensor, order: ChannelOrder) -> PyResult<Given<'py>> {
+        let shape: Vec<usize> = tensor.shape.iter().map(|&n| n.try_into().unwrap_or(usize::MAX)).collect();
+        let dtype = tensor.dtype();
+        let strides: Vec<isize> = tensor.strides.iter().filter_map(|&n| n.try_into().ok()).collect();
+        let (&[height, width, 3], &[row, pixel, channel]) = (&*shape, &*strides) else {
+            return Err(unsuitable(&dtype, &shape));
         };
-        // In a single column or row, numpy's distance to the next is any number.
-        let pixel = if width == 1 { 3 } else { pixel };
-        let stride = if height == 1 { 3 * width } else { row.try_into().unwrap_or(0) };
-        let layout = |order, offset| Layout { width, height, stride, order, offset };
-        match (pixel, channel) {
-            (3, 1) if stride >= 3 * width => Ok(Given::Array(pixels, layout(order, 0))),
-            (3, -1) if stride >= 3 * width => Ok(Given::Array(pixels, layout(reversed, -2))),
-            _ => {
-                let all: Array3<u8> = pixels.as_array().as_standard_layout().into_owned();
-                let (bytes, _) = all.into_raw_vec_and_offset();
-                Ok(Given::Copied(bytes, Layout { stride: 3 * width, ..layout(order, 0) }))
+        if dtype != "uint8" {
+            return Err(unsuitable(&dtype, &shape));
+        }
+        if let Some(layout) = Layout::new([height, width], [row, pixel, channel], order)? {
+            return Ok(Given::Tensor(tensor, layout));
+        }
+        let layout = Layout::tight([height, width], order);
+        let mut bytes = room(layout.bytes())?;
+        for y in 0..height as isize {
+            for x in 0..width as isize {
+                for c in 0..3 {
+                    // SAFETY: the tensor's owner promises that every element of its shape is at its strides from the first.
+                    bytes.push(unsafe { *tensor.data().offset(y * row + x * pixel + c * channel) });
+                }
             }
         }
+        Ok(Given::Copied(bytes, layout))
     }
 
     /// The picture, for use while Python's lock is released.
@@ -120,19 +147,65 @@ impl<'py> Given<'py> {
                 let image = Image::new(layout.width, layout.height, layout.order, bytes);
                 Ok(Picture::Memory(image.or_raise()?))
             }
-            Given::Array(pixels, layout) => {
-                let Layout { width, height, stride, order, offset } = *layout;
-                let bytes = stride * (height - 1) + width * 3;
-                // SAFETY: the array has `height` rows of `width` pixels, which `array` found `stride` and 3 bytes apart,
-                // with their three bytes side by side; `offset` leads to the lowest of them. So the bytes from there to the
-                // last byte of the last pixel lie within the memory that the array holds, which `pixels` keeps alive.
-                // Another thread that writes to it meanwhile changes what is computed; the documentation forbids it.
-                let data = unsafe { std::slice::from_raw_parts(pixels.data().offset(offset), bytes) };
-                let image =
-                    Image::new(width, height, order, data).and_then(|image| image.with_stride(stride));
-                Ok(Picture::Memory(image.or_raise()?))
-            }
+            // SAFETY: both have `height` rows of `width` pixels, which `Layout::new` found `stride` and 3 bytes apart with
+            // their three bytes side by side; they keep them alive.
+            Given::Array(pixels, layout) => unsafe { layout.picture(pixels.data()) },
+            // SAFETY: as above.
+            Given::Tensor(tensor, layout) => unsafe { layout.picture(tensor.data()) },
         }
+    }
+}
+
+impl Layout {
+    /// Of pixels that lie so that they can be read in place; `None` if they must be copied. Distances in bytes.
+    ///
+    /// # Errors
+    /// If a side is zero or too long.
+    fn new(
+        [height, width]: [usize; 2],
+        [row, pixel, channel]: [isize; 3],
+        order: ChannelOrder,
+    ) -> PyResult<Option<Layout>> {
+        if width == 0 || height == 0 || width > MAX_SIDE || height > MAX_SIDE {
+            return Err(usage(format!("image: {width}x{height} pixels: expected 1 to {MAX_SIDE} a side")));
+        }
+        let reversed = match order {
+            ChannelOrder::Rgb => ChannelOrder::Bgr,
+            _ => ChannelOrder::Rgb,
+        };
+        // In a single column or row the distance to the next is any number.
+        let pixel = if width == 1 { 3 } else { pixel };
+        let stride = if height == 1 { 3 * width } else { row.try_into().unwrap_or(0) };
+        let (order, offset) = match (pixel, channel) {
+            (3, 1) => (order, 0),
+            (3, -1) => (reversed, -2),
+            _ => return Ok(None),
+        };
+        Ok((stride >= 3 * width).then_some(Layout { width, height, stride, order, offset }))
+    }
+
+    /// Of pixels without gaps.
+    fn tight([height, width]: [usize; 2], order: ChannelOrder) -> Layout {
+        Layout { width, height, stride: 3 * width, order, offset: 0 }
+    }
+
+    /// From the first byte of the first pixel to the last byte of the last one.
+    fn bytes(&self) -> usize {
+        self.stride * (self.height - 1) + 3 * self.width
+    }
+
+    /// The picture whose first value is at `first`.
+    ///
+    /// # Safety
+    /// `first` is the first value of an array that has `height` rows of `width` pixels, `stride` and 3 bytes apart, with their
+    /// three bytes side by side, and which stays as long as the picture. If another thread writes to it meanwhile, that changes
+    /// what is computed; the documentation forbids it.
+    unsafe fn picture<'a>(&self, first: *const u8) -> PyResult<Picture<'a>> {
+        // SAFETY: `offset` leads from the first value to the lowest byte of the first pixel; the bytes from there to the last
+        // byte of the last pixel lie within the array.
+        let data = unsafe { std::slice::from_raw_parts(first.offset(self.offset), self.bytes()) };
+        let image = Image::new(self.width, self.height, self.order, data);
+        Ok(Picture::Memory(image.and_then(|image| image.with_stride(self.stride)).or_raise()?))
     }
 }
 
@@ -149,9 +222,17 @@ impl Picture<'_> {
     }
 }
 
+/// Memory for a copy of so many bytes.
+fn room(bytes: usize) -> PyResult<Vec<u8>> {
+    let mut room = Vec::new();
+    match room.try_reserve_exact(bytes) {
+        Ok(()) => Ok(room),
+        Err(_) => Err(usage(format!("image: {bytes} bytes of pixels: there is no memory for a copy"))),
+    }
+}
+
 /// Why an array is no picture.
-fn unsuitable(array: &Bound<'_, PyUntypedArray>) -> PyErr {
-    let (shape, dtype) = (array.shape(), array.dtype().to_string());
+fn unsuitable(dtype: &str, shape: &[usize]) -> PyErr {
     if dtype != "uint8" {
         let hint = match dtype.starts_with("float") {
             true => "; values from 0 to 1 become (255 * image).astype(numpy.uint8)",
@@ -172,13 +253,9 @@ fn unsuitable(array: &Bound<'_, PyUntypedArray>) -> PyErr {
     usage(format!("image: expected shape (height, width, 3), got ({}){hint}", shape.join(", ")))
 }
 
-/// Whether pixels are in a GPU's memory.
-fn on_gpu(object: &Bound<'_, PyAny>) -> bool {
-    const DL_CPU: i32 = 1;
-    const DL_CUDA_HOST: i32 = 3;
-    let device = object.call_method0("__dlpack_device__").and_then(|device| device.extract::<(i32, i32)>());
+/// Whether an object speaks of memory of CUDA's.
+fn has_cuda_interface(object: &Bound<'_, PyAny>) -> bool {
     object.hasattr("__cuda_array_interface__").unwrap_or(false)
-        || device.is_ok_and(|(kind, _)| kind != DL_CPU && kind != DL_CUDA_HOST)
 }
 
 /// Whether an object is an image of PIL, which need not be installed.

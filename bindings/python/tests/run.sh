@@ -6,4 +6,4 @@ venv=target/venv
 [ -x $venv/bin/python ] || python3 -m venv $venv
 $venv/bin/pip install --quiet --disable-pip-version-check maturin mypy numpy pillow pytest
 VIRTUAL_ENV=$PWD/$venv $venv/bin/maturin develop --quiet --skip-install --locked
-PYTHONPATH=$PWD/python exec $venv/bin/python -m pytest -q tests "$@"
+PYTHONPATH=$PWD/python exec $venv/bin/python -m pytest -q -rs tests "$@"

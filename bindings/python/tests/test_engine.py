@@ -133,19 +133,6 @@ def test_what_is_no_picture(engine, image, error, text):
             engine.infer([np.zeros((4, 4, 3), np.uint8), image])
 
 
-def test_images_in_gpu_memory_are_refused_by_name(engine):
-    class Interface:
-        __cuda_array_interface__ = {"shape": (4, 4, 3), "typestr": "|u1", "data": (0, False), "version": 3}
-
-    class Capsule:
-        def __dlpack_device__(self):
-            return (2, 0)
-
-    for image in (Interface(), Capsule()):
-        with pytest.raises(TypeError, match="__cuda_array_interface__ or DLPack"):
-            engine.infer(image)
-
-
 def test_thresholds_hold_for_a_call(engine, picture):
     expected = engine.infer(picture)
     assert len(engine.infer(picture, score_thr=1.0)) == 0

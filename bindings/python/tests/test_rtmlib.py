@@ -3,6 +3,8 @@
 import json
 import pathlib
 import shutil
+import sys
+import types
 import zipfile
 from functools import partial
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 import rtmo_engine
+import rtmo_engine.rtmlib
 from rtmo_engine.rtmlib import RTMO, Body, Custom, PoseTracker, convert_coco_to_openpose
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -110,7 +113,8 @@ def test_what_only_two_networks_can(weights):
         (lambda: Custom(det_class="YOLOX", pose_class="RTMO", pose=str(weights)), "needs no detector"),
         (lambda: Custom(pose_class="RTMPose", pose=str(weights)), "expected 'RTMO'"),
         (lambda: RTMO(weights, mean=(1.0,)), "mean and std"),
-        (lambda: PoseTracker(lambda **options: None), "solution"),
+        (lambda: PoseTracker(lambda **options: None), "solution: expected Body or Custom"),
+        (lambda: PoseTracker(partial(dict, det=None)), "solution dict: expected Body or Custom .*pose_model 'body'"),
         (lambda: PoseTracker(Body, fps=0), "fps 0"),
     ]:
         with pytest.raises(rtmo_engine.UsageError, match=text):
@@ -137,3 +141,23 @@ def test_a_tracker_gives_ids(weights, examples):
     without = PoseTracker(partial(Custom, **options), tracking=False)
     without(picture)
     assert without.track_ids == [-1] * 3
+
+
+def test_rtmlib_itself_gets_these_classes(weights, examples, monkeypatch, caplog):
+    """As Pose2Sim and Sports2D use it: names imported from rtmlib, a mode that is a dictionary, a device of other systems."""
+    package = types.ModuleType("rtmlib")
+    package.draw_skeleton = package.BodyWithFeet = object
+    monkeypatch.setitem(sys.modules, "rtmlib", package)
+    rtmo_engine.rtmlib.install()
+    from rtmlib import BodyWithFeet, Custom as Theirs, PoseTracker as Tracks
+
+    assert BodyWithFeet is object and Theirs is Custom
+    mode = {"pose_class": "RTMO", "pose_model": str(weights), "pose_input_size": [128, 192]}
+    solution = partial(
+        Theirs, det_class=None, det=None, det_input_size=None, pose_class="RTMO", pose=mode["pose_model"], pose_input_size=[128, 192]
+    )
+    with caplog.at_level("WARNING", "rtmo_engine"):
+        tracker = Tracks(solution, det_frequency=4, mode=mode, backend="openvino", device="mps", tracking=False, to_openpose=False)
+    assert "device 'mps': not supported" in caplog.text
+    keypoints, scores = tracker(examples[2])
+    assert keypoints.shape[1:] == (17, 2) and scores.shape == keypoints.shape[:2]

@@ -127,6 +127,7 @@ class Engine:
 
         - a numpy array of uint8 and shape (height, width, 3) with blue, green, red, as OpenCV has it; red, green, blue with
           ``rgb=True``. Slices, crops and ``image[..., ::-1]`` are read in place; other layouts are copied once.
+        - an array of another library in the computer's memory, by DLPack or ``__array__``, of the same dtype and shape.
         - a PIL image, whose own channel order is known. PIL does not turn photos upright: ``ImageOps.exif_transpose`` does.
         - the path of a JPEG, PNG, WebP, BMP, TIFF, GIF or PNM file, which is turned upright.
 

@@ -5,6 +5,8 @@
 Arguments and results are rtmlib's: images with blue, green, red; keypoints of shape (N, K, 2) in pixels and their scores (N, K),
 as float32. Where no person is found, both have one person of zeros; ``empty_as_zeros=False`` gives arrays of length 0.
 
+Programs that import rtmlib themselves, such as Sports2D and Pose2Sim, get these classes by :func:`install`.
+
 What differs:
 
 - There is only RTMO. A detector or another pose model is refused (UsageError). ``Body()`` without ``pose``, which is two
@@ -12,12 +14,15 @@ What differs:
 - The addresses of the authors' ONNX archives stand for the same models' ``.pth`` files: one that is here; else what rtmlib has
   kept in its own cache; else the file is fetched, as by :class:`rtmo_engine.Engine`. Their archives and ``end2end.onnx`` files are
   read, too: as weights, nothing in them is run.
-- ``backend`` is not looked at. ``device`` may also be ``"auto"``.
+- ``backend`` is not looked at. ``device`` may also be ``"auto"``; ``"mps"`` and ``"rocm"`` compute on the CPU, with a warning of the
+  logger ``rtmo_engine``.
 - PoseTracker has ids, ``track_ids``, and leaves people in the order of their scores.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 from typing import Any, Callable, Optional, Union
 
@@ -30,7 +35,7 @@ from ._people import Floats, People
 from ._track import Tracker
 from ._weights import models
 
-__all__ = ["RTMO", "Body", "Custom", "PoseTracker", "convert_coco_to_openpose"]
+__all__ = ["RTMO", "Body", "Custom", "PoseTracker", "convert_coco_to_openpose", "install"]
 
 # The order of OpenPose's 18 keypoints in COCO's 17 and the neck: nose, neck, right arm, left arm, right leg, left leg, eyes, ears.
 _OPENPOSE = [0, 17, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3]
@@ -47,6 +52,15 @@ def convert_coco_to_openpose(keypoints: Floats, scores: Floats) -> tuple[Floats,
     with_neck = np.concatenate([keypoints, neck], axis=1)
     scores_with_neck = np.concatenate([scores, neck_score], axis=1)
     return with_neck[:, _OPENPOSE], scores_with_neck[:, _OPENPOSE]
+
+
+def install() -> None:
+    """Puts RTMO, Body, Custom and PoseTracker into the installed package rtmlib, for programs that import them from there. Call it
+    before such a program is imported. What else rtmlib has stays."""
+    import rtmlib  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+    for name in ("RTMO", "Body", "Custom", "PoseTracker"):
+        setattr(rtmlib, name, globals()[name])
 
 
 def _rtmlib_cache() -> str:
@@ -102,6 +116,9 @@ class RTMO:
         self.backend = backend
         self.device = device
         self.empty_as_zeros = empty_as_zeros
+        if device in ("mps", "rocm"):
+            logging.getLogger("rtmo_engine").warning("device %r: not supported: computing on the CPU", device)
+            device = "cpu"
         size = None if model_input_size is None else (model_input_size[1], model_input_size[0])
         self.engine = Engine(_checkpoint(onnx_model), device=device, size=size, compat="rtmlib", **engine)
         if to_openpose and self.engine.keypoints != 17:
@@ -199,6 +216,11 @@ class Custom:
         return self.pose_model(image)
 
 
+_EXPECTED = (
+    "expected Body or Custom of rtmo_engine.rtmlib, since RTMO finds COCO's 17 keypoints (in Sports2D and Pose2Sim: pose_model 'body')"
+)
+
+
 class PoseTracker:
     """A solution (Body, or Custom by ``functools.partial``) with identities: after each call ``track_ids`` has the ids of the
     people that it returned, in the same order, from 1 on; -1 for those who have none yet, and all without ``tracking``.
@@ -224,12 +246,18 @@ class PoseTracker:
     ) -> None:
         if not 0 < fps < float("inf"):
             raise UsageError(f"PoseTracker: fps {fps}: expected a number above 0")
+        wanted = solution
+        while isinstance(wanted, functools.partial):
+            wanted = wanted.func
+        # Another class would fetch its networks first.
+        if isinstance(wanted, type) and not issubclass(wanted, (Body, Custom)):
+            raise UsageError(f"PoseTracker: solution {wanted.__name__}: {_EXPECTED}")
         options: dict[str, Any] = {"to_openpose": to_openpose, "backend": backend, "device": device}
         if mode is not None:
             options["mode"] = mode
         pose_model = getattr(solution(**options), "pose_model", None)
         if not isinstance(pose_model, RTMO):
-            raise UsageError("PoseTracker: solution: expected Body or Custom of rtmo_engine.rtmlib")
+            raise UsageError(f"PoseTracker: solution: {_EXPECTED}")
         self.pose_model = pose_model
         self.det_frequency = det_frequency
         self.tracking = tracking

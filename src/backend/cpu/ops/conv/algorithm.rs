@@ -1,6 +1,7 @@
 //! Algorithm selection: which algorithm and which element type a convolution gets.
 //!
-//! In fp32 a 3x3 layer takes `F(4, 3)` unless too large a part of its patches lies outside the map.
+//! In fp32 a 3x3 layer takes `F(4, 3)` or `F(5, 3)`, unless too large a part of its patches lies outside the map. `F(5, 3)` has 13 %
+//! fewer products, and 36 % more transformed weights: it gains on large maps, and on small ones only where weights are few.
 //!
 //! In bf16 a layer takes bf16 elements only if that saves 5 % of its time. Times are estimated in vector multiply-adds of f32,
 //! with figures of Zen 4 (twice as many products a second as in f32) and Zen 5 (248 GFLOP/s of f32 a core, 20 GB/s of weights
@@ -8,34 +9,35 @@
 //!
 //! - A 1x1 layer always gains. Its products take half the time. Converting 16 input values takes two instructions, and all
 //!   output channels use them.
-//! - A 3x3 layer of stride 1 has 4 products for each 9 by `F(2, 3)`, which in bf16 take the time of 2 in f32. `F(4, 3)` has
-//!   2.25 in f32, and longer transforms. A weight takes 3.6 bytes instead of 16. Small maps of many channels gain most, then
-//!   maps that patches of four do not cover well, then large maps of more than about 50 channels (on a Zen 4, 80x80x128 takes
-//!   0.84 of the time). The others keep f32 and its accuracy.
-//! - With stride 2, 5 products for 6 in each direction in bf16 take two thirds of the time of 9 for 12 in f32.
+//! - A 3x3 layer of stride 1 has 25 products for each 81 by `F(3, 3)`, which in bf16 take the time of 1.4 for each 9 in f32; `F(4, 3)`
+//!   has 2.25 in f32, and longer transforms. Grouped layers of few channels, whose sums are short, may keep f32 and its accuracy.
+//! - With stride 2, bf16 takes the same patches of four as f32.
+//! - The first layer, over cells of pixels, is computed in f32.
 //!
 //! That is for vectors. A tile unit computes sixteen times as many products a second as vectors of f32: with one, every layer
 //! that may be rounded runs on it, and none needs an algorithm with fewer products.
 
 use super::direct::Shape;
-use super::winograd::scheme::{F23, F23Stride2, F43, F43Stride2, Scheme};
+use super::winograd::scheme::{F33, F43, F43Stride2, F53, F53Stride2, Scheme};
 use crate::backend::cpu::element::Element;
 use crate::backend::cpu::memory::Map;
 use half::bf16;
 
-/// An algorithm. `F23` and `F23Stride2` are for bf16 only.
+/// An algorithm. `F33` is for bf16 only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     /// The plain sum of all products.
     Direct,
     /// [`F43`].
     F43,
+    /// [`F53`].
+    F53,
     /// [`F43Stride2`].
     F43Stride2,
-    /// [`F23`].
-    F23,
-    /// [`F23Stride2`].
-    F23Stride2,
+    /// [`F53Stride2`].
+    F53Stride2,
+    /// [`F33`].
+    F33,
 }
 
 /// Time of a vector dot product of bf16 pairs, in vector multiply-adds of f32: from measured GFLOP/s, two multiply-adds a pair.
@@ -43,6 +45,15 @@ const PAIRS: f64 = 2.0 * 230.0 / 458.0;
 
 /// Time to read a byte of weights, in vector multiply-adds of f32.
 const BYTE: f64 = 248.0 / 32.0 / 20.0;
+
+/// Time of a tile beyond its products, in vector multiply-adds of f32: some 30 cycles.
+const TILE: f64 = 60.0;
+
+/// Time of a tile for each tap of a filter, whose rows lie apart.
+const TAP: f64 = 15.0;
+
+/// Rows of most tiles.
+const ROWS: f64 = 6.0;
 
 /// How much faster bf16 must be to be worth its rounding.
 const GAIN: f64 = 1.05;
@@ -57,11 +68,27 @@ pub struct Layer<'a> {
     pub shape: Shape,
     /// Lanes of a vector.
     pub lanes: usize,
+    /// Vectors of a panel, at most.
+    pub panel: usize,
 }
 
 impl Layer<'_> {
     /// The algorithm with f32 elements.
     pub fn f32(&self) -> Algorithm {
+        let larger = match self.patches_of_four() {
+            Algorithm::F43 => Algorithm::F53,
+            Algorithm::F43Stride2 => Algorithm::F53Stride2,
+            other => other,
+        };
+        if self.cost::<f32>(larger) < self.cost::<f32>(self.patches_of_four()) {
+            larger
+        } else {
+            self.patches_of_four()
+        }
+    }
+
+    /// The algorithm with f32 elements among those of four outputs.
+    fn patches_of_four(&self) -> Algorithm {
         // Outputs computed, those of patches that lie partly outside the map included, for each output needed.
         let covered = self.dst.h.next_multiple_of(4) * self.dst.w.next_multiple_of(4);
         let waste = covered as f64 / self.dst.pixels() as f64;
@@ -77,13 +104,14 @@ impl Layer<'_> {
         // Of a group with an odd number of channels the last pair would have a channel of the next group, which may be a NaN.
         let pairs = self.shape.groups == 1 || (self.src.c / self.shape.groups).is_multiple_of(2);
         let winograd = match self.three_by_three().filter(|_| pairs) {
-            Some(1) => Some(Algorithm::F23),
-            Some(2) => Some(Algorithm::F23Stride2),
+            Some(1) => Some(Algorithm::F33),
+            Some(2) => Some(Algorithm::F43Stride2),
             _ => None,
         };
         let all = std::iter::once(Algorithm::Direct).chain(winograd).map(|a| (a, self.cost::<bf16>(a)));
         let (best, cost) = all.min_by(|a, b| a.1.total_cmp(&b.1))?;
-        (GAIN * cost < self.cost::<f32>(self.f32())).then_some(best)
+        // Not with patches of five: among bf16 layers they took 8 % more time than estimated.
+        (GAIN * cost < self.cost::<f32>(self.patches_of_four())).then_some(best)
     }
 
     /// The stride of a 3x3 layer that Winograd's algorithms can compute and that has enough channels a group for them to gain.
@@ -99,9 +127,10 @@ impl Layer<'_> {
         match algorithm {
             Algorithm::Direct => self.direct::<T>(),
             Algorithm::F43 => self.winograd::<F43, T>(),
+            Algorithm::F53 => self.winograd::<F53, T>(),
             Algorithm::F43Stride2 => self.winograd::<F43Stride2, T>(),
-            Algorithm::F23 => self.winograd::<F23, T>(),
-            Algorithm::F23Stride2 => self.winograd::<F23Stride2, T>(),
+            Algorithm::F53Stride2 => self.winograd::<F53Stride2, T>(),
+            Algorithm::F33 => self.winograd::<F33, T>(),
         }
     }
 
@@ -115,6 +144,7 @@ impl Layer<'_> {
         let overlap = if kernel > 1 { 1.5 } else { 1.0 };
         let converted = self.src.pixels() as f64 * overlap * self.vectors(self.src.c) * (1.0 + store::<T>());
         sums as f64 * multiply::<T>()
+            + self.tiles(self.dst.pixels(), taps)
             + if T::IN_PLACE { 0.0 } else { converted }
             + (taps * cin * self.dst.c * size_of::<T>()) as f64 * BYTE
     }
@@ -131,7 +161,15 @@ impl Layer<'_> {
         let output = (positions + (W::POINTS + W::OUT) * output + W::OUT * W::OUT) as f64;
         let transforms = input * self.vectors(self.src.c) + output * self.vectors(cout) * groups as f64;
         patches as f64 * (sums as f64 * multiply::<T>() + transforms)
+            + self.tiles(patches * positions, 1)
             + (W::DISTINCT * W::DISTINCT * cin * self.dst.c * size_of::<T>()) as f64 * BYTE
+    }
+
+    /// Time of the tiles of so many rows, of all panels, beyond their products.
+    fn tiles(&self, rows: usize, taps: usize) -> f64 {
+        let groups = self.shape.groups;
+        let panels = (self.dst.c / groups).div_ceil(self.lanes).div_ceil(self.panel) * groups;
+        rows as f64 / ROWS * panels as f64 * (TILE + TAP * (taps - 1) as f64)
     }
 
     fn vectors(&self, channels: usize) -> f64 {
@@ -154,9 +192,18 @@ mod tests {
     use super::*;
 
     fn choose(size: usize, cin: usize, cout: usize, kernel: usize, stride: usize) -> Option<Algorithm> {
+        choose_of_groups(size, cin, cout, (kernel, stride, 1))
+    }
+
+    fn choose_of_groups(
+        size: usize,
+        cin: usize,
+        cout: usize,
+        (kernel, stride, groups): (usize, usize, usize),
+    ) -> Option<Algorithm> {
         let map = |side: usize, c: usize| Map { offset: 0, pitch: c, h: side, w: side, c };
-        let shape = Shape { kernel, stride, pad: kernel / 2, groups: 1 };
-        Layer { src: &map(size * stride, cin), dst: &map(size, cout), shape, lanes: 16 }.bf16()
+        let shape = Shape { kernel, stride, pad: kernel / 2, groups };
+        Layer { src: &map(size * stride, cin), dst: &map(size, cout), shape, lanes: 16, panel: 4 }.bf16()
     }
 
     #[test]
@@ -165,15 +212,16 @@ mod tests {
         for (size, c) in [(160, 64), (80, 64), (20, 256), (13, 16)] {
             assert_eq!(choose(size, c, c, 1, 1), Some(Algorithm::Direct));
         }
-        assert_eq!(choose(160, 32, 64, 3, 2), Some(Algorithm::F23Stride2));
-        assert_eq!(choose(20, 512, 512, 3, 2), Some(Algorithm::F23Stride2));
-        // Large maps of few channels keep F(4, 3) in f32. Reading weights takes most of the time of small maps. Patches of
-        // four do not cover 13 well.
-        assert_eq!(choose(160, 32, 32, 3, 1), None);
-        assert_eq!(choose(104, 24, 24, 3, 1), None);
-        assert_eq!(choose(80, 128, 128, 3, 1), Some(Algorithm::F23));
-        assert_eq!(choose(40, 256, 256, 3, 1), Some(Algorithm::F23));
-        assert_eq!(choose(20, 512, 512, 3, 1), Some(Algorithm::F23));
-        assert_eq!(choose(13, 96, 96, 3, 1), Some(Algorithm::F23));
+        assert_eq!(choose(160, 32, 64, 3, 2), Some(Algorithm::F43Stride2));
+        assert_eq!(choose(20, 512, 512, 3, 2), Some(Algorithm::F43Stride2));
+        for (size, c) in [(160, 32), (104, 24)] {
+            assert_eq!(choose(size, c, c, 3, 1), Some(Algorithm::F33));
+        }
+        assert_eq!(choose(80, 128, 128, 3, 1), Some(Algorithm::F33));
+        assert_eq!(choose(40, 256, 256, 3, 1), Some(Algorithm::F33));
+        assert_eq!(choose(20, 512, 512, 3, 1), Some(Algorithm::F33));
+        assert_eq!(choose(13, 96, 96, 3, 1), Some(Algorithm::F33));
+        // Groups of 13 channels have no whole pairs.
+        assert_eq!(choose_of_groups(26, 104, 104, (3, 1, 8)), None);
     }
 }
