@@ -30,6 +30,7 @@ nvcc=$(realpath "$nvcc")
 out=$PWD/target/nvcc-ci-$version
 mkdir -p "$out"
 rustc --edition 2024 -o "$out/build" build/main.rs
+"$nvcc" --version > "$out/compiler"   # for tools/sass.py
 NVCC=$nvcc OUT_DIR=$out CARGO_FEATURE_CUDA=1 "$out/build" > "$out/for-cargo"
 
 python3 - "$out" "$version" <<'PY'

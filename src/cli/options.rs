@@ -2,6 +2,7 @@
 
 use super::terminal::Terminal;
 use clap::{ArgAction, Args};
+use rtmo_engine::backend::cpu::cores;
 use rtmo_engine::backend::{Device, Kernels, Placement, Precision, device};
 use rtmo_engine::pose::model;
 use rtmo_engine::shown;
@@ -151,11 +152,17 @@ impl Network {
         }
     }
 
-    /// Threads that read photos, and as many that draw: one where the CPU computes, which needs its cores; where a GPU
-    /// does, as many as it takes to keep that busy.
+    /// Threads that read photos, and as many that draw. One where the CPU computes, and leaves a CPU to it. As many as keep a GPU
+    /// busy. One for each CPU where they take turns with the engine.
     pub fn workers(&self) -> usize {
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        if self.on_gpu(|| device::cuda().is_ok()) { threads.clamp(1, 8) } else { 1 }
+        let gpu = self.on_gpu(|| device::cuda().is_ok());
+        if gpu || self.needs_all_cpus() { cpus().clamp(1, 8) } else { 1 }
+    }
+
+    /// Whether the engine has a thread for every CPU that the process may use.
+    pub fn needs_all_cpus(&self) -> bool {
+        let threads = self.placement().threads.unwrap_or_else(cores);
+        !self.on_gpu(|| device::cuda().is_ok()) && threads >= cpus()
     }
 
     /// Says so, if fp16 is asked for and the CPU computes in fp32 instead, since no GPU can be used.
@@ -170,13 +177,18 @@ impl Network {
 
     /// A warning, if a CPU is to run more threads than it can at once.
     pub fn crowded(&self) -> Option<String> {
-        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let cpus = cpus();
         let threads = *self.threads.iter().max().filter(|_| !matches!(self.device, Device::Cuda(_)))?;
         (usize::from(threads) > cpus).then(|| {
             let noun = if cpus == 1 { "CPU" } else { "CPUs" };
             format!("{threads} threads on {cpus} {noun} wait for each other: --threads {cpus} is faster")
         })
     }
+}
+
+/// CPUs that the process may use.
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Seed of generated weights.

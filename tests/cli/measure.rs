@@ -71,8 +71,10 @@ fn several_numbers_of_threads_make_a_table() {
         let ms = |key: &str| row[key].as_f64().unwrap();
         ms("network_p50_ms") > 0.0 && ms("total_p50_ms") >= ms("network_p50_ms")
     }));
-    let (_, err) = expect(2, folder.path(), &[&tiny[..], &["--threads", "1,2", "--layers"]].concat());
-    assert!(err.contains("--threads with several numbers"), "{err}");
+    for more in [&["--layers"][..], &["--image", "a.png", "--decode"]] {
+        let (_, err) = expect(2, folder.path(), &[&tiny[..], &["--threads", "1,2"], more].concat());
+        assert!(err.contains("--threads with several numbers"), "{err}");
+    }
     expect(2, folder.path(), &["infer", "a.png", "--threads", "1,2"]);
 }
 
@@ -101,6 +103,18 @@ fn bench_ends_in_the_median() {
     assert!(out.contains("backbone.stem.conv") && out.contains("FMA peak"), "{out}");
     let svg = fs::read_to_string(folder.path().join("b.svg")).unwrap();
     assert!(svg.starts_with("<svg") && svg.contains("p99"), "{svg}");
+
+    // From the file on, which is not a stage of the engine's.
+    let from_file = [&tiny[..], &["--image", "a.png", "--decode", "--json", "d.json"]].concat();
+    let (out, _) = expect(0, folder.path(), &from_file);
+    assert!(out.contains("decode"), "{out}");
+    let json: Value = serde_json::from_slice(&fs::read(folder.path().join("d.json")).unwrap()).unwrap();
+    let ms = |stage: &str| json["ms"][stage]["min"].as_f64().unwrap();
+    let parts = ["decode", "letterbox", "network"].map(ms);
+    assert!(parts[0] > 0.0, "{json}");
+    assert!(parts.iter().sum::<f64>() <= json["ms"]["total"]["mean"].as_f64().unwrap(), "{json}");
+    let (_, err) = expect(2, folder.path(), &[&tiny[..], &["--decode"]].concat());
+    assert!(err.contains("--image"), "{err}");
 
     // fp16 without a GPU is computed on the CPU, and the first line and the JSON say so.
     let half = [

@@ -71,12 +71,14 @@ impl<S: Simd> Matrix<S> {
                 }
                 // SAFETY: packed for every panel; `out` by contract.
                 unsafe {
+                    let weights = self.weights.as_ptr().add(self.starts[index]);
                     self.microkernels.get(height, panel.vectors)(&Tile {
                         rows: rows.as_ptr(),
                         shift: 0,
                         segments: 1,
                         depth: self.depth,
-                        weights: self.weights.as_ptr().add(self.starts[index]),
+                        weights,
+                        later: weights,
                         init: self.bias.as_ref().map_or(std::ptr::null(), |b| b.as_ptr().add(panel.c0)),
                         addends: std::ptr::null(),
                         out: out.add(first * pitch + panel.c0),

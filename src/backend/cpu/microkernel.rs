@@ -27,6 +27,10 @@ const UNROLL: usize = 4;
 /// Prefetch distance, in groups of `k`. 32 groups take about 100 cycles, the latency of a busy shared L3.
 const AHEAD: usize = 32;
 
+/// Tiles that together fetch the weights of the next panel into L2. Where weights come from L3 or memory, a panel's first tile
+/// alone would wait for all of them: it reads 25 bytes a cycle, which is more than a core gets from there.
+pub const SHARES: usize = 4;
+
 /// Operands of one tile.
 #[derive(Clone, Copy)]
 pub struct Tile<T = f32> {
@@ -41,6 +45,8 @@ pub struct Tile<T = f32> {
     pub depth: usize,
     /// Packed weights: `[segments][depth / GROUP][NV * LANES][GROUP]`, see [`super::pack`].
     pub weights: *const T,
+    /// Weights of a later tile, of which [`share`] values are fetched into L2 meanwhile. Any address is allowed.
+    pub later: *const T,
     /// `[NV * LANES]` initial values (the bias), or null for zeros.
     pub init: *const f32,
     /// `[rows]` pointers to `NV * LANES` values each, added to the sums before the activation; or null.
@@ -101,6 +107,7 @@ impl<T: Element, A: Activation, const MR: usize, const NV: usize> Kernel for Mul
                 }
             }
             let mut b = t.weights;
+            let mut later = t.later;
             let vectors = NV * S::LANES * T::GROUP;
             let groups = t.depth.div_ceil(T::GROUP);
             for segment in 0..t.segments {
@@ -110,6 +117,10 @@ impl<T: Element, A: Activation, const MR: usize, const NV: usize> Kernel for Mul
                 }
                 let mut k = 0;
                 while k + UNROLL <= groups {
+                    for line in 0..later_lines::<S>(NV) {
+                        prefetch::read_later(later.wrapping_byte_add(line * prefetch::LINE));
+                    }
+                    later = later.wrapping_byte_add(later_lines::<S>(NV) * prefetch::LINE);
                     for u in 0..UNROLL {
                         let ahead = b.wrapping_add((AHEAD + u) * vectors);
                         prefetch::read(ahead, vectors * size_of::<T>());
@@ -157,6 +168,18 @@ unsafe fn entry<S: Simd, T: Element, A: Activation, const MR: usize, const NV: u
         // SAFETY: `select` took a token, so the CPU has the instructions.
         unsafe { S::assume() }.vectorize(Multiply::<T, A, MR, NV>(tile, PhantomData))
     }
+}
+
+/// Lines of later weights fetched in an iteration of `UNROLL` groups: a quarter of the lines that the iteration reads.
+const fn later_lines<S: Simd>(vectors: usize) -> usize {
+    let lines = UNROLL * vectors * S::LANES * size_of::<f32>() / prefetch::LINE / SHARES;
+    if lines == 0 { 1 } else { lines }
+}
+
+/// Values of later weights that a tile fetches.
+pub fn share<S: Simd, T: Element>(segments: usize, depth: usize, vectors: usize) -> usize {
+    segments * (depth.div_ceil(T::GROUP) / UNROLL) * later_lines::<S>(vectors) * prefetch::LINE
+        / size_of::<T>()
 }
 
 /// Rows of the tallest tile of `vectors`. The sums, the weights of one `k` and one broadcast value stay in registers, and one

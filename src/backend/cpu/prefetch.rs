@@ -20,6 +20,24 @@ pub fn write<T>(p: *const T, bytes: usize) {
     }
 }
 
+/// Prefetches the line of `p` into L2, for reading in some thousand cycles. Any address is allowed.
+#[inline(always)]
+pub fn read_later<T>(p: *const T) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: every x86-64 CPU has SSE's PREFETCHT1, which never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    // SAFETY: every AArch64 CPU has PRFM, which never faults and changes neither memory nor flags.
+    unsafe {
+        std::arch::asm!("prfm pldl2keep, [{p}]", p = in(reg) p, options(nostack, readonly, preserves_flags));
+    }
+    #[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
+    let _ = p;
+}
+
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline(always)]
 fn line<const WRITE: bool>(p: *const i8) {

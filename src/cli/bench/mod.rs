@@ -34,7 +34,8 @@ use threads::Scaling;
 #[command(after_help = "\
 Times are wall-clock times on this machine, which should be otherwise idle. 'letterbox' is the photo to the network \
 input, 'network' the dense network (backbone, neck, heads), 'select' threshold and NMS, 'DCC' the people's keypoints, \
-'total' all of it and the bookkeeping between.
+'total' all of it and the bookkeeping between. With --decode the photo's file is read in every run: 'decode' is the file \
+to pixels.
 
 On a GPU the stages are the device's own times, with 'upload' and 'download' between its memory and the host's; 'total' \
 is the wall-clock time from a photo in the host's memory, and 'resident' from one that is in the device's already, to people \
@@ -44,6 +45,7 @@ Examples:
   rtmo-engine bench --model rtmo-t
   rtmo-engine bench --people 0 && rtmo-engine bench --people 100     do people cost time?
   rtmo-engine bench --model rtmo-l --layers --iters 20
+  rtmo-engine bench --image photo.jpg --decode                       from the file to people
   rtmo-engine bench --threads 1,2,4,8                                what more threads gain
   rtmo-engine bench --video walk.mp4 --threads 2                     what a clip costs beside the network
   rtmo-engine bench --json bench.json --plot bench.svg
@@ -72,6 +74,9 @@ pub struct Bench {
     /// Photo to run on [default: a generated one of 1280x720]
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
+    /// Read and decode the photo's file in every run, too
+    #[arg(long, requires = "image", conflicts_with_all = ["batch", "sweep"])]
+    decode: bool,
     /// Clip to run on: what reading, drawing and writing cost beside the engine, over its first --iters frames
     #[arg(long, value_name = "FILE", conflicts_with_all = ["image", "batch", "layers", "sweep", "plot", "network_only"])]
     video: Option<PathBuf>,
@@ -105,9 +110,10 @@ impl Bench {
                 || self.sweep
                 || self.people.is_some()
                 || self.plot.is_some()
+                || self.decode
                 || self.video.is_some())
         {
-            let what = "--threads with several numbers makes a table of its own, without --layers, --people, --sweep, --video or --plot";
+            let what = "--threads with several numbers makes a table of its own, without --decode, --layers, --people, --plot, --sweep or --video";
             return Err(Error::Usage(what.into()));
         }
         // Before the long work.
@@ -135,7 +141,7 @@ impl Bench {
         let mut options = EngineOptions::default().with_placement(self.network.placement());
         options.input_size = self.network.size;
         let weights = shown(checkpoint.path()).to_string();
-        let photos = vec![photo; self.batch.into()];
+        let mut photos = vec![photo; self.batch.into()];
         if self.network.threads.len() > 1 {
             let (network, runs) = (&self.network, (self.warmup, self.iters));
             let figures =
@@ -192,8 +198,14 @@ impl Bench {
         }
         let mut runs = Vec::with_capacity(self.iters as usize);
         for _ in 0..self.iters {
+            let start = Instant::now();
+            if let (true, Some(path)) = (self.decode, &self.image) {
+                photos[0] = Photo::open(path)?;
+            }
+            let decode = if self.decode { start.elapsed() } else { Duration::ZERO };
             let (found, timings) = engine.infer_timed(&photos)?;
-            let mut run = Run { stages: timings.stages, total: timings.total, resident: Duration::ZERO };
+            let mut run =
+                Run { decode, stages: timings.stages, total: timings.total, resident: Duration::ZERO };
             // A GPU is slower while its stages are timed.
             if gpu {
                 let start = Instant::now();
@@ -203,6 +215,7 @@ impl Bench {
                 engine.infer_again(&photos)?;
                 run.resident = start.elapsed();
             }
+            run.total += decode;
             people = found[0].len();
             runs.push(run);
             terminal.advance();
@@ -362,7 +375,10 @@ fn peak(engine: &Engine) -> Result<Option<(f64, &'static str)>> {
 
 /// Times of one run.
 struct Run {
+    /// From the file to its pixels, if that is part of the run.
+    decode: Duration,
     stages: StageTimes,
+    /// From pixels in the host's memory, or from the file, to people.
     total: Duration,
     /// Total of a photo that is in a GPU's memory already.
     resident: Duration,
@@ -372,7 +388,8 @@ struct Run {
 type Stage = fn(&Run) -> Duration;
 
 /// Stages that take no time on a device are left out.
-const STAGES: [(&str, Stage); 8] = [
+const STAGES: [(&str, Stage); 9] = [
+    ("decode", |t| t.decode),
     ("upload", |t| t.stages.upload),
     ("letterbox", |t| t.stages.letterbox),
     ("network", |t| t.stages.network),

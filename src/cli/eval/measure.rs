@@ -124,7 +124,7 @@ impl Session<'_> {
             self.terminal.progress(Some(todo.len()), "photos");
         }
         let batch = self.eval.batch.into();
-        let incoming = work::read_ahead(&todo, batch, self.eval.network.workers());
+        let incoming = work::read_ahead(&todo, batch, &self.eval.network);
         let ran = work::run(&mut engine, &todo, incoming, batch, &mut record, self.terminal);
         self.terminal.finish();
         let failed = ran?;

@@ -4,7 +4,9 @@ use super::record::Record;
 use crate::cli::infer::budget::Budget;
 use crate::cli::infer::reading::{Photos, decode_ahead};
 use crate::cli::infer::sources::Item;
+use crate::cli::infer::turns::Turns;
 use crate::cli::infer::work::{Deliver, Given, not_finite, pump};
+use crate::cli::options::Network;
 use crate::cli::terminal::Terminal;
 use rtmo_engine::vision::decode::Limits;
 use rtmo_engine::{Engine, Error, People, Result, shown};
@@ -21,9 +23,10 @@ pub struct Photo {
 }
 
 /// Reads photos ahead of the engine, `batch` of which are computed together.
-pub fn read_ahead(photos: &[Photo], batch: usize, workers: usize) -> Photos {
+pub fn read_ahead(photos: &[Photo], batch: usize, network: &Network) -> Photos {
     let items: Vec<Item> = photos.iter().map(|photo| Item::File(photo.path.clone())).collect();
-    decode_ahead(items.into_iter(), Arc::default(), workers, Limits::default(), Budget::of_batch(batch))
+    let (budget, turns) = (Budget::of_batch(batch), Arc::new(Turns::new(network.needs_all_cpus())));
+    decode_ahead(items.into_iter(), Arc::default(), network.workers(), Limits::default(), budget, turns)
 }
 
 /// Runs the engine on photos and adds who is found to the record; returns how many could not be read, which have been told.

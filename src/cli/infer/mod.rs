@@ -9,6 +9,7 @@ pub(in crate::cli) mod pictures;
 pub(in crate::cli) mod reading;
 mod results;
 pub(in crate::cli) mod sources;
+pub(in crate::cli) mod turns;
 pub(in crate::cli) mod work;
 
 use super::fetch::Fetch;
@@ -38,6 +39,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Instant;
+use turns::Turns;
 use work::{Tally, Work, draw_all};
 
 /// Find the people on photos and in videos; draw them, or write them as JSON
@@ -185,7 +187,9 @@ impl Infer {
         let start = Instant::now();
         let workers = self.network.workers();
         let limits = Limits { max_pixels: self.max_pixels as usize };
-        let photos = decode_ahead(items, waits, workers, limits, Budget::of_batch(self.batch.into()));
+        let turns = Arc::new(Turns::new(self.network.needs_all_cpus()));
+        let budget = Budget::of_batch(self.batch.into());
+        let photos = decode_ahead(items, waits, workers, limits, budget, turns.clone());
         // While the first photo is decoded.
         let mut engine = self.engine(weights, &terminal)?;
         if let Some(skeleton) = skeleton.as_ref().filter(|skeleton| skeleton.len() != engine.keypoints()) {
@@ -231,11 +235,11 @@ impl Infer {
         };
         let mut tally = Tally { failed, ..Default::default() };
         let worked = thread::scope(|scope| -> Result<usize> {
-            let terminal = &terminal;
+            let (terminal, turns) = (&terminal, &*turns);
             let mut threads = Vec::new();
             let to_draw = (0..workers).map(|_| {
                 let (to_draw, outgoing) = sync_channel(1);
-                threads.push(scope.spawn(move || draw_all(outgoing, drawing, terminal)));
+                threads.push(scope.spawn(move || draw_all(outgoing, drawing, turns, terminal)));
                 to_draw
             });
             let to_draw = to_draw.collect();

@@ -5,6 +5,7 @@
 use super::budget::{Budget, Share};
 use super::sources::{Clip, Item, STDIN};
 use super::stopped;
+use super::turns::Turns;
 use rtmo_engine::Result;
 use rtmo_engine::vision::decode::{Decoded, Encoded, Limits};
 use std::path::PathBuf;
@@ -51,6 +52,11 @@ pub trait FrameSource {
 
     /// What is to be told ahead of the last batch.
     fn notes(&mut self) -> Vec<String>;
+
+    /// When the engine may compute.
+    fn turns(&self) -> Arc<Turns> {
+        Arc::default()
+    }
 }
 
 enum Message {
@@ -80,14 +86,15 @@ pub fn decode_ahead(
     workers: usize,
     limits: Limits,
     budget: Arc<Budget>,
+    turns: Arc<Turns>,
 ) -> Photos {
     let feed = Arc::new(Feed { waits, ..Feed::default() });
     let (mut jobs, mut from) = (Vec::new(), Vec::new());
     for _ in 0..workers {
         let (give, take) = sync_channel::<(usize, Item)>(64);
         let (to, read) = sync_channel(1);
-        let budget = budget.clone();
-        thread::spawn(move || read_all(&take, &to, limits, &budget));
+        let (budget, turns) = (budget.clone(), turns.clone());
+        thread::spawn(move || read_all(&take, &to, limits, &budget, &turns));
         jobs.push(give);
         from.push(read);
     }
@@ -100,11 +107,17 @@ pub fn decode_ahead(
             }
         }
     });
-    Photos { from, budget, feed, taken: 0, seen: None, clip: None, notes: Vec::new() }
+    Photos { from, budget, turns, feed, taken: 0, seen: None, clip: None, notes: Vec::new() }
 }
 
 /// Reads one thread's share of the photos.
-fn read_all(jobs: &Receiver<(usize, Item)>, to: &SyncSender<Message>, limits: Limits, budget: &Arc<Budget>) {
+fn read_all(
+    jobs: &Receiver<(usize, Item)>,
+    to: &SyncSender<Message>,
+    limits: Limits,
+    budget: &Arc<Budget>,
+    turns: &Turns,
+) {
     for (index, item) in jobs {
         if stopped() {
             return;
@@ -139,7 +152,10 @@ fn read_all(jobs: &Receiver<(usize, Item)>, to: &SyncSender<Message>, limits: Li
         // Where the other end is gone, the budget is closed.
         let full = || _ = to.send(Message::Full);
         let Some((encoded, mut share)) = budget.share(index, need, full) else { return };
-        let decoded = encoded.and_then(Encoded::decode);
+        let decoded = {
+            let _turn = turns.others();
+            encoded.and_then(Encoded::decode)
+        };
         share.shrink_to(decoded.as_ref().map_or(0, |decoded| decoded.photo.bgr.len()));
         if to.send(Message::Read(Read { path, decoded, share: Some(share), at: None })).is_err() {
             return;
@@ -151,6 +167,7 @@ fn read_all(jobs: &Receiver<(usize, Item)>, to: &SyncSender<Message>, limits: Li
 pub struct Photos {
     from: Vec<Receiver<Message>>,
     budget: Arc<Budget>,
+    turns: Arc<Turns>,
     feed: Arc<Feed>,
     /// Items that came, and by which the next thread in turn is known.
     taken: usize,
@@ -201,6 +218,10 @@ impl FrameSource for Photos {
 
     fn notes(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notes)
+    }
+
+    fn turns(&self) -> Arc<Turns> {
+        self.turns.clone()
     }
 }
 
@@ -255,7 +276,14 @@ mod tests {
             {
                 let read = |most| {
                     let items = files.clone().into_iter().map(Item::File);
-                    decode_ahead(items, Arc::default(), workers, Limits::default(), Budget::new(most))
+                    decode_ahead(
+                        items,
+                        Arc::default(),
+                        workers,
+                        Limits::default(),
+                        Budget::new(most),
+                        Arc::new(Turns::new(workers > 1)),
+                    )
                 };
                 let mut turns = read(1 << 20);
                 let mut seen = 0;
@@ -302,7 +330,8 @@ mod tests {
                 item
             })
         });
-        let mut photos = decode_ahead(items, waits, 2, Limits::default(), Budget::new(1 << 20));
+        let mut photos =
+            decode_ahead(items, waits, 2, Limits::default(), Budget::new(1 << 20), Arc::default());
         give.send(Item::File(file.clone())).unwrap();
         // The batch is not full, and the list has not ended.
         assert_eq!(photos.next_batch(4).unwrap().len(), 1);

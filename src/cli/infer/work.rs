@@ -7,6 +7,7 @@ use super::pictures::{Done, Drawing, Pictures};
 use super::reading::{At, FrameSource, Photos, Read};
 use super::results::Results;
 use super::stopped;
+use super::turns::Turns;
 use crate::cli::files::Files;
 use crate::cli::terminal::Terminal;
 use rtmo_engine::output::FrameInfo;
@@ -74,6 +75,7 @@ pub fn pump(
 ) -> Result<Pumped> {
     let mut begun: VecDeque<Begun> = VecDeque::new();
     let (mut done, mut last) = (Pumped::default(), Instant::now());
+    let turns = source.turns();
     loop {
         // As many batches ahead as the engine takes, but nothing waits for a picture while people are to be had.
         while begun.len() < engine.queue_depth() && !stopped() && (begun.is_empty() || source.ready()) {
@@ -82,6 +84,7 @@ pub fn pump(
             let Some(pictures) = pictures else { break };
             let first = done.came;
             done.came += pictures.len();
+            let _turn = turns.engine();
             begun.push_back(Begun::new(engine, pictures, first)?);
         }
         let Some(Begun { given, complaints, start }) = begun.pop_front() else { return Ok(done) };
@@ -98,7 +101,11 @@ pub fn pump(
         if given.is_empty() {
             continue;
         }
-        let Some((photos, found)) = engine.collect()? else { return Ok(done) };
+        let collected = {
+            let _turn = turns.engine();
+            engine.collect()?
+        };
+        let Some((photos, found)) = collected else { return Ok(done) };
         // A GPU works on two batches at a time: the time of this one begins when the one before it has ended.
         let ms = start.max(last).elapsed().as_secs_f64() * 1e3 / photos.len() as f64;
         last = Instant::now();
@@ -259,9 +266,15 @@ impl Tally {
 }
 
 /// Draws what comes; returns how many pictures failed.
-pub fn draw_all(from: Receiver<Done>, drawing: Drawing<'_>, terminal: &Terminal) -> Result<usize> {
+pub fn draw_all(
+    from: Receiver<Done>,
+    drawing: Drawing<'_>,
+    turns: &Turns,
+    terminal: &Terminal,
+) -> Result<usize> {
     let mut failed = 0;
     for done in from {
+        let _turn = turns.others();
         failed += forgive(terminal, drawing.draw(done))?;
     }
     Ok(failed)

@@ -200,6 +200,7 @@ impl<S: Simd> Work for Attend<S> {
                             segments: 1,
                             depth,
                             weights,
+                            later: weights,
                             init: std::ptr::null(),
                             addends: std::ptr::null(),
                             out: out.add(first * pitch + panel.c0),

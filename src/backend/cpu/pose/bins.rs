@@ -298,6 +298,7 @@ impl<S: Simd> Work for BinDecode<S> {
                             segments: 1,
                             depth: half,
                             weights: panel_weights.as_ptr(),
+                            later: panel_weights.as_ptr(),
                             init: std::ptr::null(),
                             addends: std::ptr::null(),
                             out,

@@ -132,6 +132,9 @@ fn every_tile_computes_the_convolution() {
                         let trigger = [Trigger::Early, Trigger::Mid, Trigger::Late][i % 3];
                         // Some families have buffers for fewer chunks.
                         let all = [buffers, 4].map(|buffers| Choice { tile, width, split, buffers, trigger });
+                        // Some kernels are for one activation.
+                        let act =
+                            if act == Act::Relu || tile.acts.contains(&act) { act } else { tile.acts[0] };
                         let case = Case { kernel, stride, cin, cout, h, w, act, post: i % 2 == 0, ..PLAIN };
                         let what = |choice: &Choice| {
                             format!(
@@ -201,6 +204,7 @@ fn threads_in_any_order_compute_the_convolution() {
             "conv_mma_32x32x64_5_2x1x2",
             "conv_wg_3_1x1_32x64_8",
             "conv_wg_3_1x2_128x64_6",
+            "conv_wg_3_1x1_64x64_5_lean",
         ] {
             let tile = tile(name).unwrap();
             for (width, split) in [(8, 1), (-1, 2), (8, 4)] {
@@ -274,6 +278,8 @@ fn epilogues_add_and_activate() {
         for name in ["conv_wg_3_1x1_64x64_8", "conv_wg_1_1x2_64x64_4"] {
             check_epilogues(&gpu, name, &all[..3]);
         }
+        check_epilogues(&gpu, "conv_wg_3_1x2_128x64_4_lean", &all[..2]);
+        check_epilogues(&gpu, "conv_wg_1_1x2_64x64_4_gelu", &all[3..]);
     }
 }
 
@@ -392,8 +398,8 @@ fn mistakes_in_kernels_are_noticed() {
         ),
         (
             "conv_wg",
-            "mbar_init(empty_w + 8 * tid, NWG);",
-            "mbar_init(empty_w + 8 * tid, NWG + 1);",
+            "mbar_init(empty_w + 8 * i, NWG);",
+            "mbar_init(empty_w + 8 * i, NWG + 1);",
             "a barrier that never completes",
         ),
     ];

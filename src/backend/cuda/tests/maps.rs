@@ -59,6 +59,31 @@ fn max_pools_of_two_images() {
     }
 }
 
+/// A NaN in a window makes the maximum NaN, as on the CPU, and no other.
+#[test]
+fn not_a_number_passes_through_pools() {
+    for gpu in gpus(&[1]).into_iter().chain(Emulator::start(TURING, 2)) {
+        let mut plan = Plan::default();
+        let src = plan.map("in", 6, 9, 16);
+        let (pooled, pyramid) = (plan.map("pooled", 3, 5, 16), plan.map("pyramid", 6, 9, 48));
+        plan.push("pool", Op::MaxPool { src, dst: pooled, window: 3, stride: 2, pad: 1 });
+        plan.push("pyramid", Op::PoolPyramid { src, dst: pyramid, window: 3 });
+        let mut values = Rng(3).normals(6 * 9 * 16, 1.0);
+        // One channel of a pixel, in the low half of a word, and another in the high half.
+        (values[(2 * 9 + 3) * 16 + 4], values[(5 * 9 + 8) * 16 + 7]) = (f32::NAN, -f32::NAN);
+        let mut rig = Rig::new(&gpu, &plan);
+        rig.set(src, &values);
+        rig.run().unwrap();
+        for dst in [pooled, pyramid] {
+            let (got, want) = (rig.x.read(dst, 0).unwrap(), rig.r.map(dst));
+            let known = want.iter().filter(|v| v.is_nan()).count();
+            assert!(known > 0 && known < want.len() / 4, "{known} of {}", want.len());
+            let alike = |(g, w): (&f32, &f64)| f64::from(*g) == *w || g.is_nan() && w.is_nan();
+            assert!(got.iter().zip(&want).all(alike));
+        }
+    }
+}
+
 #[test]
 fn predictions_stay_in_fp32() {
     for gpu in gpus(&[1, 2]) {

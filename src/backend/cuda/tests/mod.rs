@@ -5,6 +5,7 @@ mod common;
 pub(super) mod conv;
 mod driver;
 mod early;
+mod forecast;
 mod machine;
 mod maps;
 mod network;

@@ -7,7 +7,7 @@
 use super::epilogue::{Addition, Epilogue, Region};
 use crate::backend::cpu::element::{Convert, Element};
 use crate::backend::cpu::memory::{Block, Map};
-use crate::backend::cpu::microkernel::{MAX_ROWS, Microkernels, Tile, max_rows};
+use crate::backend::cpu::microkernel::{MAX_ROWS, Microkernels, SHARES, Tile, max_rows, share};
 use crate::backend::cpu::pack::{Panel, pack, panels, tiles};
 use crate::backend::cpu::phase::{Context, Scratch, ScratchSize, Work};
 use crate::backend::cpu::prefetch;
@@ -322,8 +322,8 @@ impl<S: Simd, T: Element> Direct<S, T> {
     /// Sums of the largest tile.
     const TILE: usize = MAX_ROWS * 8 * S::LANES;
 
-    /// Computes `height` output pixels from `pixel` on of a column. Their row pointers are `rows`. `sums` is room for a tile that
-    /// the microkernel does not finish.
+    /// Computes `height` output pixels from `pixel` on of a column. Their row pointers are `rows`, `later` is
+    /// [`Tile::later`], and `sums` is room for a tile that the microkernel does not finish.
     ///
     /// # Safety
     /// As [`Work::run`]; `rows` and `sums` must be a tile's.
@@ -333,6 +333,7 @@ impl<S: Simd, T: Element> Direct<S, T> {
         column: &Column,
         (pixel, height): (usize, usize),
         rows: *const *const T,
+        later: *const T,
         sums: *mut f32,
     ) {
         let Panel { c0, c, vectors } = column.panel;
@@ -343,6 +344,7 @@ impl<S: Simd, T: Element> Direct<S, T> {
             segments: self.segments.len(),
             depth: self.depth,
             weights: std::ptr::null(),
+            later,
             init: std::ptr::null(),
             addends: std::ptr::null(),
             out: sums,
@@ -395,7 +397,13 @@ impl<S: Simd, T: Element> Work for Direct<S, T> {
         let source = unsafe { self.source(context.base, p0, p1, tile.add(Self::TILE).cast()) };
         let pointers: *mut *const T = scratch.rows.as_mut_ptr().cast();
         let mut pointed = 0;
+        // The first weights of the panels after this one, and after the last those of the next block.
+        let packed = |column: &Column| self.weights.as_ptr().cast::<T>().wrapping_add(column.weights);
+        let mut upcoming = self.columns[c0..c1].iter().step_by(self.together).cycle().skip(1).map(packed);
         for columns in self.columns[c0..c1].chunks(self.together) {
+            let upcoming = upcoming.next().unwrap_or(std::ptr::null());
+            let share = share::<S, T>(self.segments.len(), self.depth, columns[0].panel.vectors);
+            let mut shares = (0..SHARES).map(|i| upcoming.wrapping_add(i * share));
             let max = max_rows::<S>(columns[0].panel.vectors);
             if pointed != max {
                 // SAFETY: the source of these pixels; the scratch has room for their pointers.
@@ -416,9 +424,11 @@ impl<S: Simd, T: Element> Work for Direct<S, T> {
                     }
                     prefetch::write(out.wrapping_add(later * pitch), channels * size_of::<f32>());
                 }
+                let later = shares.next();
                 for column in columns {
+                    let later = later.unwrap_or_else(|| packed(column));
                     // SAFETY: contract of `run`; the pointers of this tile, and scratch for its sums.
-                    unsafe { self.tile(context.base, column, (p0 + first, height), rows, tile) };
+                    unsafe { self.tile(context.base, column, (p0 + first, height), rows, later, tile) };
                 }
                 // SAFETY: stays within the pointers written above.
                 rows = unsafe { rows.add(height * self.segments.len()) };

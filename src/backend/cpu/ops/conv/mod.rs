@@ -18,7 +18,7 @@ use direct::{Direct, Shape};
 use epilogue::{Addend, Epilogue};
 use half::bf16;
 use winograd::Winograd;
-use winograd::scheme::{F23, F23Stride2, F43, F43Stride2, Scheme};
+use winograd::scheme::{F23, F23Stride2, F43, F43Stride2, F53, F53Stride2, Scheme};
 
 impl<S: Simd> Builder<'_, S> {
     /// Adds the phase of a convolution.
@@ -77,6 +77,10 @@ impl<S: Simd> Builder<'_, S> {
                 self.direct::<S, bf16>(self.simd, layer, ["1x1 bf16", "direct bf16", "grouped bf16"]);
             }
             Kernel::F32(Algorithm::F43) => self.winograd::<S::F32, F43, f32>(f32, layer, "winograd"),
+            Kernel::F32(Algorithm::F53) => self.winograd::<S::F32, F53, f32>(f32, layer, "winograd 5"),
+            Kernel::F32(Algorithm::F53Stride2) => {
+                self.winograd::<S::F32, F53Stride2, f32>(f32, layer, "winograd 5 s2");
+            }
             Kernel::F32(Algorithm::F43Stride2) => {
                 self.winograd::<S::F32, F43Stride2, f32>(f32, layer, "winograd s2");
             }
@@ -96,7 +100,7 @@ impl<S: Simd> Builder<'_, S> {
 
     fn winograd<Q: Simd, W: Scheme, T: Element>(&mut self, simd: Q, layer: Unpacked, name: &'static str) {
         let Unpacked { step, src, shape, weight, bias, epilogue } = layer;
-        let partition = self.winograd_partition::<W, T>(&src, &epilogue.dst, shape.groups);
+        let partition = self.winograd_partition::<W>(&epilogue.dst);
         let make =
             move || Winograd::<Q, W, T>::new(simd, src, shape.groups, &weight, &bias, epilogue, partition);
         self.push_later(step, name, make);
@@ -117,25 +121,14 @@ impl<S: Simd> Builder<'_, S> {
         self.push_later(step, name, make);
     }
 
-    /// A block's transformed input takes half of the smallest L2, 512 KiB, so that products and weights have the other half.
-    /// Where that would be less than 12 patches it takes 1 MiB, since the layer's weights are read once for each block. Of maps of
-    /// few patches one block is all, and each thread has its own output channels and reads only their weights.
-    fn winograd_partition<W: Scheme, T: Element>(
-        &self,
-        src: &Map,
-        dst: &Map,
-        groups: usize,
-    ) -> winograd::Partition {
+    /// A layer's weights are read once for each block. Of maps of few patches one block is all, and each thread has its own output
+    /// channels and reads only their weights.
+    fn winograd_partition<W: Scheme>(&self, dst: &Map) -> winograd::Partition {
         let patches = dst.h.div_ceil(W::OUT) * dst.w.div_ceil(W::OUT);
         if patches <= 25 {
             return winograd::Partition { patches, ranges: self.threads.min(dst.c / 32).max(1) };
         }
-        let patch_bytes = W::POINTS * W::POINTS * src.c * size_of::<T>();
-        let weight_bytes = W::DISTINCT * W::DISTINCT * src.c / groups * dst.c * size_of::<T>();
-        let (cache, heavy) = if T::IN_PLACE { (250 << 10, 12 << 20) } else { (500 << 10, 4 << 20) };
-        let cached = if cache / patch_bytes < 12 { 1 << 20 } else { cache } / patch_bytes;
-        let block = if cached < 6 || weight_bytes > heavy { W::BLOCK.max(25) } else { cached.min(W::BLOCK) };
-        let blocks = patches.div_ceil(block).next_multiple_of(self.threads);
+        let blocks = patches.div_ceil(W::BLOCK).next_multiple_of(self.threads);
         winograd::Partition { patches: patches.div_ceil(blocks), ranges: 1 }
     }
 

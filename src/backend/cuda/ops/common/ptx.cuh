@@ -7,6 +7,8 @@
 
 #ifdef RTMO_EMULATOR
 #include "emu.hpp"
+// The emulator's arrive always releases.
+inline void cluster_arrive_relaxed() { cluster_arrive(); }
 #else
 #include <cuda_fp16.h>
 
@@ -116,6 +118,13 @@ DEVICE void mma16816(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
 DEVICE void cluster_arrive() {
 #ifdef HAVE_SM90
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+// The same without ordering this thread's earlier writes, which costs a fence of the whole GPU. Enough where the peers
+// rely on initialised barriers only, which mbar_fence_init has released.
+DEVICE void cluster_arrive_relaxed() {
+#ifdef HAVE_SM90
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 #endif
 }
 DEVICE void cluster_wait() {

@@ -175,34 +175,46 @@ DEVICE void load_activations(const ConvStep& p, const half* src, int c, const in
     for (int i = 0; i < LOADS; i++) load_slot(e[i], src, real, planes);
   }
 }
-// The same for warps that do nothing else: a thread keeps its share of the table, up to MOST entries, in registers.
-// Larger shares are read again and again.
+// The same for warps that do nothing else: a thread keeps its share of the halo, up to MOST pixels, in registers, as
+// addresses that are ready before the wait for the kernel before. Larger shares are read from the table again and again.
 template <int BK, int THREADS, int MOST> struct HaloPart {
-  static constexpr int PLANES = BK / 8, STEP = THREADS / PLANES;
+  static constexpr int PLANES = BK / 8, STEP = THREADS / PLANES, KEPT = MOST ? MOST : 1;
   static_assert(MOST % LOADS == 0, "whole rounds");
-  int2 entry[MOST ? MOST : 1];
-  // A 1x1 convolution needs no table: pixel i of the tile is pixel x0 + i of the map.
-  DEVICE void read(const ConvStep& p, int kernel, const int2* table, int x0, int tid) {
+  const char* from[KEPT];   // this thread's 8 channels of the first chunk
+  int to[KEPT];             // their byte in a chunk buffer, plus 1 if they are in the map; -1: none
+  // `src` and `c0`: the first chunk's first channel. A 1x1 convolution needs no table: pixel i of the tile is pixel
+  // x0 + i of the map.
+  DEVICE void read(const ConvStep& p, int kernel, const int2* table, int x0, const half* src, int c0, int tid) {
+    const int k8 = tid % PLANES, real = c0 + k8 * 8 < p.cin, plane = k8 * p.plane * 16;
+    const char* first = reinterpret_cast<const char*>(src + (real ? k8 * 8 : 0));
+    uint32_t all = 0;
 #pragma unroll
     for (int i = 0; i < MOST; i++) {
       const int pixel = tid / PLANES + i * STEP;
+      int2 entry;
       if (kernel == 1) {
         const bool inside = x0 + pixel < p.h * p.w;
-        entry[i] = make_int2(inside ? (x0 + pixel) * (p.src_pitch >> 3) : 0, pixel * 16 + inside);
-      } else entry[i] = pixel < halo_entries<STEP * LOADS>(p) ? table[pixel] : make_int2(0, -1);
+        entry = make_int2(inside ? (x0 + pixel) * (p.src_pitch >> 3) : 0, pixel * 16 + inside);
+      } else entry = pixel < halo_entries<STEP * LOADS>(p) ? table[pixel] : make_int2(0, -1);
+      from[i] = first + (unsigned long long)(unsigned)entry.x * 16;
+      to[i] = entry.y < 0 ? -1 : plane + (real ? entry.y : entry.y & ~1);
+      all ^= (uint32_t)reinterpret_cast<uintptr_t>(from[i]) ^ (uint32_t)to[i];
     }
+    if (MOST) force_here(all);
   }
-  DEVICE void load(const ConvStep& p, const half* src, int c, const int2* table, uint32_t buffer, int tid) const {
+  // Chunk `c` of those that the block does.
+  DEVICE void load(const ConvStep& p, const half* src, int c0, int c, const int2* table, uint32_t buffer,
+                   int tid) const {
     const int n = p.halo_h * p.halo_w;
-    if (MOST == 0 || n > STEP * MOST) return load_activations<BK, THREADS>(p, src, c, table, buffer, tid);
-    const int k8 = tid % PLANES, real = c + k8 * 8 < p.cin;
-    src += real ? k8 * 8 : -c;
-    const uint32_t planes = buffer + (uint32_t)(k8 * p.plane * 16);
+    if (MOST == 0 || n > STEP * MOST)
+      return load_activations<BK, THREADS>(p, src + c * BK, c0 + c * BK, table, buffer, tid);
+    const int real = c == 0 || c0 + c * BK + tid % PLANES * 8 < p.cin, ahead = real ? c * BK * 2 : 0;
 #pragma unroll
     for (int i = 0; i < MOST; i += LOADS)
       if (i * STEP < n)
 #pragma unroll
-        for (int j = i; j < i + LOADS; j++) load_slot(entry[j], src, real, planes);
+        for (int j = i; j < i + LOADS; j++)
+          if (to[j] >= 0) cp16(buffer + (uint32_t)(to[j] & ~1), from[j] + ahead, to[j] & real ? 16 : 0);
   }
 };
 

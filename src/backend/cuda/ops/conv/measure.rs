@@ -43,7 +43,7 @@ pub fn tiles(
         let reference = tune::fallback(&caps, shapes, images);
         let allowed = |c: &Choice| match cache.verdict(shapes, images, c) {
             Some(verdict) => verdict == Verdict::Good,
-            None => c.tile.family.proven(),
+            None => c.tile.proven,
         };
         let mut others = tune::ranked(&caps, shapes, images);
         others.retain(allowed);
@@ -73,7 +73,7 @@ fn rehearse(gpu: &Arc<dyn Gpu>, cache: &mut Cache, unknown: &[Vec<Shape>], image
     for shapes in unknown {
         for choice in tune::ranked(&caps, shapes, images) {
             let hung = cache.hung(choice.tile);
-            if !choice.tile.family.proven() && !hung && cache.verdict(shapes, images, &choice).is_none() {
+            if !choice.tile.proven && !hung && cache.verdict(shapes, images, &choice).is_none() {
                 jobs.push(trial::Job { shapes: shapes.clone(), images, choice });
             }
         }

@@ -44,6 +44,9 @@ pub struct Tile {
     pub acts: &'static [Act],
     pub serves: Serves,
     pub family: &'static dyn Family,
+    /// Whether a GPU has confirmed it (`benches/record`). If not, it is chosen only where the caller asks for it
+    /// (`Caps::unproven`), and after a trial.
+    pub proven: bool,
     /// Pixels and channels of a tile, channels of a step, weight stages (at most, if the family counts them for a
     /// launch).
     pub bm: usize,
@@ -103,11 +106,6 @@ pub trait Family: Sync {
     /// Name of the file.
     fn file(&self) -> &'static str;
     fn tiles(&self) -> &'static [Tile];
-    /// Whether a GPU has confirmed its kernels (`benches/record`). If not, they are chosen only where the caller asks
-    /// for it (`Caps::unproven`), and after a trial.
-    fn proven(&self) -> bool {
-        true
-    }
     /// Whether it may run on this GPU, in a launch of so many steps.
     fn runs(&self, caps: &Caps, steps: usize) -> bool;
     /// Whether its blocks can do tiles `width` wide, or split and buffer as the choice wants, beyond what holds for
@@ -347,6 +345,9 @@ pub fn shared_bytes(steps: &[Geometry], choice: &Choice) -> usize {
 pub fn possible(caps: &Caps, shapes: &[Shape], choice: &Choice) -> bool {
     let tile = choice.tile;
     if !tile.family.runs(caps, shapes.len()) || tile.kernel(shapes).is_none() {
+        return false;
+    }
+    if !tile.proven && !caps.unproven {
         return false;
     }
     if choice.split > 1 && !caps.sm90 {

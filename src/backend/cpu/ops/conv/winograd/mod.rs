@@ -7,7 +7,8 @@
 //! ```
 //!
 //! where `*` is a matrix product over channels for each position of the transformed patch. A patch of 4x4 outputs has 36
-//! positions with stride 1 and 81 with stride 2, where the plain sum has 144 products ([`scheme`]). The filters are transformed
+//! positions with stride 1 and 81 with stride 2, where the plain sum has 144 products; one of 5x5 has 49 and 121, where it has 225
+//! ([`scheme`]). The filters are transformed
 //! in f64 when the layer is packed. With bf16, transformed filters and inputs are rounded to bf16.
 //!
 //! An item is a block of output patches. It transforms its input into thread-local scratch. Then it computes the products of all
@@ -20,7 +21,7 @@ mod transform;
 use super::epilogue::Epilogue;
 use crate::backend::cpu::element::Element;
 use crate::backend::cpu::memory::{Block, Map};
-use crate::backend::cpu::microkernel::{MAX_ROWS, Microkernels, Tile, max_rows};
+use crate::backend::cpu::microkernel::{MAX_ROWS, Microkernels, SHARES, Tile, max_rows, share};
 use crate::backend::cpu::pack::{Panel, panels, place, tiles};
 use crate::backend::cpu::phase::{Context, Scratch, ScratchSize, Work};
 use crate::backend::cpu::simd::Simd;
@@ -237,22 +238,39 @@ impl<S: Simd, W: Scheme, T: Element> Work for Winograd<S, W, T> {
         // SAFETY: the scratch holds inputs, then the products of so many panels, then a patch, see `scratch`.
         let room = |panel: usize| unsafe { values.add(self.inputs(count) + panel * room) };
         for columns in columns.chunks(together) {
-            for &(position, weight) in &self.products {
+            // SAFETY: inside the packed weights.
+            let panel = |weight: usize, column: &Column| unsafe {
+                self.weights.as_ptr().cast::<T>().add(weight * self.weights_step + column.weights)
+            };
+            for (order, &(position, weight)) in self.products.iter().enumerate() {
+                // Tiles fetch the next panel's weights, then the next position's input. After the last come the next block's first.
+                let (after_position, after) = self.products[(order + 1) % self.products.len()];
+                let next_input = input.wrapping_add(after_position * input_step).cast_const();
+                let mut fetched = 0;
                 for (i, column) in columns.iter().enumerate() {
                     let vectors = column.panel.vectors;
                     let width = vectors * S::LANES;
-                    // SAFETY: inside the scratch and the packed weights.
-                    let (input, products, weights) = unsafe {
+                    // SAFETY: inside the scratch.
+                    let (input, products) = unsafe {
                         (
                             input.add(position * input_step + column.shift),
                             room(i).add(position * (count * width + Self::GAPS.1)),
-                            self.weights
-                                .as_ptr()
-                                .cast::<T>()
-                                .add(weight * self.weights_step + column.weights),
                         )
                     };
+                    let weights = panel(weight, column);
+                    let later =
+                        columns.get(i + 1).map_or_else(|| panel(after, &columns[0]), |c| panel(weight, c));
+                    let share = share::<S, T>(1, depth, vectors);
+                    let mut tile = 0;
                     tiles(count, max_rows::<S>(vectors), |first, height| {
+                        let later = if tile < SHARES {
+                            later.wrapping_add(tile * share)
+                        } else if fetched < count * pitch {
+                            fetched += share;
+                            next_input.wrapping_add(fetched - share)
+                        } else {
+                            weights
+                        };
                         // SAFETY: row first + r of this position's inputs and products; weights hold `depth` rows.
                         unsafe {
                             let rows: [*const T; MAX_ROWS] =
@@ -263,12 +281,14 @@ impl<S: Simd, W: Scheme, T: Element> Work for Winograd<S, W, T> {
                                 segments: 1,
                                 depth,
                                 weights,
+                                later,
                                 init: std::ptr::null(),
                                 addends: std::ptr::null(),
                                 out: products.add(first * width),
                                 pitch: width,
                             });
                         }
+                        tile += 1;
                     });
                 }
             }

@@ -155,7 +155,10 @@ impl<S0: Simd, W: Scheme, T: Element> Output<'_, S0, W, T> {
             for column in 0..W::POINTS {
                 let mut m = [s.splat(0.0); MAX];
                 for (row, m) in m.iter_mut().enumerate().take(W::POINTS) {
-                    *m = s.load(products.add((row * W::POINTS + column) * self.step));
+                    let at = products.add((row * W::POINTS + column) * self.step);
+                    // Products of the vector after the next one, or of the next patch: more streams than the hardware prefetches.
+                    prefetch::read(at.wrapping_add(2 * S::LANES), 1);
+                    *m = s.load(at);
                 }
                 let t = W::output(s, &m);
                 for (half, t) in half.iter_mut().zip(t).take(W::OUT) {

@@ -26,7 +26,7 @@ const fn tile(
     let threads = parts[0] * parts[1] * parts[2] * 32;
     let [several, relu] = variants;
     let acts = if relu.is_some() { USUAL } else { ALL };
-    Tile { name, several, relu, acts, serves, family: &Mma, bm, bn, bk, stages, threads, parts }
+    Tile { name, several, relu, acts, serves, family: &Mma, proven: true, bm, bn, bk, stages, threads, parts }
 }
 
 macro_rules! usual {

@@ -30,6 +30,7 @@ const fn tile(name: &'static str, kernel: usize, warpgroups: u32, [bn, bk]: [usi
         acts: &[Act::None, Act::Silu],
         serves: Serves::Size(kernel),
         family: &PingPong,
+        proven: false,
         bm: 64,
         bn,
         bk,
@@ -70,12 +71,8 @@ impl Family for PingPong {
         TILES
     }
 
-    fn proven(&self) -> bool {
-        false
-    }
-
     fn runs(&self, caps: &Caps, steps: usize) -> bool {
-        caps.wgmma && caps.unproven && steps == 1
+        caps.wgmma && steps == 1
     }
 
     fn can(&self, _: &Shape, choice: &Choice) -> bool {

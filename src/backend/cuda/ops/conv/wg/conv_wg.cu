@@ -20,8 +20,8 @@
 //                C7514); the chunk loop must not be unrolled (C7515).
 #include "conv.cuh"
 
-// POINTS: of a 1x1 convolution of stride 2.
-template <bool SEVERAL, bool POINTS, class Acts, int KS, int NWM, int NWN, int BN, int BK, int STAGES>
+// POINTS: of a 1x1 convolution of stride 2. LEAN: few registers, so that blocks of the next kernel find room beside it.
+template <bool SEVERAL, bool POINTS, bool LEAN, class Acts, int KS, int NWM, int NWN, int BN, int BK, int STAGES>
 DEVICE void conv_wg(const ConvLaunch& l) {
 #ifdef HAVE_WGMMA
   constexpr int NWG = NWM * NWN, NC = NWG * 128, WN = BN / NWN, KK = BK / 16, PLANES = BK / 8,
@@ -48,16 +48,19 @@ DEVICE void conv_wg(const ConvLaunch& l) {
   int2* table = reinterpret_cast<int2*>(smem + bias_at + BN * 4);
   const uint32_t sums_at = (bias_at + BN * 4 + halo * 8 + 15) & ~15u;
 
-  // each barrier is initialised by another thread
-  if (tid < STAGES) {
-    mbar_init(full_w + 8 * tid, 1);
-    mbar_init(empty_w + 8 * tid, NWG);
-    mbar_fence_init();
-  } else if (tid >= 32 && tid < 32 + l.buffers) {
-    mbar_init(full_a + 8 * (tid - 32), LOADERS);
-    mbar_init(empty_a + 8 * (tid - 32), NWG);
-    mbar_fence_init();
-  } else if (tid == 64) {
+  // One thread initialises all barriers, also of buffers that this launch does not have: constant addresses, no loop, one
+  // fence. The block's barrier below shows them to the other threads.
+  if (tid == 0) {
+#pragma unroll
+    for (int i = 0; i < STAGES; i++) {
+      mbar_init(full_w + 8 * i, 1);
+      mbar_init(empty_w + 8 * i, NWG);
+    }
+#pragma unroll
+    for (int i = 0; i < MAX_BUFFERS; i++) {
+      mbar_init(full_a + 8 * i, LOADERS);
+      mbar_init(empty_a + 8 * i, NWG);
+    }
     mbar_init(sums_bar, 1);
     mbar_fence_init();
   }
@@ -68,7 +71,9 @@ DEVICE void conv_wg(const ConvLaunch& l) {
   const int my_groups = z < G ? (G - z + split - 1) >> shift : 0;
   if (split > 1) {
     if (tid == 0) mbar_expect(sums_bar, my_groups * (split - 1) * NC * 64);
-    cluster_arrive();
+    // Peers rely on the initialised barrier only, which the fence has released. Their sums may be counted before the
+    // expectation: the phase still waits for that arrival.
+    cluster_arrive_relaxed();
   }
 
   if (wg == NWG + 1) {   // weight loader: one thread streams the packed stages, the bias with the first
@@ -96,18 +101,22 @@ DEVICE void conv_wg(const ConvLaunch& l) {
     const int t = tid - NC;
     const int c0 = first_channel(p, n0) + chunk0 * BK;
     const half* src = p.src + b.image * l.image + c0;
-    constexpr int MOST = NT <= 8 ? (KS == 1 ? 4 : 8) : 0;   // registers for a share of the table
+    // pixels in registers: a whole share of most tiles
+    constexpr int MOST = NT > 8 ? 0 : KS == 1 ? 4 * NWM : NWM == 1 ? 8 : 12;
     HaloPart<BK, LOADERS, MOST> part;
     if (KS == 3 || POINTS || MOST == 0) {
       build_halo<LOADERS / PLANES * LOADS, POINTS>(p, KS, table, oy0, ox0, t, LOADERS);
       bar_sync(1, LOADERS);
     }
-    part.read(p, POINTS ? 0 : KS, table, ox0, t);
+    part.read(p, POINTS ? 0 : KS, table, ox0, src, c0, t);
     pdl_wait();
-    int buffer = 0, phase = 1;
-    for (int c = 0; c < chunks; c++) {
+    part.load(p, src, c0, 0, table, activations, t);
+    mbar_arrive_cp(full_a);
+    int buffer = l.buffers > 1 ? 1 : 0, phase = buffer;
+#pragma unroll 1
+    for (int c = 1; c < chunks; c++) {
       if (c >= l.buffers) mbar_wait(empty_a + 8 * buffer, phase);
-      part.load(p, src + c * BK, c0 + c * BK, table, activations + buffer * chunk_bytes, t);
+      part.load(p, src, c0, c, table, activations + buffer * chunk_bytes, t);
       mbar_arrive_cp(full_a + 8 * buffer);
       if (++buffer == l.buffers) buffer = 0, phase ^= 1;
     }
@@ -121,7 +130,7 @@ DEVICE void conv_wg(const ConvLaunch& l) {
   const int wm = wg % NWM, wn = wg / NWM, m0 = wm * 64 + ((tid >> 5) & 3) * 16 + (lane >> 2);
   const int pixel[1][2] = {{out_pixel(p, KS, oy0, ox0, m0), out_pixel(p, KS, oy0, ox0, m0 + 8)}};
   pdl_wait();
-  constexpr bool AHEAD = NWG < 4 && NT <= 8;   // more would not fit into the registers
+  constexpr bool AHEAD = !LEAN && NWG < 4 && NT <= 8;   // more would not fit into the registers
   Addends<NT> addends = {};
   if (AHEAD && (p.pre_add || p.post))
     load_addends(addends, p, conv_target(p, l.image, b.image), pixel[0][0], n0 + wn * WN, lane, z, split);
@@ -192,23 +201,37 @@ DEVICE void conv_wg(const ConvLaunch& l) {
 #endif
 }
 
-// Names are conv_wg_<kernel>_<NWM>x<NWN>_<BN>x<BK>_<stages>, with _several for launches of several steps and _relu for
-// ReLU; <kernel> is 1s2 for 1x1 convolutions of stride 2. mod.rs lists them, too.
-#define CONV_WG_KERNEL(NAME, SEVERAL, POINTS, ACTS, KS, NWM, NWN, BN, BK, STAGES) \
-  KERNEL(NAME, ConvLaunch, NWM * NWN * 128 + 160, 1) {                            \
-    conv_wg<SEVERAL, POINTS, ACTS, KS, NWM, NWN, BN, BK, STAGES>(p);              \
+// Names are conv_wg_<kernel>_<NWM>x<NWN>_<BN>x<BK>_<stages>, with _several for launches of several steps, _relu for ReLU
+// and _gelu for GELU; <kernel> is 1s2 for 1x1 convolutions of stride 2. mod.rs lists them, too. BLOCKS: how many shall fit
+// into the registers of an SM; those with _lean and _gelu take 72 registers at most. The other 1x1 kernels take 96, as many
+// as 640 threads can have.
+#define CONV_WG_THREADS(KS, NWM, NWN, BLOCKS) \
+  (KS == 1 && BLOCKS == 1 && NWM * NWN <= 3 ? 640 : NWM * NWN * 128 + 160)
+#define CONV_WG_KERNEL(NAME, SEVERAL, POINTS, LEAN, ACTS, KS, NWM, NWN, BN, BK, STAGES, BLOCKS) \
+  KERNEL(NAME, ConvLaunch, CONV_WG_THREADS(KS, NWM, NWN, BLOCKS), BLOCKS) {                     \
+    conv_wg<SEVERAL, POINTS, LEAN, ACTS, KS, NWM, NWN, BN, BK, STAGES>(p);                      \
   }
 #define CONV_WG(KS, NWM, NWN, BN, BK, STAGES)                                                                          \
-  CONV_WG_KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES, false, false, Usual, KS, NWM, NWN, BN, BK,     \
-                 STAGES)                                                                                               \
-  CONV_WG_KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES##_several, true, false, Usual, KS, NWM, NWN,    \
-                 BN, BK, STAGES)                                                                                       \
-  CONV_WG_KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES##_relu, false, false, OfRelu, KS, NWM, NWN, BN, \
-                 BK, STAGES)
-#define CONV_WG_1S2(NWM, NWN, BN, BK, STAGES) \
-  CONV_WG_KERNEL(conv_wg_1s2_##NWM##x##NWN##_##BN##x##BK##_##STAGES, false, true, All, 1, NWM, NWN, BN, BK, STAGES)
+  CONV_WG_KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES, false, false, false, Usual, KS, NWM, NWN, BN,  \
+                 BK, STAGES, 1)                                                                                        \
+  CONV_WG_KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES##_several, true, false, false, Usual, KS, NWM,  \
+                 NWN, BN, BK, STAGES, 1)                                                                               \
+  CONV_WG_KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES##_relu, false, false, false, OfRelu, KS, NWM,   \
+                 NWN, BN, BK, STAGES, 1)
+#define CONV_WG_LEAN(KS, NWM, NWN, BN, BK, STAGES, BLOCKS)                                                             \
+  CONV_WG_KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES##_lean, false, false, true, Usual, KS, NWM,     \
+                 NWN, BN, BK, STAGES, BLOCKS)                                                                          \
+  CONV_WG_KERNEL(conv_wg_##KS##_##NWM##x##NWN##_##BN##x##BK##_##STAGES##_lean_several, true, false, true, Usual, KS,   \
+                 NWM, NWN, BN, BK, STAGES, BLOCKS)
+#define CONV_WG_GELU(NWM, NWN, BN, BK, STAGES)                                                                        \
+  CONV_WG_KERNEL(conv_wg_1_##NWM##x##NWN##_##BN##x##BK##_##STAGES##_gelu, false, false, true, OfGelu, 1, NWM, NWN, BN, \
+                 BK, STAGES, 2)
+#define CONV_WG_1S2(NWM, NWN, BN, BK, STAGES)                                                                          \
+  CONV_WG_KERNEL(conv_wg_1s2_##NWM##x##NWN##_##BN##x##BK##_##STAGES, false, true, false, All, 1, NWM, NWN, BN, BK,     \
+                 STAGES, 1)
 typedef Activations<Silu, Identity> Usual;
 typedef Activations<Relu> OfRelu;
+typedef Activations<Gelu> OfGelu;
 typedef Activations<Silu, Relu, Identity> All;
 CONV_WG(1, 1, 1, 64, 64, 4)
 CONV_WG(1, 1, 2, 64, 64, 4)
@@ -225,3 +248,11 @@ CONV_WG(3, 4, 1, 64, 64, 4)
 CONV_WG_1S2(1, 2, 64, 64, 4)
 CONV_WG_1S2(1, 2, 128, 64, 3)
 CONV_WG_1S2(1, 4, 256, 64, 3)
+CONV_WG_LEAN(1, 1, 1, 64, 64, 4, 3)
+CONV_WG_LEAN(1, 1, 2, 64, 64, 4, 2)
+CONV_WG_LEAN(1, 1, 2, 128, 64, 3, 2)
+CONV_WG_LEAN(3, 1, 1, 32, 64, 8, 3)
+CONV_WG_LEAN(3, 1, 1, 64, 64, 5, 3)
+CONV_WG_LEAN(3, 1, 2, 128, 64, 4, 2)
+CONV_WG_GELU(1, 2, 64, 64, 4)
+CONV_WG_GELU(1, 2, 128, 64, 3)

@@ -30,7 +30,7 @@ const fn tile(
     let [several, relu] = variants;
     let acts = if relu.is_some() { USUAL } else { ALL };
     let (bm, parts) = (across as usize * 64, [across, along, 1]);
-    Tile { name, several, relu, acts, serves, family: &Wgmma, bm, bn, bk, stages, threads, parts }
+    Tile { name, several, relu, acts, serves, family: &Wgmma, proven: true, bm, bn, bk, stages, threads, parts }
 }
 
 macro_rules! usual {
@@ -44,6 +44,30 @@ macro_rules! usual {
             [Some(concat!($name, "_several")), Some(concat!($name, "_relu"))],
         )
     };
+}
+
+/// A kernel with fewer registers and weight stages, so that blocks of the next kernel find room beside it. No GPU has run
+/// these yet.
+macro_rules! lean {
+    ($name:literal, $kernel:literal, $parts:expr, $size:expr, $stages:literal) => {
+        Tile {
+            proven: false,
+            acts: USUAL,
+            ..tile(
+                $name,
+                Serves::Size($kernel),
+                $parts,
+                $size,
+                $stages,
+                [Some(concat!($name, "_several")), None],
+            )
+        }
+    };
+}
+
+/// A kernel for GELU. No GPU has run these yet.
+const fn gelu(name: &'static str, parts: [u32; 2], size: [usize; 2], stages: usize) -> Tile {
+    Tile { proven: false, acts: &[Act::Gelu], ..tile(name, Serves::Size(1), parts, size, stages, [None, None]) }
 }
 
 #[rustfmt::skip]
@@ -63,6 +87,14 @@ static TILES: &[Tile] = &[
     tile("conv_wg_1s2_1x2_64x64_4", Serves::Points, [1, 2], [64, 64], 4, [None, None]),
     tile("conv_wg_1s2_1x2_128x64_3", Serves::Points, [1, 2], [128, 64], 3, [None, None]),
     tile("conv_wg_1s2_1x4_256x64_3", Serves::Points, [1, 4], [256, 64], 3, [None, None]),
+    lean!("conv_wg_1_1x1_64x64_4_lean", 1, [1, 1], [64, 64], 4),
+    lean!("conv_wg_1_1x2_64x64_4_lean", 1, [1, 2], [64, 64], 4),
+    lean!("conv_wg_1_1x2_128x64_3_lean", 1, [1, 2], [128, 64], 3),
+    lean!("conv_wg_3_1x1_32x64_8_lean", 3, [1, 1], [32, 64], 8),
+    lean!("conv_wg_3_1x1_64x64_5_lean", 3, [1, 1], [64, 64], 5),
+    lean!("conv_wg_3_1x2_128x64_4_lean", 3, [1, 2], [128, 64], 4),
+    gelu("conv_wg_1_1x2_64x64_4_gelu", [1, 2], [64, 64], 4),
+    gelu("conv_wg_1_1x2_128x64_3_gelu", [1, 2], [128, 64], 3),
 ];
 
 /// wgmma steps through a tile in groups of 8 pixels at one distance: rows of exactly 8.
