@@ -3,8 +3,8 @@
     pip install sports2d ./bindings/python             # Sports2D brings Pose2Sim and rtmlib along
     python bindings/python/examples/sports2d.py walk.mp4 results --model rtmo-m
 
-Runs Sports2D's whole process on a clip and writes what it finds (trc and mot files, a video), then the pose estimation of Pose2Sim
-(OpenPose's JSON, a video) to the same folder.
+Runs Sports2D's whole process on a clip and writes what it finds (trc files, a video), then the pose estimation of Pose2Sim
+(OpenPose's JSON, videos) to the same folder.
 """
 
 import argparse
@@ -36,17 +36,18 @@ def sports2d(clip, results, mode):
 
 
 def pose2sim(clip, results, mode):
-    from Pose2Sim import poseEstimation
+    from Pose2Sim import Pose2Sim
 
-    # Pose2Sim writes beside the folder of the videos.
+    # Two cameras that show the same: Pose2Sim takes a folder with a video of each.
     videos = results / "videos"
     videos.mkdir(parents=True, exist_ok=True)
-    copy = shutil.copy(clip, videos)
-    skeleton, network, chosen = poseEstimation.setup_model_class_mode("body", mode)
-    tracker = poseEstimation.setup_pose_tracker(network, 1, chosen, False, "onnxruntime", "cpu")
-    association = (False, "keypoints", 250, 30)
-    poseEstimation.process_video(
-        str(copy), tracker, skeleton, "all", 0.3, "openpose", True, False, False, "sports2d", association, None
+    for camera in ("left", "right"):
+        shutil.copy(clip, videos / f"{camera}{clip.suffix}")
+    Pose2Sim.poseEstimation(
+        {
+            "project": {"project_dir": str(results)},
+            "pose": {"pose_model": "body", "mode": mode, "display_detection": False, "overwrite_pose": True},
+        }
     )
 
 
