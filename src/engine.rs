@@ -10,7 +10,7 @@ use crate::plan::Plan;
 use crate::pose::model;
 use crate::pose::people::rtmlib_nms;
 use crate::pose::{self, Letterbox, People};
-use crate::vision::{Image, Photo};
+use crate::vision::{Image, Photo, Picture};
 use crate::weights::{Architecture, Checkpoint};
 use std::collections::VecDeque;
 use std::path::Path;
@@ -212,7 +212,7 @@ pub struct Engine {
     name: String,
     flops: u64,
     letterboxes: Vec<Letterbox>,
-    submitted: VecDeque<Vec<Photo>>,
+    submitted: VecDeque<Vec<Picture>>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -252,8 +252,8 @@ impl Engine {
         })
     }
 
-    /// The people on each picture, best first, in its pixels. Takes [`Photo`]s or borrowed [`Image`]s, which may differ
-    /// in size. A call with several is one batch.
+    /// The people on each picture, best first, in its pixels. Takes [`Photo`]s, [`Picture`]s or borrowed [`Image`]s, which may
+    /// differ in size. A call with several is one batch.
     ///
     /// # Errors
     /// A photo without pixels, or whose bytes do not fill its size; failures of the device; photos that were submitted
@@ -297,14 +297,28 @@ impl Engine {
     /// As [`Engine::infer`], and the photos are dropped; if [`Engine::queue_depth`] batches are waiting to be
     /// collected.
     pub fn submit(&mut self, photos: Vec<Photo>) -> Result<()> {
+        self.submit_pictures(photos.into_iter().map(Picture::Photo).collect())
+    }
+
+    /// As [`Engine::submit`], for pictures that need not be photos: a GPU takes NV12 as it is.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`].
+    pub fn submit_pictures(&mut self, pictures: Vec<Picture>) -> Result<()> {
         let (waiting, most) = (self.submitted.len(), self.queue_depth());
         if waiting >= most {
             return Err(Error::Usage(format!(
                 "{waiting} batches of at most {most} are submitted: collect first"
             )));
         }
-        self.with_frames(&images(&photos), |executor, frames, run| executor.start(frames, run))?;
-        self.submitted.push_back(photos);
+        // A CPU works when they are collected; they are converted once.
+        let convert = |picture: Picture| match picture {
+            Picture::Nv12(_) if !self.executor.takes_nv12() => Picture::Photo(picture.into_photo()),
+            picture => picture,
+        };
+        let pictures: Vec<Picture> = pictures.into_iter().map(convert).collect();
+        self.with_frames(&images(&pictures), |executor, frames, run| executor.start(frames, run))?;
+        self.submitted.push_back(pictures);
         Ok(())
     }
 
@@ -319,10 +333,19 @@ impl Engine {
     /// # Errors
     /// As [`Engine::infer`]; the batch is gone then.
     pub fn collect(&mut self) -> Result<Option<Detections>> {
-        let Some(photos) = self.submitted.pop_front() else { return Ok(None) };
+        let Some((pictures, people)) = self.collect_pictures()? else { return Ok(None) };
+        Ok(Some((pictures.into_iter().map(Picture::into_photo).collect(), people)))
+    }
+
+    /// As [`Engine::collect`], with pictures as they were submitted, or converted where a CPU needed that.
+    ///
+    /// # Errors
+    /// As [`Engine::collect`].
+    pub fn collect_pictures(&mut self) -> Result<Option<(Vec<Picture>, Vec<People>)>> {
+        let Some(pictures) = self.submitted.pop_front() else { return Ok(None) };
         let people =
-            self.people_of(&images(&photos), |executor, frames, run| executor.finish(frames, run))?;
-        Ok(Some((photos, people)))
+            self.people_of(&images(&pictures), |executor, frames, run| executor.finish(frames, run))?;
+        Ok(Some((pictures, people)))
     }
 
     /// For latency studies: another score threshold, and whether the best grids are people in any case, from the next
@@ -423,10 +446,17 @@ impl Engine {
         }
         let places = photos.iter().map(|photo| self.letterbox(photo)).collect::<Result<Vec<usize>>>()?;
         let letterboxes = &self.letterboxes;
+        let convert = |photo: &Image<'_>| photo.is_nv12() && !self.executor.takes_nv12();
+        let converted: Vec<Option<Photo>> =
+            photos.iter().map(|photo| convert(photo).then(|| photo.to_photo())).collect();
         let frames: Vec<Frame<'_>> = photos
             .iter()
+            .zip(&converted)
             .zip(&places)
-            .map(|(photo, &place)| Frame::new(photo, &letterboxes[place]))
+            .map(|((photo, converted), &place)| {
+                let photo = converted.as_ref().map_or(*photo, Image::from);
+                Frame::new(photo, &letterboxes[place])
+            })
             .collect();
         run(self.executor.as_mut(), &frames, &self.run)
     }
@@ -521,4 +551,31 @@ where
     Image<'a>: From<&'a T>,
 {
     photos.iter().map(Image::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Variant;
+    use crate::vision::{Nv12, YuvColours};
+
+    /// A CPU takes NV12 by way of the photo that it means, whether it is inferred, or submitted and collected.
+    #[test]
+    fn a_cpu_converts_nv12_first() {
+        let options = EngineOptions::default()
+            .with_device(Device::Cpu)
+            .with_threads(1)
+            .with_input_size(64, 32)
+            .with_score_thr(0.0);
+        let mut engine = Engine::from_checkpoint(&model::random(Variant::T, 17, 2, 0), options).unwrap();
+        let data: Vec<u8> = (0..Nv12::bytes(51, 33).unwrap()).map(|i| (i * i / 7 % 256) as u8).collect();
+        let picture = Nv12::new(51, 33, data, YuvColours::default()).unwrap();
+        let photo = picture.to_photo();
+        let expected = engine.infer(std::slice::from_ref(&photo)).unwrap();
+        assert!(!expected[0].is_empty());
+        assert_eq!(engine.infer(&[Image::from(&picture)]).unwrap(), expected);
+        engine.submit_pictures(vec![picture.into()]).unwrap();
+        let (photos, people) = engine.collect().unwrap().unwrap();
+        assert_eq!((photos, people), (vec![photo], expected));
+    }
 }

@@ -33,8 +33,8 @@
 //!
 //! # Frames in memory
 //!
-//! An [`Image`] borrows pixels where they are: RGB or BGR, with any distance between rows. `examples/frames.rs` reads a
-//! stream of raw frames.
+//! An [`Image`] borrows pixels where they are: RGB, BGR or NV12 ([`Image::nv12`]), with any distance between rows.
+//! `examples/frames.rs` reads a stream of raw frames.
 //!
 //! ```no_run
 //! # use rtmo_engine::{ChannelOrder, Engine, EngineOptions, Image};
@@ -140,4 +140,4 @@ pub use output::draw::{DrawOptions, draw_people};
 pub use pose::{Bone, Heatmaps, Keypoint, People, Person, Rgb, Side, Skeleton};
 pub use track::{Smoother, SmootherOptions, Tracker, TrackerOptions};
 pub use variant::Variant;
-pub use vision::{ChannelOrder, Image, Photo};
+pub use vision::{ChannelOrder, Image, Nv12, Photo, Picture, YuvColours, YuvMatrix};

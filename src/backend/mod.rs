@@ -60,6 +60,11 @@ pub trait Executor: Send {
         self.run(frames, options)
     }
 
+    /// Whether frames may be NV12; else the engine converts them first.
+    fn takes_nv12(&self) -> bool {
+        false
+    }
+
     /// Measures where the time of a run goes.
     fn profiler(&mut self) -> &mut dyn Profiler;
 

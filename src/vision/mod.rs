@@ -5,7 +5,9 @@ pub mod decode;
 #[cfg(feature = "codecs")]
 pub mod encode;
 mod image;
+mod nv12;
 mod photo;
 
 pub use image::{ChannelOrder, Image, MAX_SIDE};
+pub use nv12::{Nv12, Picture, YuvColours, YuvMatrix};
 pub use photo::Photo;

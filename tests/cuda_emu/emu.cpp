@@ -1,6 +1,10 @@
 // The scheduler behind emu.hpp, and the C interface that the Rust tests load. See emu.hpp for what it promises.
 #include "emu.hpp"
 
+#include "order.hpp"
+
+#include <dlfcn.h>
+#include <link.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -8,6 +12,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <atomic>
 #include <deque>
 #include <memory>
@@ -43,7 +48,7 @@ namespace {
 constexpr size_t STACK = 96 << 10, WINDOW = 256 << 10, SHARED_BASE = 1024;
 
 // `landed`: of cp.async, where to note when it has happened.
-struct Copy { unsigned char* dst; const void* src; int bytes, total; uint32_t* landed; };
+struct Copy { unsigned char* dst; const void* src; int bytes, total; uint32_t* landed; bool ran = false; };
 struct Barrier;
 struct Thread;
 
@@ -56,8 +61,19 @@ struct Async {
   int bytes;
   bool arrive;
 };
-struct Barrier { int expected, pending; long tx; int phase; std::vector<Thread*> waiting; };
-struct NamedBarrier { int needed = 0, arrived = 0; std::vector<Thread*> waiting; };
+// `slot`, `phases`: its clock. `coming`: what those who arrived knew; `known`: the same at the end of the last phase.
+struct Barrier {
+  int expected, pending;
+  long tx;
+  int phase;
+  std::vector<Thread*> waiting;
+  int slot = 0, initialiser = 0;
+  bool fenced = false;
+  Clock phases = 0;
+  Known coming;
+  Shared known;
+};
+struct NamedBarrier { int needed = 0, arrived = 0; std::vector<Thread*> waiting; Known coming; };
 // Lanes of a warp (or a warpgroup) that have come to a collective operation.
 struct Meeting {
   const char* what = nullptr;
@@ -67,7 +83,7 @@ struct Meeting {
   void* extra = nullptr;
   std::vector<Thread*> waiting;
 };
-struct Product { float* d[128]; int n; uint64_t a, b; int accumulate; uint32_t fenced; };
+struct Product { float* d[128]; int n; uint64_t a, b; int accumulate; uint32_t fenced; bool ran = false; };
 struct Warpgroup { Meeting meeting; std::vector<Product> open; std::deque<std::vector<Product>> groups; };
 
 struct Block {
@@ -78,6 +94,7 @@ struct Block {
   std::vector<Meeting> warps;
   std::vector<Warpgroup> warpgroups;
   bool waited;
+  std::vector<Cell> cells;        // of each two bytes of it, if order is checked
 };
 struct Thread {
   Place place;
@@ -90,6 +107,7 @@ struct Thread {
   bool started, done, waited, cluster_arrived;
   int cluster_target;
   uint32_t fenced;        // the last fence.proxy.async
+  Order order;
   std::vector<Copy> open;
   std::deque<std::vector<Copy>> groups;
 };
@@ -125,6 +143,13 @@ struct Run {
   std::deque<Async> asyncs;
   std::unordered_map<uint32_t, Barrier> mbarriers;
   int cluster_pending = 0, cluster_phase = 0, cluster_live = 0;
+  bool checks = false;         // of order, and of each access's place
+  int slots = 0, next_slot = 0;
+  Joins joins;
+  Shared cluster_known;
+  Known cluster_coming;
+  const void* pc = nullptr;    // where the kernel is
+  std::vector<Allocation> seen;   // buffers that were looked for
   uint32_t landings = 0;       // cp.async so far, the clock of `landed` and `fenced`
   Thread* self = nullptr;
   jmp_buf scheduler;
@@ -199,31 +224,201 @@ Cells cells(const Allocation& a, const void* p, size_t bytes) {
   const size_t at = (size_t)((const unsigned char*)p - a.data);
   return {a.written->data() + at / 16, a.written->data() + (at + bytes - 1) / 16 + 1};
 }
-// A plain access of a kernel.
-void check_plain(const void* p, size_t bytes, bool write) {
+// ---- order --------------------------------------------------------------------------------------------------------
+
+constexpr int BARRIER_SLOTS = 64;
+#define HERE() (now->pc = __builtin_return_address(0))
+
+// Offset in this library, which addr2line understands.
+uint32_t code_place() {
+  static const uintptr_t base = [] {
+    Dl_info info;
+    return dladdr((void*)&fail, &info) ? (uintptr_t)info.dli_fbase : 0;
+  }();
+  return (uint32_t)((uintptr_t)now->pc - base);
+}
+// The line of a place, if there is an addr2line; else the place.
+std::string line_of(uint32_t place) {
+  Dl_info info;
+  char text[512], *line = nullptr;
+  if (dladdr((void*)&fail, &info)) {
+    std::snprintf(text, sizeof text, "addr2line -e '%s' 0x%x 2>/dev/null", info.dli_fname, place - 1);
+    if (FILE* pipe = popen(text, "r")) {
+      line = std::fgets(text, sizeof text, pipe);
+      pclose(pipe);
+    }
+  }
+  std::string all = line && line[0] != '?' ? line : "";
+  while (!all.empty() && (all.back() == '\n' || all.back() == ' ')) all.pop_back();
+  if (const size_t name = all.rfind('/'); name != std::string::npos) all = all.substr(name + 1);
+  // A kernel was compiled as name-hash.process.thread.cpp.
+  const size_t dash = all.find('-'), colon = all.rfind(':');
+  if (dash != std::string::npos && colon != std::string::npos && dash < colon) all = all.substr(0, dash) + ".cu" + all.substr(colon);
+  if (all.empty()) std::snprintf(text, sizeof text, "code 0x%x", place), all = text;
+  return all;
+}
+std::string who(int slot) {
+  const int threads = (int)now->threads.size();
+  if (slot >= threads) return "a counted copy";
+  const Thread& t = *now->threads[(size_t)slot];
+  return "thread " + std::to_string(t.id) + (now->blocks.size() > 1 ? " of block " + std::to_string(t.rank) : "");
+}
+[[noreturn]] void clash(const Block& block, const Cell& cell, const char* what, const char* earlier, int slot, uint32_t place) {
+  const std::string line = line_of(code_place()), other = line_of(place);
+  fail("%s byte %zu of shared memory (%s), %s %s (%s)", what, (size_t)(&cell - block.cells.data()) * 2, line.c_str(), earlier,
+       who(slot).c_str(), other.c_str());
+}
+Cell* cell_of(Block& block, const void* p) {
+  return &block.cells[(size_t)((const unsigned char*)p - block.shared) / 2];
+}
+size_t cells_of(const void* p, size_t bytes) { return ((uintptr_t)p + bytes + 1) / 2 - (uintptr_t)p / 2; }
+
+void read_cell(Block& block, Cell& c, const Thread& t) {
+  const Order& o = t.order;
+  if (c.copier) clash(block, c, "reads", "into which an asynchronous copy is in flight, of", c.copier - 1, c.written_at);
+  if (c.kind == Cell::NEVER) {
+    const std::string line = line_of(code_place());
+    fail("reads byte %zu of shared memory, which nothing wrote (%s)", (size_t)(&c - block.cells.data()) * 2, line.c_str());
+  }
+  if (!o.knows(c.writer, c.written)) clash(block, c, "reads", "not ordered after the write of", c.writer, c.written_at);
+  Cell::Read* r = c.reads;
+  while (r < c.reads + Cell::READS && r->at && r->slot / 32 != o.slot / 32) r++;
+  if (r == c.reads + Cell::READS) r = c.reads + c.next++ % Cell::READS;
+  *r = {(uint16_t)o.slot, o.now, code_place()};
+}
+void write_cell(Block& block, Cell& c, const Thread& t, Cell::Kind kind) {
+  const Order& o = t.order;
+  const char* what = kind == Cell::ATOMIC ? "changes" : "writes";
+  if (c.copier) clash(block, c, what, "into which an asynchronous copy is in flight, of", c.copier - 1, c.written_at);
+  if (c.operands) clash(block, c, what, "which a wgmma in flight reads; it was written by", c.writer, c.written_at);
+  const bool both_atomic = kind == Cell::ATOMIC && c.kind == Cell::ATOMIC;
+  if (c.kind != Cell::NEVER && !both_atomic && !o.knows(c.writer, c.written))
+    clash(block, c, what, "not ordered after the write of", c.writer, c.written_at);
+  for (const Cell::Read& r : c.reads)
+    if (r.at && !o.knows(r.slot, r.at)) clash(block, c, what, "not ordered after the read of", r.slot, r.place);
+  c.written = o.now, c.writer = (uint16_t)o.slot, c.kind = kind, c.written_at = code_place();
+  for (Cell::Read& r : c.reads) r = {};
+}
+void access_shared(Block& block, const void* p, size_t bytes, bool write, const Thread& t, Cell::Kind kind = Cell::PLAIN) {
+  Cell* c = cell_of(block, p);
+  for (const Cell* end = c + cells_of(p, bytes); c != end; c++) {
+    if (write) write_cell(block, *c, t, kind);
+    else read_cell(block, *c, t);
+  }
+}
+Block& block_of(const void* p) {
+  for (auto& b : now->blocks)
+    if ((const unsigned char*)p >= b->shared && (const unsigned char*)p < b->shared + now->shared_bytes) return *b;
+  fail("%p is in no block's shared memory", p);
+}
+// A copy begins: what was there before must be done with.
+void copy_begins(const Copy& copy) {
+  if (!now->checks) return;
+  Block& block = block_of(copy.dst);
+  access_shared(block, copy.dst, (size_t)copy.total, true, *now->self);
+  Cell* c = cell_of(block, copy.dst);
+  for (const Cell* end = c + cells_of(copy.dst, (size_t)copy.total); c != end; c++) c->copier = (uint16_t)(now->self->order.slot + 1);
+}
+// It is complete, as what slot `slot` did at its time `at`.
+void copy_ends(const unsigned char* dst, size_t bytes, int slot, Clock at, Cell::Kind kind) {
+  if (!now->checks) return;
+  Block& block = block_of(dst);
+  Cell* c = cell_of(block, dst);
+  for (const Cell* end = c + cells_of(dst, bytes); c != end; c++)
+    c->copier = 0, c->writer = (uint16_t)slot, c->written = at, c->kind = kind;
+}
+void acquire(Thread& t, const Shared& known) {
+  if (now->checks && known) t.order.base = now->joins.of(t.order.base, known);
+}
+void release(Thread& t, Known& to) {
+  if (!now->checks) return;
+  if (to.done.empty()) to = Known((size_t)now->slots);
+  t.order.release(to);
+}
+// Those who wait, and who came last, know what all knew that came.
+void all_know(Known& coming, const std::vector<Thread*>& waiting, Thread* last) {
+  if (!now->checks) return;
+  const Shared all = std::make_shared<Known>(std::move(coming));
+  coming = Known();
+  for (Thread* t : waiting) acquire(*t, all);
+  if (last) acquire(*last, all);
+}
+
+// Whether these bytes are the program's own: constants that the compiler made, and the like.
+bool is_program(const void* p, size_t bytes) {
+  struct Range { uintptr_t first, last; };
+  static const std::vector<Range> ranges = [] {
+    Dl_info info = {};
+    dladdr((void*)&fail, &info);
+    struct Search { const void* base; std::vector<Range> found; } search = {info.dli_fbase, {}};
+    dl_iterate_phdr([](dl_phdr_info* library, size_t, void* data) {
+      Search& s = *(Search*)data;
+      if ((const void*)library->dlpi_addr != s.base) return 0;
+      for (int i = 0; i < library->dlpi_phnum; i++)
+        if (library->dlpi_phdr[i].p_type == PT_LOAD) {
+          const uintptr_t first = library->dlpi_addr + library->dlpi_phdr[i].p_vaddr;
+          s.found.push_back({first, first + library->dlpi_phdr[i].p_memsz});
+        }
+      return 1;
+    }, &search);
+    return search.found;
+  }();
+  for (const Range& r : ranges)
+    if ((uintptr_t)p >= r.first && (uintptr_t)p + bytes <= r.last) return true;
+  return false;
+}
+// A plain access of a kernel, or an atomic one.
+void check_plain(const void* p, size_t bytes, bool write, Cell::Kind kind = Cell::PLAIN) {
   const Thread& t = *now->self;
-  if (!write && (t.waited || !now->dependent)) return;
+  if (!now->checks && !write && (t.waited || !now->dependent)) return;
   const auto inside = [&](const void* from, size_t size) {
     return (const unsigned char*)p >= (const unsigned char*)from && (const unsigned char*)p < (const unsigned char*)from + size;
   };
   if (inside(t.stack, STACK) || inside(now->parameters, 1 << 12) || inside(&t.place, sizeof(Place))) return;
   for (const auto& b : now->blocks)
-    if (inside(b->shared, now->shared_bytes)) return;
-  const Allocation a = allocation_of(p, bytes);
-  if (!a.data) return;   // a constant of the program; other places are unreadable
+    if (inside(b->shared, now->shared_bytes)) {
+      if (!now->checks) return;
+      if (b.get() != t.block) fail("a plain access of another block's shared memory");
+      if ((const unsigned char*)p + bytes > b->shared + now->shared_bytes)
+        fail("%s %zu bytes at the end of shared memory (%s)", write ? "writes" : "reads", bytes, line_of(code_place()).c_str());
+      return access_shared(*b, p, bytes, write, t, kind);
+    }
+  Allocation a = {};
+  const auto has = [&](const Allocation& of) {
+    return (const unsigned char*)p >= of.data && (const unsigned char*)p + bytes <= of.data + of.bytes;
+  };
+  for (const Allocation& seen : now->seen)
+    if (has(seen)) a = seen;
+  if (!a.data) {
+    a = allocation_of(p, bytes);
+    if (a.data) now->seen.push_back(a);
+  }
+  if (!a.data) {   // a constant of the program; other places are mostly unreadable
+    if (!now->checks || inside(&place, sizeof place) || is_program(p, bytes)) return;
+    fail("%s %zu bytes at %p, outside every buffer (%s)", write ? "writes" : "reads", bytes, p, line_of(code_place()).c_str());
+  }
   if (now->dependent && !t.waited && !a.constant)
     fail("%s a buffer of an earlier kernel before griddepcontrol.wait", write ? "writes" : "reads");
   if (a.constant && write) fail("writes constants");
   if (write)
     for (uint32_t* cell : cells(a, p, bytes)) *cell = now->number;
 }
-void run(const Copy& c) {
+
+void run(Copy& c) {
+  if (c.ran) return;
+  c.ran = true;
   if (c.bytes) std::memcpy(c.dst, c.src, (size_t)c.bytes);
   if (c.bytes < c.total) std::memset(c.dst + c.bytes, 0, (size_t)(c.total - c.bytes));
   if (c.landed) *c.landed = ++now->landings;
 }
-void run(const std::vector<Copy>& copies) {
-  for (const Copy& c : copies) run(c);
+void run(std::vector<Copy>& copies) {
+  for (Copy& c : copies) run(c);
+}
+// cp.async that their thread has waited for.
+void landed(std::vector<Copy>& copies) {
+  run(copies);
+  const Order& o = now->self->order;
+  for (const Copy& c : copies) copy_ends(c.dst, (size_t)c.total, o.slot, o.now, Cell::PLAIN);
 }
 
 Barrier& barrier_at(uint32_t address) {
@@ -235,11 +430,20 @@ void check_phase(Barrier& b) {
   if (b.pending < 0) fail("mbarrier: more arrivals than its count of %d", b.expected);
   if (b.pending || b.tx) return;
   b.phase ^= 1, b.pending = b.expected;
+  if (now->checks) {
+    if (b.coming.done.empty()) b.coming = Known((size_t)now->slots);
+    b.coming.done[(size_t)b.slot] = ++b.phases;
+    b.known = std::make_shared<Known>(b.coming);
+  }
   wake(b.waiting);
 }
 void run(Async& op) {
   run(op.copies);
   if (op.data_dst) std::memcpy(op.data_dst, op.data.data(), op.data.size());
+  const Clock at = op.bar->phases + 1;
+  const Cell::Kind kind = op.bytes ? Cell::ASYNC : Cell::PLAIN;
+  for (const Copy& c : op.copies) copy_ends(c.dst, (size_t)c.total, op.bar->slot, at, kind);
+  if (op.data_dst) copy_ends(op.data_dst, op.data.size(), op.bar->slot, at, kind);
   op.bar->tx -= op.bytes;
   if (op.arrive) op.bar->pending--;
   check_phase(*op.bar);
@@ -257,11 +461,12 @@ void run_async() {
 
 void check_named(Block& block, NamedBarrier& b) {
   const int needed = b.needed < 0 ? block.live : b.needed;
-  if (b.arrived && b.arrived >= needed) b.arrived = 0, wake(b.waiting);
+  if (b.arrived && b.arrived >= needed) b.arrived = 0, all_know(b.coming, b.waiting, nullptr), wake(b.waiting);
 }
 void check_cluster() {
   if (now->cluster_pending) return;
   now->cluster_phase++, now->cluster_pending = now->cluster_live;
+  if (now->checks) now->cluster_known = std::make_shared<Known>(std::move(now->cluster_coming)), now->cluster_coming = Known((size_t)now->slots);
   for (auto& t : now->threads) {
     t->cluster_arrived = false;
     if (t->state && !std::strcmp(t->state, "barrier.cluster.wait")) now->ready.push_back(t.get()), t->state = nullptr;
@@ -282,8 +487,8 @@ void meet(Meeting& m, int lanes, uint32_t mask, int lane, const char* what, void
 
 void finish_thread() {
   Thread& t = *now->self;
-  for (auto& g : t.groups) run(g);
-  run(t.open);
+  for (auto& g : t.groups) landed(g);
+  landed(t.open);
   t.done = true, t.state = nullptr;
   t.block->live--, now->cluster_live--;
   if (t.waited) t.block->waited = true;
@@ -317,6 +522,9 @@ void run_cluster(const unsigned grid[3], unsigned cx, unsigned cy, unsigned clus
                  unsigned block_threads) {
   now->threads.clear(), now->blocks.clear(), now->ready.clear(), now->asyncs.clear(), now->mbarriers.clear();
   now->landings = 0, now->cluster_phase = 0, now->cluster_live = now->cluster_pending = (int)(cluster * block_threads);
+  now->slots = (int)(cluster * block_threads) + BARRIER_SLOTS, now->next_slot = (int)(cluster * block_threads);
+  const Shared unknown = now->checks ? std::make_shared<Known>((size_t)now->slots) : nullptr;
+  now->joins.clear(), now->cluster_known = nullptr, now->cluster_coming = now->checks ? Known((size_t)now->slots) : Known();
   for (unsigned rank = 0; rank < cluster; rank++) {
     if (!now->windows[rank]) {
       now->windows[rank] =
@@ -327,6 +535,7 @@ void run_cluster(const unsigned grid[3], unsigned cx, unsigned cy, unsigned clus
     b->shared = now->windows[rank] + WINDOW - (now->shared_bytes + 127) / 128 * 128;
     std::memset(b->shared, 0xFF, (size_t)(now->windows[rank] + WINDOW - b->shared));
     b->landed.assign(now->shared_bytes / 16 + 1, 0);
+    if (now->checks) b->cells.assign(now->shared_bytes / 2 + 1, Cell());
     b->live = (int)block_threads, b->waited = false;
     b->warps.resize((block_threads + 31) / 32), b->warpgroups.resize((block_threads + 127) / 128);
     for (unsigned i = 0; i < block_threads; i++) {
@@ -335,6 +544,7 @@ void run_cluster(const unsigned grid[3], unsigned cx, unsigned cy, unsigned clus
       t->block = b.get(), t->rank = (int)rank, t->id = (int)i;
       t->state = nullptr, t->started = t->done = t->waited = t->cluster_arrived = false, t->cluster_target = 0,
       t->fenced = 0;
+      t->order.base = unknown, t->order.slot = (int)now->threads.size();
       const size_t index = now->threads.size();
       if (index >= now->stacks.size())
         now->stacks.push_back(
@@ -413,8 +623,10 @@ void barrier(int id, int n) {
   NamedBarrier& b = now->self->block->barriers[id];
   if (b.arrived && b.needed != n) fail("bar.sync %d with %d and with %d threads", id, b.needed, n);
   b.needed = n, b.arrived++;
+  release(*now->self, b.coming);
   if (b.arrived >= (n < 0 ? now->self->block->live : n)) {
     b.arrived = 0;
+    all_know(b.coming, b.waiting, now->self);
     wake(b.waiting);
   } else wait_in(b.waiting, "bar.sync");
 }
@@ -444,6 +656,17 @@ uint32_t ballot(uint32_t mask, bool predicate) {
   });
   return v.result;
 }
+void sync_warp(uint32_t mask) {
+  Thread* t = now->self;
+  if (mask != ~0u) fail("syncwarp: only full masks are used");
+  collective("syncwarp", mask, t, [](void** o, int lanes, void*) {
+    if (!now->checks) return;
+    Known all((size_t)now->slots);
+    for (int i = 0; i < lanes; i++) release(*(Thread*)o[i], all);
+    const Shared known = std::make_shared<Known>(std::move(all));
+    for (int i = 0; i < lanes; i++) acquire(*(Thread*)o[i], known);
+  });
+}
 void pdl_launch() {
   if (!now->self->waited) now->early_trigger = true;
 }
@@ -463,18 +686,25 @@ void cp16(uint32_t dst, const void* src, int bytes) {
   if (bytes != 0 && bytes != 16) fail("cp.async of %d bytes", bytes);
   if (bytes) check_source(src, 16, "cp.async");
   unsigned char* to = at(dst, 16, "cp.async");
+  HERE();
   Copy c = {to, src, bytes, 16, &now->self->block->landed[(size_t)(to - now->self->block->shared) / 16]};
-  if (chance(4)) run(c);
-  else now->self->open.push_back(c);
+  copy_begins(c);
+  if (chance(4)) {
+    run(c);
+    if (!now->checks) return;
+  }
+  now->self->open.push_back(c);
 }
 void cp_commit() {
   now->self->groups.push_back(std::move(now->self->open));
   now->self->open.clear();
 }
 void cp_wait(int n) {
-  while ((int)now->self->groups.size() > n) run(now->self->groups.front()), now->self->groups.pop_front();
+  while ((int)now->self->groups.size() > n) landed(now->self->groups.front()), now->self->groups.pop_front();
 }
 void ldmatrix4(uint32_t* r, uint32_t address, bool transpose) {
+  HERE();
+  if (now->checks && address % 16 == 0) access_shared(*now->self->block, at(address, 16, "ldmatrix"), 16, false, *now->self);
   Load l = {r, address, transpose};
   collective(transpose ? "ldmatrix.trans" : "ldmatrix", ~0u, &l, [](void** o, int, void*) {
     for (int m = 0; m < 4; m++) {
@@ -517,32 +747,68 @@ void mma16816(float* c, const uint32_t* a, uint32_t b0, uint32_t b1) {
 void cluster_arrive() {
   if (now->self->cluster_arrived) fail("barrier.cluster.arrive twice in one phase");
   now->self->cluster_arrived = true, now->self->cluster_target = now->cluster_phase + 1;
+  if (now->checks) release(*now->self, now->cluster_coming);
   now->cluster_pending--;
   check_cluster();
 }
 void cluster_wait() {
   while (now->cluster_phase < now->self->cluster_target) pause("barrier.cluster.wait");
+  acquire(*now->self, now->cluster_known);
 }
 void store_shared16(uint32_t address, const float* v, bool cluster) {
   if (address % 16) fail("st.shared.v4: address 0x%x is not a multiple of 16", address);
   if (!cluster && (int)(address >> 20) != now->self->rank) fail("st.shared to another block");
-  std::memcpy(at(address, 16, "st.shared"), v, 16);
+  HERE();
+  unsigned char* to = at(address, 16, "st.shared");
+  if (now->checks) access_shared(*now->blocks[address >> 20], to, 16, true, *now->self);
+  std::memcpy(to, v, 16);
 }
 void mbar_init(uint32_t bar, int count) {
-  at(bar, 8, "mbarrier.init");
-  now->mbarriers[bar] = {count, count, 0, 0, {}};
+  HERE();
+  unsigned char* p = at(bar, 8, "mbarrier.init");
+  Barrier& b = now->mbarriers[bar];
+  b = Barrier();
+  b.expected = b.pending = count, b.tx = 0, b.phase = 0;
+  if (!now->checks) return;
+  if (now->next_slot == now->slots) fail("more than %d mbarriers in a cluster", BARRIER_SLOTS);
+  b.slot = now->next_slot++, b.initialiser = now->self->order.slot;
+  access_shared(*now->self->block, p, 8, true, *now->self);
+}
+void mbar_fence_init() {
+  if (!now->checks) return;
+  for (auto& entry : now->mbarriers)
+    if (entry.second.initialiser == now->self->order.slot) entry.second.fenced = true;
+}
+namespace {
+// A thread uses a barrier, itself or by a copy that it starts: it must know that it is initialised.
+Barrier& used_barrier(uint32_t bar, bool by_copy) {
+  Barrier& b = barrier_at(bar);
+  if (!now->checks) return b;
+  const Cell& c = *cell_of(*now->blocks[bar >> 20], at(bar, 8, "mbarrier"));
+  if (!now->self->order.knows(c.writer, c.written))
+    clash(*now->blocks[bar >> 20], c, "uses an mbarrier at", "not ordered after its initialisation by", c.writer, c.written_at);
+  if (!b.fenced && (by_copy || (int)(bar >> 20) != now->self->rank))
+    clash(*now->blocks[bar >> 20], c, "uses an mbarrier at", "without fence.mbarrier_init after its initialisation by", c.writer, c.written_at);
+  return b;
+}
 }
 void mbar_arrive(uint32_t bar, int bytes) {
-  Barrier& b = barrier_at(bar);
+  HERE();
+  Barrier& b = used_barrier(bar, false);
+  release(*now->self, b.coming);
   b.tx += bytes, b.pending--;
   check_phase(b);
 }
 void mbar_wait(uint32_t bar, int parity) {
-  Barrier& b = barrier_at(bar);
+  HERE();
+  Barrier& b = used_barrier(bar, false);
   while (b.phase == parity) wait_in(b.waiting, "mbarrier.try_wait");
+  acquire(*now->self, b.known);
 }
 void mbar_arrive_cp(uint32_t bar) {
-  Async op = {{}, {}, nullptr, &barrier_at(bar), 0, true};
+  HERE();
+  Async op = {{}, {}, nullptr, &used_barrier(bar, false), 0, true};
+  release(*now->self, op.bar->coming);
   for (auto& g : now->self->groups) op.copies.insert(op.copies.end(), g.begin(), g.end());
   op.copies.insert(op.copies.end(), now->self->open.begin(), now->self->open.end());
   now->self->groups.clear(), now->self->open.clear();
@@ -551,12 +817,11 @@ void mbar_arrive_cp(uint32_t bar) {
 void bulk_copy(uint32_t dst, const void* src, int bytes, uint32_t bar) {
   if (dst % 16 || bytes % 16 || bytes <= 0) fail("cp.async.bulk of %d bytes to 0x%x: multiples of 16 only", bytes, dst);
   check_source(src, (size_t)bytes, "cp.async.bulk");
-  later({{{at(dst, (size_t)bytes, "cp.async.bulk"), src, bytes, bytes, nullptr}},
-         {},
-         nullptr,
-         &barrier_at(bar),
-         bytes,
-         false});
+  HERE();
+  Copy copy = {at(dst, (size_t)bytes, "cp.async.bulk"), src, bytes, bytes, nullptr};
+  Barrier& b = used_barrier(bar, true);
+  copy_begins(copy);
+  later({{copy}, {}, nullptr, &b, bytes, false});
 }
 void prefetch(const void* src, int bytes) {
   if ((uintptr_t)src % 16 || bytes % 16 || !allocation_of(src, (size_t)bytes).data)
@@ -565,7 +830,9 @@ void prefetch(const void* src, int bytes) {
 void st_async(uint32_t address, uint32_t bar, const float* v) {
   if (address % 16) fail("st.async: address 0x%x is not a multiple of 16", address);
   if (address >> 20 != bar >> 20) fail("st.async: data and barrier lie in different blocks");
-  Async op = {{}, {}, at(address, 16, "st.async"), &barrier_at(bar), 16, false};
+  HERE();
+  Async op = {{}, {}, at(address, 16, "st.async"), &used_barrier(bar, true), 16, false};
+  copy_begins({op.data_dst, v, 16, 16, nullptr});
   op.data.resize(16);
   std::memcpy(op.data.data(), v, 16);
   later(std::move(op));
@@ -592,7 +859,52 @@ float element(uint64_t descriptor, int row, int k, uint32_t fenced) {
   std::memcpy(&h, from, 2);
   return half_to_float(h);
 }
-void run(const Product& p) {
+// Calls `f` with each cell of both operands.
+template <class F> void operands(const Product& p, F f) {
+  Block& block = *now->self->block;
+  const auto one = [&](uint64_t descriptor, int rows) {
+    const uint32_t start = (uint32_t)(descriptor & 0x3FFF) << 4, k_step = (uint32_t)(descriptor >> 16 & 0x3FFF) << 4,
+                   row_step = (uint32_t)(descriptor >> 32 & 0x3FFF) << 4;
+    for (int row = 0; row < rows; row++)
+      for (int k = 0; k < 2; k++) {
+        const uint32_t address = start + (uint32_t)k * k_step + (uint32_t)(row / 8) * row_step + (uint32_t)(row % 8) * 16;
+        Cell* c = cell_of(block, at(address | (uint32_t)now->self->rank << 20, 16, "wgmma operand"));
+        for (int i = 0; i < 8; i++) f(block, c[i]);
+      }
+  };
+  one(p.a, 64), one(p.b, p.n);
+}
+// A product begins: all its threads must know what they multiply, and that it is visible to wgmma.
+void product_begins(const Product& p, const std::vector<const Order*>& threads) {
+  if (!now->checks) return;
+  std::vector<const Order*> different;
+  for (const Order* o : threads)
+    if (different.empty() || different.back()->base != o->base) different.push_back(o);
+  operands(p, [&](Block& block, Cell& c) {
+    if (c.copier) clash(block, c, "wgmma reads", "into which an asynchronous copy is in flight, of", c.copier - 1, c.written_at);
+    if (c.kind == Cell::NEVER) fail("wgmma reads byte %zu of shared memory, which nothing wrote (%s)", (size_t)(&c - block.cells.data()) * 2, line_of(code_place()).c_str());
+    for (const Order* o : different) {
+      if (!o->knows(c.writer, c.written)) clash(block, c, "wgmma reads", "not ordered after the write of", c.writer, c.written_at);
+      if (c.kind != Cell::ASYNC && !o->knows_fenced(c.writer, c.written))
+        clash(block, c, "wgmma reads", "without fence.proxy.async after the write of", c.writer, c.written_at);
+    }
+    if (c.operands < 255) c.operands++;
+  });
+}
+void product_ends(const Product& p) {
+  if (!now->checks) return;
+  const Order& leader = now->threads[(size_t)(now->self->order.slot / 128 * 128)]->order;
+  operands(p, [&](Block&, Cell& c) {
+    c.operands--;
+    Cell::Read* r = c.reads;
+    while (r < c.reads + Cell::READS && r->at && r->slot / 32 != leader.slot / 32) r++;
+    if (r == c.reads + Cell::READS) r = c.reads + c.next++ % Cell::READS;
+    *r = {(uint16_t)leader.slot, leader.now, code_place()};
+  });
+}
+void run(Product& p) {
+  if (p.ran) return;
+  p.ran = true;
   std::vector<float> a(64 * 16), b((size_t)p.n * 16);
   for (int r = 0; r < 64; r++) for (int k = 0; k < 16; k++) a[(size_t)(r * 16 + k)] = element(p.a, r, k, p.fenced);
   for (int r = 0; r < p.n; r++) for (int k = 0; k < 16; k++) b[(size_t)(r * 16 + k)] = element(p.b, r, k, p.fenced);
@@ -608,23 +920,30 @@ void run(const Product& p) {
       }
   }
 }
-void run(const std::vector<Product>& products) {
-  for (const Product& p : products) run(p);
+void run(std::vector<Product>& products) {
+  for (Product& p : products) run(p);
 }
-struct Operand { float* d; int n; uint64_t a, b; int accumulate; uint32_t fenced; };
+void end(std::vector<Product>& products) {
+  run(products);
+  for (const Product& p : products) product_ends(p);
+}
+struct Operand { float* d; int n; uint64_t a, b; int accumulate; uint32_t fenced; const Order* order; };
 }  // namespace
 void wgmma(float* d, int n, uint64_t a, uint64_t b, int accumulate) {
-  Operand o = {d, n, a, b, accumulate, now->self->fenced};
+  HERE();
+  Operand o = {d, n, a, b, accumulate, now->self->fenced, &now->self->order};
   meet_warpgroup("wgmma", &o, [](void** all, int, void*) {
     const Operand& first = *(Operand*)all[0];
     Product p = {{}, first.n, first.a, first.b, first.accumulate, first.fenced};
+    std::vector<const Order*> orders;
     for (int i = 0; i < 128; i++) {
       const Operand& o = *(Operand*)all[i];
       if (o.n != p.n || o.a != p.a || o.b != p.b || o.accumulate != p.accumulate)
         fail("wgmma: lanes of a warpgroup disagree");
-      p.d[i] = o.d;
+      p.d[i] = o.d, orders.push_back(o.order);
       if (o.fenced < p.fenced) p.fenced = o.fenced;
     }
+    product_begins(p, orders);
     warpgroup().open.push_back(p);
   });
 }
@@ -634,16 +953,25 @@ void wgmma_commit() {
     Warpgroup& w = warpgroup();
     w.groups.push_back(std::move(w.open));
     w.open.clear();
-    if (chance(4)) while (!w.groups.empty()) run(w.groups.front()), w.groups.pop_front();
+    if (chance(4))
+      for (auto& group : w.groups) run(group);
   });
 }
 void wgmma_wait(int n) {
   meet_warpgroup("wgmma.wait", &n, [](void** all, int, void*) {
     Warpgroup& w = warpgroup();
-    while ((int)w.groups.size() > *(int*)all[0]) run(w.groups.front()), w.groups.pop_front();
+    while ((int)w.groups.size() > *(int*)all[0]) end(w.groups.front()), w.groups.pop_front();
   });
 }
-void fence_async_proxy() { now->self->fenced = now->landings; }
+void fence_async_proxy() {
+  Thread& t = *now->self;
+  t.fenced = now->landings;
+  if (now->checks) t.order.base = now->joins.of(t.order.base, nullptr), t.order.fenced = t.order.now;
+}
+void atomic_access(const void* p, size_t bytes) {
+  HERE();
+  check_plain(p, bytes, true, Cell::ATOMIC);
+}
 void set_registers(int n) {
   if (n < 24 || n > 256 || n % 8) fail("setmaxnreg to %d", n);
   meet_warpgroup("setmaxnreg", nullptr, [](void**, int, void*) {});
@@ -661,14 +989,14 @@ void __tsan_vptr_read(void**) {}
 void __tsan_vptr_update(void**, void*) {}
 // Registration of kernels, when the library is loaded, is no kernel.
 #define ACCESS(name, bytes, write) \
-  void __tsan_##name(void* p) { if (emu::now && emu::now->self) emu::check_plain(p, bytes, write); }
+  void __tsan_##name(void* p) { if (emu::now && emu::now->self) emu::now->pc = __builtin_return_address(0), emu::check_plain(p, bytes, write); }
 #define SIZE(n) ACCESS(read##n, n, false) ACCESS(write##n, n, true) ACCESS(unaligned_read##n, n, false) ACCESS(unaligned_write##n, n, true) \
   ACCESS(read_write##n, n, true) ACCESS(unaligned_read_write##n, n, true)
 SIZE(1) SIZE(2) SIZE(4) SIZE(8) SIZE(16)
 #undef SIZE
 #undef ACCESS
-void __tsan_read_range(void* p, unsigned long n) { if (n && emu::now && emu::now->self) emu::check_plain(p, n, false); }
-void __tsan_write_range(void* p, unsigned long n) { if (n && emu::now && emu::now->self) emu::check_plain(p, n, true); }
+void __tsan_read_range(void* p, unsigned long n) { if (n && emu::now && emu::now->self) emu::now->pc = __builtin_return_address(0), emu::check_plain(p, n, false); }
+void __tsan_write_range(void* p, unsigned long n) { if (n && emu::now && emu::now->self) emu::now->pc = __builtin_return_address(0), emu::check_plain(p, n, true); }
 void* __tsan_memcpy(void* to, const void* from, unsigned long n) {
   __tsan_read_range((void*)from, n), __tsan_write_range(to, n);
   return std::memcpy(to, from, n);
@@ -711,7 +1039,7 @@ extern "C" int emu_free(void* p) {
   return 1;
 }
 // Runs one grid. `seed` 0: threads in order and asynchronous work as late as possible; otherwise shuffled by it.
-// Returns 0, or 1 with a message in `error`. Several host threads may run a grid each at the same time.
+// RTMO_EMULATOR_ORDER=1 in the environment: the order of all accesses is checked, which takes several times as long. Returns 0, or 1 with a message in `error`. Several host threads may run a grid each at the same time.
 extern "C" int emu_launch(const char* name, const unsigned* grid, unsigned cluster, unsigned threads, unsigned shared,
                           const void* params, size_t params_bytes, int dependent, uint64_t seed, char* error,
                           size_t error_bytes) {
@@ -744,6 +1072,9 @@ extern "C" int emu_launch(const char* name, const unsigned* grid, unsigned clust
     if (!grid[0] || !grid[1] || !grid[2] || grid[1] > 65535 || grid[2] > 65535)
       fail("grid (%u, %u, %u)", grid[0], grid[1], grid[2]);
     now->entry = k->entry, now->parameters = params, now->shared_bytes = shared, now->dependent = dependent != 0;
+    now->seen.clear();
+    const char* asked = std::getenv("RTMO_EMULATOR_ORDER");
+    now->checks = asked && !std::strcmp(asked, "1");
     now->number = ++launches, now->early_trigger = false;
     now->random_state = seed ? seed * 0x9E3779B97F4A7C15ull | 1 : 0;
     const size_t n = (size_t)grid[0] * grid[1] * (grid[2] / cluster);

@@ -11,6 +11,9 @@
 //   emu.cpp in place of its library).
 // * `__ldcg` before the wait may read what an earlier kernel wrote, but not what the one before wrote, nor after one that
 //   let this kernel start before its own wait (see counted.cuh).
+// * With checks of order (RTMO_EMULATOR_ORDER=1, order.hpp): every access of shared memory must be ordered by barriers after what it
+//   meets, wgmma by a fence.proxy.async after what threads and cp.async wrote, nobody reads what nobody wrote, and no access
+//   is outside the buffer that it belongs to. Errors name both accesses and their lines.
 // * Disagreeing warps, a barrier that can never complete, and misaligned addresses (of plain accesses, too: the
 //   compiler is asked to trap them) are errors that name kernel and thread.
 #pragma once
@@ -72,6 +75,9 @@ void shuffle(const char* what, uint32_t mask, uint32_t* value, int source_lane);
 uint32_t ballot(uint32_t mask, bool predicate);
 uint32_t shared_address(const void* p);
 void early_read(const void* p, size_t bytes);
+void atomic_access(const void* p, size_t bytes);
+void sync_warp(uint32_t mask);
+void mbar_fence_init();
 void copy_unwatched(void* to, const void* from, size_t bytes);
 }
 #define threadIdx (emu::place->thread)
@@ -81,7 +87,7 @@ void copy_unwatched(void* to, const void* from, size_t bytes);
 
 inline void __syncthreads() { emu::barrier(0, -1); }
 inline void bar_sync(int id, int n) { emu::barrier(id, n); }
-inline void __syncwarp(uint32_t mask = ~0u) { emu::ballot(mask, false); }
+inline void __syncwarp(uint32_t mask = ~0u) { emu::sync_warp(mask); }
 inline uint32_t __ballot_sync(uint32_t mask, bool p) { return emu::ballot(mask, p); }
 inline bool __any_sync(uint32_t mask, bool p) { return emu::ballot(mask, p) != 0; }
 inline bool __all_sync(uint32_t mask, bool p) { return emu::ballot(mask, p) == mask; }
@@ -103,9 +109,19 @@ template <class T> T __shfl_xor_sync(uint32_t mask, T v, int bits) {
 template <class T> T __shfl_up_sync(uint32_t mask, T v, unsigned d) {
   return emu::shuffled("shfl.up", mask, v, emu::lane() >= (int)d ? emu::lane() - (int)d : emu::lane());
 }
-template <class T> T atomicAdd(T* p, T v) { T old = *p; *p = old + v; return old; }
-template <class T> T atomicMax(T* p, T v) { T old = *p; if (v > old) *p = v; return old; }
-template <class T> T atomicOr(T* p, T v) { T old = *p; *p = old | v; return old; }
+namespace emu {
+template <class T, class F> T atomic(T* p, F next) {
+  atomic_access(p, sizeof(T));
+  T old, v;
+  copy_unwatched(&old, p, sizeof(T));
+  v = next(old);
+  copy_unwatched(p, &v, sizeof(T));
+  return old;
+}
+}
+template <class T> T atomicAdd(T* p, T v) { return emu::atomic(p, [v](T old) { return old + v; }); }
+template <class T> T atomicMax(T* p, T v) { return emu::atomic(p, [v](T old) { return v > old ? v : old; }); }
+template <class T> T atomicOr(T* p, T v) { return emu::atomic(p, [v](T old) { return old | v; }); }
 inline void __threadfence_system() {}
 template <class T> T __ldg(const T* p) { return *p; }
 template <class T> T __ldcg(const T* p) {
@@ -183,7 +199,7 @@ inline uint32_t mapa(uint32_t address, int rank) { return (address & 0xFFFFF) | 
 inline void st_shared_f4(uint32_t address, const float (&v)[4]) { emu::store_shared16(address, v, false); }
 inline void st_cluster_f4(uint32_t address, const float (&v)[4]) { emu::store_shared16(address, v, true); }
 inline void mbar_init(uint32_t bar, int count) { emu::mbar_init(bar, count); }
-inline void mbar_fence_init() {}
+inline void mbar_fence_init() { emu::mbar_fence_init(); }
 inline void mbar_expect(uint32_t bar, int bytes) { emu::mbar_arrive(bar, bytes); }
 inline void mbar_arrive(uint32_t bar) { emu::mbar_arrive(bar, 0); }
 inline void mbar_wait(uint32_t bar, int parity) { emu::mbar_wait(bar, parity); }

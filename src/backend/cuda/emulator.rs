@@ -62,7 +62,7 @@ fn build(cxx: &str, replaced: Option<(&str, &str)>) -> std::result::Result<PathB
     std::fs::create_dir_all(&out).map_err(|e| format!("{}: {e}", out.display()))?;
     let read = |p: &Path| std::fs::read_to_string(p).map_err(|e| format!("{}: {e}", p.display()));
     let emu = root.join("tests").join("cuda_emu");
-    let interface = read(&emu.join("emu.hpp"))?;
+    let interface = [read(&emu.join("emu.hpp"))?, read(&emu.join("order.hpp"))?].concat();
     // Name, text, and what else the object depends on.
     let mut units = vec![("emu".to_string(), read(&emu.join("emu.cpp"))?, vec![interface.clone()])];
     for source in SOURCES {
@@ -98,6 +98,8 @@ fn build(cxx: &str, replaced: Option<(&str, &str)>) -> std::result::Result<PathB
         let flags = [
             "-std=c++17",
             "-O2",
+            // lines for errors
+            "-g1",
             "-fPIC",
             "-U_FORTIFY_SOURCE",
             "-DRTMO_EMULATOR",

@@ -524,6 +524,10 @@ impl Executor for CudaExecutor {
         STREAMS
     }
 
+    fn takes_nv12(&self) -> bool {
+        true
+    }
+
     fn start(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<()> {
         if self.in_flight.len() >= STREAMS {
             return Err(Error::Usage(format!("{STREAMS} runs are in flight: finish one first")));

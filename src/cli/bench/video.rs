@@ -10,7 +10,7 @@ use crate::cli::terminal::Terminal;
 use crate::cli::video::{Footage, Frame, Next, Range, Reader, Target, Writer};
 use rtmo_engine::output::draw::draw_people;
 use rtmo_engine::vision::decode::MAX_PIXELS;
-use rtmo_engine::{DrawOptions, Engine, Error, People, Photo, Result, Skeleton};
+use rtmo_engine::{DrawOptions, Engine, Error, People, Picture, Result, Skeleton};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::thread;
@@ -66,10 +66,10 @@ pub fn measure(
     let (kept, decode) = decoded(&open()?, frames)?;
     all.decode = decode;
     let first = kept.first().ok_or_else(|| Error::image(clip, "has no frame"))?;
-    all.size = (first.photo.width, first.photo.height);
+    all.size = first.picture.size();
     let mut people = Vec::new();
     for frame in &kept {
-        let (found, timings) = engine.infer_timed(std::slice::from_ref(&frame.photo))?;
+        let (found, timings) = engine.infer_timed(std::slice::from_ref(&frame.picture))?;
         let stages = timings.stages;
         all.letterbox += milliseconds(stages.letterbox + stages.upload) / kept.len() as f64;
         all.network += milliseconds(stages.network) / kept.len() as f64;
@@ -95,7 +95,7 @@ pub fn measure(
     for _ in 0..ROUNDS {
         let start = Instant::now();
         for i in 0..frames as usize {
-            engine.infer(std::slice::from_ref(&kept[i % kept.len()].photo))?;
+            engine.infer(std::slice::from_ref(&kept[i % kept.len()].picture))?;
         }
         all.bare += milliseconds(start.elapsed()) / frames as f64 / ROUNDS as f64;
         for annotated in [false, true] {
@@ -161,11 +161,12 @@ fn decoded(reader: &Reader, frames: u64) -> Result<(Vec<Frame>, f64)> {
 
 /// Milliseconds to draw a frame, and to encode one.
 fn drawn(frames: &[Frame], people: &[People], drawing: &Drawing<'_>, target: Target) -> Result<(f64, f64)> {
-    let size = (frames[0].photo.width, frames[0].photo.height);
+    let size = frames[0].picture.size();
     let (mut draw, mut photos) = (Duration::ZERO, Vec::new());
     for (frame, people) in frames.iter().zip(people) {
-        let mut photo = frame.photo.clone();
+        let picture = frame.picture.clone();
         let start = Instant::now();
+        let mut photo = picture.into_photo();
         draw_people(&mut photo, people, drawing.skeleton, &drawing.options);
         draw += start.elapsed();
         photos.push(photo);
@@ -187,9 +188,11 @@ struct Through<'a> {
 }
 
 impl Deliver for Through<'_> {
-    fn deliver(&mut self, given: Given, photo: Photo, people: People, _: f64) -> Result<bool> {
+    fn deliver(&mut self, given: Given, picture: Picture, people: People, _: f64) -> Result<bool> {
         let time = given.at.map_or(0.0, |at| at.time);
-        Ok(self.annotator.is_none_or(|annotator| annotator.push(photo, people, time, self.patience).is_ok()))
+        Ok(self
+            .annotator
+            .is_none_or(|annotator| annotator.push(picture, people, time, self.patience).is_ok()))
     }
 }
 

@@ -54,13 +54,19 @@ struct Evaluation<'a> {
 }
 
 impl Deliver for Evaluation<'_> {
-    fn deliver(&mut self, given: Given, photo: rtmo_engine::Photo, people: People, ms: f64) -> Result<bool> {
+    fn deliver(
+        &mut self,
+        given: Given,
+        picture: rtmo_engine::Picture,
+        people: People,
+        ms: f64,
+    ) -> Result<bool> {
         let path = given.path.as_path();
         // Photos come in order, those that cannot be read left out. Two images may have one photo.
         let Some(Photo { image, size, .. }) = self.photos.find(|photo| photo.path == path) else {
             return Err(Error::Usage(format!("{}: a photo that no image has", shown(path))));
         };
-        let (w, h) = (photo.width as u64, photo.height as u64);
+        let (w, h) = (picture.size().0 as u64, picture.size().1 as u64);
         if let Some((width, height)) = size.filter(|size| *size != (w, h)) {
             let what = format!("{}: {w}x{h}, and the annotations are for {width}x{height}", shown(path));
             self.terminal.complain("warning", what);

@@ -6,8 +6,8 @@ use super::budget::{Budget, Share};
 use super::sources::{Clip, Item, STDIN};
 use super::stopped;
 use super::turns::Turns;
-use rtmo_engine::Result;
 use rtmo_engine::vision::decode::{Decoded, Encoded, Limits};
+use rtmo_engine::{Picture, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,11 +21,11 @@ const SMALL_FILE: u64 = 4 << 20;
 /// How often a thread that waits looks whether the run has been stopped, or what it waits for is not coming yet.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A photo or frame, or why there is none.
+/// A photo or frame with its flaws, or why there is none.
 pub struct Read {
     /// As the user named it; empty where `decoded` tells of an argument that means no photo.
     pub path: PathBuf,
-    pub decoded: Result<Decoded>,
+    pub decoded: Result<(Picture, Vec<String>)>,
     /// What a photo takes of the budget; frames have their own bounds.
     pub share: Option<Share>,
     /// Where a frame is in its clip.
@@ -157,6 +157,7 @@ fn read_all(
             encoded.and_then(Encoded::decode)
         };
         share.shrink_to(decoded.as_ref().map_or(0, |decoded| decoded.photo.bgr.len()));
+        let decoded = decoded.map(|Decoded { photo, warnings }| (photo.into(), warnings));
         if to.send(Message::Read(Read { path, decoded, share: Some(share), at: None })).is_err() {
             return;
         }
@@ -293,7 +294,10 @@ mod tests {
                     let Some(batch) = turns.next_batch(4) else { break };
                     for Read { path, decoded, .. } in batch {
                         assert_eq!(path, files[seen], "{workers} workers");
-                        assert_eq!(decoded.map(|d| d.photo.width).ok(), (seen != 3).then_some(seen + 1));
+                        assert_eq!(
+                            decoded.map(|(picture, _)| picture.size().0).ok(),
+                            (seen != 3).then_some(seen + 1)
+                        );
                         seen += 1;
                     }
                 }

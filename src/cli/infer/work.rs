@@ -11,8 +11,7 @@ use super::turns::Turns;
 use crate::cli::files::Files;
 use crate::cli::terminal::Terminal;
 use rtmo_engine::output::FrameInfo;
-use rtmo_engine::vision::decode::Decoded;
-use rtmo_engine::{Engine, Error, People, Photo, Result, shown};
+use rtmo_engine::{Engine, Error, People, Picture, Result, shown};
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -40,7 +39,7 @@ pub struct Work<'a> {
 /// What becomes of a source's pictures.
 pub trait Deliver {
     /// Takes a picture whose people are known, and the milliseconds it took; false where no more are wanted.
-    fn deliver(&mut self, given: Given, photo: Photo, people: People, ms: f64) -> Result<bool>;
+    fn deliver(&mut self, given: Given, picture: Picture, people: People, ms: f64) -> Result<bool>;
 }
 
 /// A picture that the engine works on.
@@ -103,7 +102,7 @@ pub fn pump(
         }
         let collected = {
             let _turn = turns.engine();
-            engine.collect()?
+            engine.collect_pictures()?
         };
         let Some((photos, found)) = collected else { return Ok(done) };
         // A GPU works on two batches at a time: the time of this one begins when the one before it has ended.
@@ -112,7 +111,7 @@ pub fn pump(
         for ((given, photo), people) in given.into_iter().zip(photos).zip(found) {
             if !to.deliver(given, photo, people, ms)? {
                 // What has been submitted is collected, so that the engine is free.
-                while engine.collect()?.is_some() {}
+                while engine.collect_pictures()?.is_some() {}
                 return Ok(done);
             }
         }
@@ -120,7 +119,7 @@ pub fn pump(
 }
 
 impl Deliver for Work<'_> {
-    fn deliver(&mut self, given: Given, photo: Photo, people: People, ms: f64) -> Result<bool> {
+    fn deliver(&mut self, given: Given, picture: Picture, people: People, ms: f64) -> Result<bool> {
         let mut people = people;
         if self.files.is_written(&given.path)
             || self.pictures.as_ref().is_some_and(|pictures| pictures.has_drawn(&given.path))
@@ -135,7 +134,7 @@ impl Deliver for Work<'_> {
             let followed = identities.follow_photo(&mut people, self.before + given.place);
             self.tally.failed += forgive(self.terminal, followed)?;
         }
-        let mut done = Done { photo, people, picture: None, share: given.share };
+        let mut done = Done { photo: picture.into_photo(), people, picture: None, share: given.share };
         self.finish(&given.path, &mut done, ms)?;
         self.drawn += 1;
         let to = &self.to_draw[self.drawn % self.to_draw.len()];
@@ -225,7 +224,7 @@ impl Begun {
         let (mut given, mut photos, mut complaints) = (Vec::new(), Vec::new(), Vec::new());
         for (i, Read { path, decoded, share, at }) in batch.into_iter().enumerate() {
             match decoded {
-                Ok(Decoded { photo, warnings }) => {
+                Ok((photo, warnings)) => {
                     if !warnings.is_empty() {
                         complaints.push((path.clone(), Ok(warnings.join("; "))));
                     }
@@ -237,7 +236,7 @@ impl Begun {
         }
         let start = Instant::now();
         if !photos.is_empty() {
-            engine.submit(photos)?;
+            engine.submit_pictures(photos)?;
         }
         Ok(Begun { given, complaints, start })
     }

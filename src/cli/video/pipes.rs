@@ -35,6 +35,7 @@ fn settings() -> Settings {
         max_pixels: 1 << 24,
         threads: Some(1),
         hwaccel: None,
+        nv12: false,
         reconnect: false,
     }
 }
@@ -43,7 +44,14 @@ fn target(path: &Path) -> Target {
     Target { path: path.into(), threads: Some(1), patience: Duration::from_secs(60) }
 }
 
-fn read(path: &Path, settings: Settings) -> (Vec<Frame>, Result<()>, Vec<String>) {
+/// A [`Frame`] as a photo.
+struct Seen {
+    photo: Photo,
+    index: u64,
+    time: f64,
+}
+
+fn read(path: &Path, settings: Settings) -> (Vec<Seen>, Result<()>, Vec<String>) {
     read_from(Footage::File(path.into()), settings, Box::new(std::io::empty()))
 }
 
@@ -51,12 +59,14 @@ fn read_from(
     footage: Footage,
     settings: Settings,
     stdin: Box<dyn Read + Send>,
-) -> (Vec<Frame>, Result<()>, Vec<String>) {
+) -> (Vec<Seen>, Result<()>, Vec<String>) {
     let reader = Reader::open(&footage, settings, stdin).unwrap();
     let mut frames = Vec::new();
     loop {
         match reader.next(Duration::from_secs(60)) {
-            Next::Frame(frame) => frames.push(frame),
+            Next::Frame(Frame { picture, index, time }) => {
+                frames.push(Seen { photo: picture.into_photo(), index, time });
+            }
             Next::End(end) => return (frames, end, reader.notes()),
             Next::NotYet => panic!("no frame within a minute"),
         }
@@ -64,7 +74,7 @@ fn read_from(
 }
 
 /// The number that a frame of [`NUMBERED`] tells.
-fn number(frame: &Frame) -> u64 {
+fn number(frame: &Seen) -> u64 {
     let Photo { width, height, bgr } = &frame.photo;
     let level = f64::from(bgr[(height / 2 * width + width / 2) * 3]);
     // From video's range to the whole one.
@@ -281,4 +291,71 @@ fn raw_frames_need_no_ffmpeg() {
     assert!(end.unwrap_err().to_string().contains("frame 4 is cut off: expected 24 bytes, got 4"));
     let (frames, end, _) = read(bytes, Settings { max_pixels: 7, ..settings() });
     assert!(frames.is_empty() && end.unwrap_err().to_string().contains("4x2 pixels"));
+}
+
+/// NV12 means the same colours as the photos that ffmpeg makes, by every matrix and range, also of sources that are no YUV or
+/// have odd sides. Colours are flat, since ffmpeg puts those of neighbours together in another way.
+#[test]
+fn nv12_has_the_colours_of_photos() {
+    let folder = tempfile::tempdir().unwrap();
+    let nv12 = || Settings { nv12: true, ..settings() };
+    for (i, (size, format, matrix, range)) in [
+        ("64x48", "yuv420p", "bt709", "tv"),
+        ("64x48", "yuv420p", "smpte170m", "tv"),
+        ("64x48", "yuv420p", "bt709", "pc"),
+        ("64x48", "yuv420p", "bt2020nc", "tv"),
+        ("64x48", "yuv444p", "bt709", "tv"),
+        ("64x48", "gbrp", "rgb", "pc"),
+        ("63x47", "yuv444p", "bt709", "tv"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for colour in ["0xC84020", "0x20B0F0", "0x30A040"] {
+            let source = format!("color={colour}:s={size}:r=10:d=0.3,format={format}");
+            let tags = ["-colorspace", matrix, "-color_range", range];
+            let codec = ["-c:v", if format == "gbrp" { "libx264rgb" } else { "libx264" }, "-qp", "0"];
+            let arguments = [&["-f", "lavfi", "-i", &source], &codec[..], &tags].concat();
+            let Some(clip) = make(&folder, &format!("{i}.mkv"), &arguments) else { return };
+            let ((photos, one, _), (frames, other, _)) = (read(&clip, settings()), read(&clip, nv12()));
+            one.and(other).unwrap();
+            assert_eq!((photos.len(), frames.len()), (3, 3));
+            for (photo, frame) in photos.iter().zip(&frames) {
+                assert_eq!((photo.index, photo.time), (frame.index, frame.time));
+                assert_eq!(photo.photo.bgr.len(), frame.photo.bgr.len());
+                let off = photo.photo.bgr.iter().zip(&frame.photo.bgr).map(|(a, b)| a.abs_diff(*b)).max();
+                // ffmpeg rounds twice, and of RGB it makes whole numbers of YUV first.
+                assert!(off <= Some(4), "{size} {format} {matrix} {range} {colour}: {off:?} grey levels");
+            }
+        }
+    }
+    // Sizes that change midway: none begins at a wrong byte.
+    let half = |name: &str, size: &str| {
+        make(&folder, name, &["-f", "lavfi", "-i", &format!("testsrc2=s={size}:r=10:d=1"), "-f", "mpegts"])
+    };
+    let (Some(a), Some(b)) = (half("a.ts", "64x48"), half("b.ts", "97x65")) else { return };
+    let both = folder.path().join("both.ts");
+    std::fs::write(&both, [std::fs::read(a).unwrap(), std::fs::read(b).unwrap()].concat()).unwrap();
+    let ((photos, ..), (frames, ..)) = (read(&both, settings()), read(&both, nv12()));
+    let sizes = |seen: &[Seen]| seen.iter().map(|s| (s.photo.width, s.photo.height)).collect::<Vec<_>>();
+    assert_eq!(sizes(&photos), sizes(&frames));
+    let (last, expected) = (&frames[frames.len() - 1].photo.bgr, &photos[photos.len() - 1].photo.bgr);
+    let off: u64 = last.iter().zip(expected).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+    assert!(off / (last.len() as u64) < 10, "{off}");
+}
+
+#[test]
+fn raw_nv12_stays_so_for_a_gpu() {
+    let frame: Vec<u8> = (0..12).map(|i| i * 20).collect();
+    for nv12 in [false, true] {
+        let footage = Footage::Stdin(Some("4x2:nv12@10".parse().unwrap()));
+        let settings = Settings { nv12, ..settings() };
+        let reader = Reader::open(&footage, settings, Box::new(std::io::Cursor::new(frame.clone()))).unwrap();
+        let Next::Frame(Frame { picture, .. }) = reader.next(Duration::from_secs(60)) else {
+            panic!("no frame")
+        };
+        assert_eq!(matches!(picture, rtmo_engine::Picture::Nv12(_)), nv12);
+        let expected = rtmo_engine::Nv12::new(4, 2, frame.clone(), Default::default()).unwrap();
+        assert_eq!(picture.into_photo(), expected.to_photo());
+    }
 }

@@ -67,6 +67,11 @@ impl Ffmpeg {
         self.is_at_least((4, 4)).then_some(["-autoscale", "0"])
     }
 
+    /// Whether it says of each frame what its colours mean, without which NV12 cannot be read.
+    pub fn tells_colours(&self) -> bool {
+        self.is_at_least((4, 4))
+    }
+
     /// The option by which a clip's last frame is shown for so many units of time: raw frames have no end of their own.
     pub fn lasting(&self, units: u64) -> Option<[String; 2]> {
         self.is_at_least((4, 4)).then(|| ["-bsf:v".into(), format!("setts=pts=PTS:dts=DTS:duration={units}")])

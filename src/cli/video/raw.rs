@@ -1,7 +1,7 @@
 //! Frames without a container: `--raw 1280x720:bgr24@30`.
 
-use rtmo_engine::Photo;
 use rtmo_engine::vision::decode::MAX_PIXELS;
+use rtmo_engine::{Nv12, Photo, Picture, Result, YuvColours};
 use std::str::FromStr;
 
 /// Frames of one size after the other, as another program writes them to standard output.
@@ -27,7 +27,7 @@ enum Pixels {
 impl FromStr for RawFormat {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<RawFormat, String> {
+    fn from_str(text: &str) -> std::result::Result<RawFormat, String> {
         let wrong = || "expected WIDTHxHEIGHT:FORMAT@RATE, as in 1280x720:bgr24@30".to_string();
         let (size, rest) = text.split_once(':').ok_or_else(wrong)?;
         let (width, height) = size.split_once(['x', 'X']).ok_or_else(wrong)?;
@@ -61,34 +61,19 @@ impl RawFormat {
         if self.pixels == Pixels::Nv12 { pixels / 2 * 3 } else { pixels * 3 }
     }
 
-    /// A frame as a photo; `frame` has [`RawFormat::bytes`].
-    pub fn photo(&self, mut frame: Vec<u8>) -> Photo {
+    /// A frame as a picture; `frame` has [`RawFormat::bytes`]. NV12 is taken as BT.601 of video's range, as ffmpeg takes it where
+    /// nothing else is said.
+    pub fn picture(&self, mut frame: Vec<u8>) -> Result<Picture> {
         let (width, height) = (self.width, self.height);
         match self.pixels {
             Pixels::Bgr => {}
             Pixels::Rgb => frame.chunks_exact_mut(3).for_each(|pixel| pixel.swap(0, 2)),
-            Pixels::Nv12 => frame = nv12(width, height, &frame),
-        }
-        Photo { width, height, bgr: frame }
-    }
-}
-
-/// BT.601, video range, in 1/256: as ffmpeg takes nv12 that says nothing else of itself.
-fn nv12(width: usize, height: usize, frame: &[u8]) -> Vec<u8> {
-    let (luma, chroma) = frame.split_at(width * height);
-    let mut bgr = Vec::with_capacity(width * height * 3);
-    for (y, row) in luma.chunks_exact(width).enumerate() {
-        let colours = &chroma[y / 2 * width..][..width];
-        for (luma, colour) in row.chunks_exact(2).zip(colours.chunks_exact(2)) {
-            let (u, v) = (i32::from(colour[0]) - 128, i32::from(colour[1]) - 128);
-            for &luma in luma {
-                let y = 298 * (i32::from(luma) - 16) + 128;
-                let [b, g, r] = [y + 516 * u, y - 100 * u - 208 * v, y + 409 * v];
-                bgr.extend([b, g, r].map(|value| (value >> 8).clamp(0, 255) as u8));
+            Pixels::Nv12 => {
+                return Nv12::new(width, height, frame, YuvColours::default()).map(Picture::Nv12);
             }
         }
+        Ok(Photo { width, height, bgr: frame }.into())
     }
-    bgr
 }
 
 #[cfg(test)]
@@ -120,7 +105,10 @@ mod tests {
 
     #[test]
     fn colours_of_each_format() {
-        let of = |format: &str, frame: &[u8]| format.parse::<RawFormat>().unwrap().photo(frame.to_vec()).bgr;
+        let of = |format: &str, frame: &[u8]| {
+            let picture = format.parse::<RawFormat>().unwrap().picture(frame.to_vec());
+            picture.unwrap().into_photo().bgr
+        };
         assert_eq!(of("1x2:bgr24@1", &[1, 2, 3, 4, 5, 6]), [1, 2, 3, 4, 5, 6]);
         assert_eq!(of("1x2:rgb24@1", &[1, 2, 3, 4, 5, 6]), [3, 2, 1, 6, 5, 4]);
         // Black, white, and the grey between; then pure red as BT.601 has it.

@@ -6,7 +6,7 @@ use super::program::{Ffmpeg, Running};
 use super::queue::{Popped, Queue};
 use super::raw::RawFormat;
 use super::told::{Ear, Head, Info, Told};
-use rtmo_engine::{Error, Photo, Result, shown};
+use rtmo_engine::{Error, Nv12, Photo, Picture, Result, shown};
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,7 +27,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// One picture of footage.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frame {
-    pub photo: Photo,
+    pub picture: Picture,
     /// Its number in the source, from 0; of live sources the number of frames read before.
     pub index: u64,
     /// Seconds from the source's beginning to when it is shown.
@@ -51,6 +51,8 @@ pub struct Settings {
     pub threads: Option<usize>,
     /// ffmpeg's `-hwaccel`.
     pub hwaccel: Option<String>,
+    /// Whether frames come as NV12, which a GPU takes as they are; else as photos.
+    pub nv12: bool,
     /// Whether a live source that has ended is opened again, for ever.
     pub reconnect: bool,
 }
@@ -235,7 +237,7 @@ impl Shared {
         let mut running =
             Running::start(self.command(ffmpeg)).map_err(Error::io("cannot start", "ffmpeg"))?;
         let (say, heads) = channel();
-        let mut ear = Ear::new(self.footage.clone(), self.told.clone(), say);
+        let mut ear = Ear::new(self.footage.clone(), self.told.clone(), say, self.nv12(ffmpeg));
         running.read_log(move |line| ear.hear(line));
         let (out, to) = (running.stdout.take(), running.stdin.take());
         *lock(&self.running) = Some(running);
@@ -283,9 +285,10 @@ impl Shared {
             index = self.frames.load(Ordering::SeqCst) * every;
         }
         let mut last: Option<f64> = None;
-        let scaled = Ffmpeg::find()?.keep_sizes().is_none();
+        let ffmpeg = Ffmpeg::find()?;
+        let (scaled, nv12) = (ffmpeg.keep_sizes().is_none(), self.nv12(ffmpeg));
         let mut first_size = None;
-        for Head { time, width, height } in heads {
+        for Head { time, width, height, colours } in heads {
             let (width, height) =
                 if scaled { *first_size.get_or_insert((width, height)) } else { (width, height) };
             if end.is_some_and(|end| index >= end) {
@@ -300,15 +303,16 @@ impl Shared {
                     self.settings.max_pixels
                 )));
             }
-            let mut bgr = vec![0; width * height * 3];
-            let got = fill(&mut out, &mut bgr);
-            if got < bgr.len() {
+            let mut bytes =
+                vec![0; if nv12 { Nv12::bytes(width, height).unwrap_or(0) } else { width * height * 3 }];
+            let got = fill(&mut out, &mut bytes);
+            if got < bytes.len() {
                 // Why it ended is told by ffmpeg, or by its status.
                 return match got {
                     0 => Ok(()),
                     _ => Err(self.failure(format!(
                         "frame {index} is cut off: expected {} bytes, got {got}",
-                        bgr.len()
+                        bytes.len()
                     ))),
                 };
             }
@@ -322,8 +326,11 @@ impl Shared {
                 self.stopped.store(true, Ordering::SeqCst);
                 return Ok(());
             }
-            let photo = Photo { width, height, bgr };
-            if !self.queue.push(Frame { photo, index, time }) {
+            let picture = match nv12 {
+                true => Nv12::new(width, height, bytes, colours.map_err(|what| self.failure(what))?)?.into(),
+                false => Photo { width, height, bgr: bytes }.into(),
+            };
+            if !self.queue.push(Frame { picture, index, time }) {
                 return Ok(());
             }
             self.frames.fetch_add(1, Ordering::SeqCst);
@@ -333,6 +340,10 @@ impl Shared {
             0 => Ok(()),
             _ => Err(self.failure("ffmpeg wrote more than it told of: is it another program?")),
         }
+    }
+
+    fn nv12(&self, ffmpeg: &Ffmpeg) -> bool {
+        self.settings.nv12 && ffmpeg.tells_colours()
     }
 
     fn command(&self, ffmpeg: &Ffmpeg) -> Command {
@@ -363,15 +374,11 @@ impl Shared {
             .args(["-map", "0:V:0"])
             .args(ffmpeg.passthrough())
             .args(ffmpeg.keep_sizes().into_iter().flatten());
-        command.args([
-            "-vf",
-            &format!("{select}showinfo=checksum=0"),
-            "-pix_fmt",
-            "bgr24",
-            "-f",
-            "rawvideo",
-            "pipe:1",
-        ]);
+        // Of NV12 it tells behind the conversion, so that it says what these colours mean. Planes of 8 bits are only copied.
+        let (convert, format) =
+            if self.nv12(ffmpeg) { ("scale=out_range=tv,format=nv12,", "nv12") } else { ("", "bgr24") };
+        let filter = format!("{select}{convert}showinfo=checksum=0");
+        command.args(["-vf", &filter, "-pix_fmt", format, "-f", "rawvideo", "pipe:1"]);
         let stdin = if matches!(self.footage, Footage::Stdin(_)) { Stdio::piped() } else { Stdio::null() };
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -405,7 +412,14 @@ impl Shared {
             }
             let wanted =
                 index % every.max(&1) == 0 && index >= range.first && start.is_none_or(|start| time >= start);
-            if wanted && !self.queue.push(Frame { photo: format.photo(bytes), index, time }) {
+            if !wanted {
+                continue;
+            }
+            let mut picture = format.picture(bytes)?;
+            if !self.settings.nv12 {
+                picture = picture.into_photo().into();
+            }
+            if !self.queue.push(Frame { picture, index, time }) {
                 break;
             }
         }

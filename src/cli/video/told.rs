@@ -2,7 +2,7 @@
 
 use super::log::{self, Level, Line};
 use super::{Footage, without_password};
-use rtmo_engine::shown;
+use rtmo_engine::{YuvColours, YuvMatrix, shown};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -68,6 +68,8 @@ pub struct Head {
     pub time: Option<f64>,
     pub width: usize,
     pub height: usize,
+    /// What the numbers of NV12 mean; an error tells what ffmpeg said and is not known.
+    pub colours: Result<YuvColours, String>,
 }
 
 /// What ffmpeg complained of.
@@ -104,12 +106,16 @@ pub struct Ear {
     unit: Option<f64>,
     /// Whether it still tells of its input.
     input: bool,
+    /// Whether frames are NV12: what is said of their colours comes in a later line.
+    nv12: bool,
+    /// A frame whose colours have not been told.
+    held: Option<Head>,
 }
 
 impl Ear {
     /// `told` gets what is said; `heads` what is said of each frame.
-    pub fn new(footage: Footage, told: Arc<Told>, heads: Sender<Head>) -> Ear {
-        Ear { footage, told, heads, unit: None, input: true }
+    pub fn new(footage: Footage, told: Arc<Told>, heads: Sender<Head>, nv12: bool) -> Ear {
+        Ear { footage, told, heads, unit: None, input: true, nv12, held: None }
     }
 
     /// Understands a line.
@@ -130,8 +136,14 @@ impl Ear {
                     log::value(config, "time_base").and_then(|unit| log::ratio(unit.trim_end_matches(',')));
                 lock(&self.told.info).rate = log::value(config, "frame_rate").and_then(log::ratio);
             } else if let Some(head) = self.head(text) {
-                // Where no thread waits for it, the frame is not wanted either.
-                self.heads.send(head).ok();
+                self.send();
+                self.held = Some(head);
+                if !self.nv12 {
+                    self.send();
+                }
+            } else if let (Some(space), Some(head)) = (log::value(text, "color_space"), &mut self.held) {
+                head.colours = colours(space, log::value(text, "color_range"));
+                self.send();
             }
         } else if text.starts_with("Stream mapping") || text.starts_with("Output #") {
             if std::mem::take(&mut self.input) {
@@ -142,12 +154,21 @@ impl Ear {
         }
     }
 
+    /// Tells of the frame that is held.
+    fn send(&mut self) {
+        if let Some(head) = self.held.take() {
+            // Where no thread waits for it, the frame is not wanted either.
+            self.heads.send(head).ok();
+        }
+    }
+
     fn head(&self, text: &str) -> Option<Head> {
         log::value(text, "n")?;
         let (width, height) = log::value(text, "s")?.split_once('x')?;
         let stamp = log::value(text, "pts").and_then(|pts| pts.parse::<i64>().ok());
         let time = stamp.zip(self.unit).map(|(stamp, unit)| stamp as f64 * unit);
-        Some(Head { time, width: width.parse().ok()?, height: height.parse().ok()? })
+        let colours = Err("ffmpeg has not said what its colours mean".into());
+        Some(Head { time, width: width.parse().ok()?, height: height.parse().ok()?, colours })
     }
 
     /// A line of what ffmpeg tells of its input.
@@ -180,6 +201,27 @@ impl Ear {
             notes.push(format!("{name}: its colours of more than 8 bits are converted to 8"));
         }
     }
+}
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        self.send();
+    }
+}
+
+/// What `showinfo` says of colours. Where a source says nothing, ffmpeg itself takes BT.601, which is [`YuvMatrix`]'s default.
+fn colours(space: &str, range: Option<&str>) -> Result<YuvColours, String> {
+    let matrix = match space {
+        "unknown" | "reserved" | "bt470bg" | "smpte170m" | "fcc" => YuvMatrix::Bt601,
+        "bt709" => YuvMatrix::Bt709,
+        "bt2020nc" => YuvMatrix::Bt2020,
+        _ => {
+            return Err(format!(
+                "colours of the kind {space}: expected bt709, bt470bg, smpte170m or bt2020nc"
+            ));
+        }
+    };
+    Ok(YuvColours::default().with_matrix(matrix).with_full_range(range == Some("pc")))
 }
 
 #[cfg(test)]

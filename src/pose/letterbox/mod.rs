@@ -63,7 +63,8 @@ impl Letterbox {
         &self.geometry
     }
 
-    /// Writes row `y` of the network input: `input width * 3` bytes, BGR.
+    /// Writes row `y` of the network input: `input width * 3` bytes, BGR. Of NV12 the whole picture is converted for each row:
+    /// an [`Engine`](crate::Engine) on a CPU converts it once, before.
     ///
     /// # Panics
     /// If the picture is not of the size that this letterbox was made for, or `row` not of the length said.
@@ -71,6 +72,9 @@ impl Letterbox {
         let picture: Image<'_> = picture.into();
         assert_eq!(picture.size(), self.photo, "letterbox made for another photo size");
         assert_eq!(row.len(), self.input.0 * 3, "row of the network input");
+        if picture.is_nv12() {
+            return self.sample_row(&picture.to_photo(), y, row);
+        }
         match &self.geometry {
             Geometry::Warp(warp) => warp.sample_row(picture, y, row),
             Geometry::Resize(resize) => resize.sample_row(picture, y, row),

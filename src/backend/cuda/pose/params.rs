@@ -21,18 +21,21 @@ pub enum Sampler {
 
 params! {
     /// One photo of the batch, and what the caller wants to know of it. Written by the host before each run, at the
-    /// start of one block that also holds the tables and the photos; `photo`, `columns` and `rows` are offsets from its
-    /// start in bytes.
+    /// start of one block that also holds the tables and the photos; `photo`, `chroma`, `columns` and `rows` are offsets
+    /// from its start in bytes. Rows of a plane follow one another; those of `chroma` are of an even number of bytes.
     Frame {
-        photo: i64,
+        photo: i64,                 // BGR, or the brightness of NV12
+        chroma: i64,                // NV12's pairs U, V; 0: the photo is BGR
         columns: i32, rows: i32,    // sampling tables
-        width: i32, height: i32,    // of the photo, which is BGR, row by row
+        width: i32, height: i32,    // of the photo
         fit_w: i32, fit_h: i32,     // part of the input that the photo fills (resize and halve)
         sampler: i32,
         score_logit: f32,           // a grid is a candidate if its class logit is strictly above this
         nms_thr: f32,               // a candidate is suppressed if its IoU with a better one is strictly above this
         max_people: i32,            // at most this many; negative: all
         force: i32,                 // negative: off; else the best `force` grids survive in any case
+        yuv_black: i32, yuv_luma: i32,      // how NV12 becomes BGR, see vision/nv12.rs
+        u_blue: i32, u_green: i32, v_green: i32, v_red: i32,
         reserved: i32,
     }
 

@@ -3,6 +3,7 @@
 use super::common::cases::{self, Row};
 use super::*;
 use crate::backend::{Frame, RunOptions};
+use crate::vision::{Image, YuvColours, YuvMatrix};
 
 /// The rows of the case table that CUDA's kernels take, each alone; two images a batch is in the tests below.
 #[test]
@@ -161,6 +162,45 @@ fn letterboxes_are_the_cpu_s_to_the_bit() {
         x.run(&frames, &RunOptions::default()).unwrap();
         for (i, p) in photos.iter().enumerate() {
             check(&mut x, i, p);
+        }
+        // NV12 of the same sizes, of even and odd sides, with gaps between rows: as the photo that the host makes of it. The
+        // batch holds NV12 and BGR in turns.
+        let data: Vec<[Vec<u8>; 2]> = photos
+            .iter()
+            .map(|(photo, _)| {
+                let (w, h) = (photo.width.div_ceil(2) * 2 + 6, photo.height);
+                let noise =
+                    |n: usize| photo.bgr.iter().cycle().map(|b| b.wrapping_mul(167)).take(n).collect();
+                [noise(w * h), noise(w * h.div_ceil(2))]
+            })
+            .collect();
+        let colours = [YuvMatrix::Bt601, YuvMatrix::Bt709, YuvMatrix::Bt2020]
+            .map(|m| [false, true].map(|full| YuvColours::default().with_matrix(m).with_full_range(full)));
+        let pictures: Vec<(Image<'_>, Photo)> = photos
+            .iter()
+            .zip(&data)
+            .zip(colours.concat().iter().cycle())
+            .map(|(((photo, _), [luma, chroma]), &colours)| {
+                let (w, h) = (photo.width, photo.height);
+                let image = Image::nv12(w, h, luma, chroma, colours).unwrap();
+                let image = image.with_stride(w.div_ceil(2) * 2 + 6).unwrap();
+                (image, image.to_photo())
+            })
+            .collect();
+        let mixed: Vec<Frame<'_>> = pictures
+            .iter()
+            .zip(&frames)
+            .enumerate()
+            .map(
+                |(i, ((image, _), frame))| {
+                    if i % 3 < 2 { Frame::new(image, frame.letterbox) } else { *frame }
+                },
+            )
+            .collect();
+        x.run(&mixed, &RunOptions::default()).unwrap();
+        for (i, ((_, converted), (photo, letterbox))) in pictures.iter().zip(&photos).enumerate() {
+            let photo = if i % 3 < 2 { converted } else { photo };
+            check(&mut x, i, &(photo.clone(), letterbox.clone()));
         }
         for (i, p) in photos.iter().enumerate() {
             x.run(&frames[i..=i], &RunOptions::default()).unwrap();

@@ -4,7 +4,7 @@ use crate::cli::infer::pictures::Drawing;
 use crate::cli::terminal::Terminal;
 use crate::cli::video::{Popped, Preview, Queue, Stop, Target, Watch, Writer};
 use rtmo_engine::output::draw::draw_people;
-use rtmo_engine::{Error, People, Photo, Result};
+use rtmo_engine::{Error, People, Photo, Picture, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,7 @@ const WAITING: usize = 2;
 
 /// Draws frames in their order, and gives them to an annotated clip and a window.
 pub struct Annotator<'a> {
-    queue: Queue<(Photo, People, f64)>,
+    queue: Queue<(Picture, People, f64)>,
     drawing: Drawing<'a>,
     target: Option<Target>,
     /// Title of the window, if there is one.
@@ -51,12 +51,12 @@ impl Annotator<'_> {
     /// Where frames are no longer wanted.
     pub fn push(
         &self,
-        photo: Photo,
+        picture: Picture,
         people: People,
         time: f64,
         patience: Duration,
     ) -> std::result::Result<(), Refused> {
-        match self.queue.push_within((photo, people, time), patience) {
+        match self.queue.push_within((picture, people, time), patience) {
             Ok(true) if self.window_closed.swap(false, Ordering::SeqCst) => Err(Refused::WindowClosed),
             Ok(true) => Ok(()),
             Ok(false) => Err(Refused::Failed),
@@ -89,11 +89,12 @@ impl Annotator<'_> {
         let (mut writer, mut window): (Option<Writer>, _) = (None, self.window.clone());
         let mut preview: Option<Preview> = None;
         loop {
-            let (mut photo, people, time) = match self.queue.pop(Duration::from_secs(3600)) {
+            let (picture, people, time) = match self.queue.pop(Duration::from_secs(3600)) {
                 Popped::Item(frame) => frame,
                 Popped::NotYet => continue,
                 Popped::Ended => return Ok(writer),
             };
+            let mut photo = picture.into_photo();
             draw_people(&mut photo, &people, self.drawing.skeleton, &self.drawing.options);
             if let (None, Some(target)) = (&writer, &self.target) {
                 let begun = Writer::create(target.clone(), (photo.width, photo.height), self.source.step())?;

@@ -13,8 +13,7 @@ use crate::cli::video::{Footage, Frame, Next, Range, Reader, Target, Writer};
 pub use annotate::Annotator;
 use annotate::Refused;
 use rtmo_engine::output::FrameInfo;
-use rtmo_engine::vision::decode::Decoded;
-use rtmo_engine::{Engine, Error, People, Photo, Result, shown};
+use rtmo_engine::{Engine, Error, People, Picture, Result, shown};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -238,13 +237,13 @@ impl FrameSource for Frames<'_> {
         let (mut batch, mut since) = (Vec::new(), Instant::now());
         while batch.len() < most && self.left > 0 && !stopped() {
             self.look(LOOK);
-            if let Some(Frame { photo, index, time }) = self.seen.take() {
+            if let Some(Frame { picture, index, time }) = self.seen.take() {
                 if !self.begun {
                     self.begun = true;
                     let info = self.reader.watch().info();
                     self.terminal.clip_begins(self.options.begin(), self.options.until(info.duration));
                 }
-                let decoded = Ok(Decoded { photo, warnings: Vec::new() });
+                let decoded = Ok((picture, Vec::new()));
                 batch.push(Read {
                     path: PathBuf::new(),
                     decoded,
@@ -283,7 +282,7 @@ struct ClipWork<'a, 'b, 'c> {
 }
 
 impl Deliver for ClipWork<'_, '_, '_> {
-    fn deliver(&mut self, given: Given, photo: Photo, mut people: People, _: f64) -> Result<bool> {
+    fn deliver(&mut self, given: Given, picture: Picture, mut people: People, _: f64) -> Result<bool> {
         let (name, terminal) = (self.name, self.work.terminal);
         let at = given.at.unwrap_or(At { frame: 0, time: 0.0 });
         if people.not_finite() > 0 {
@@ -296,7 +295,7 @@ impl Deliver for ClipWork<'_, '_, '_> {
             let followed = identities.follow(&mut people, at.time);
             self.counts.failed += forgive(terminal, followed)?;
         }
-        let info = FrameInfo::new(name, (photo.width, photo.height)).with_frame(at.frame).with_time(at.time);
+        let info = FrameInfo::new(name, picture.size()).with_frame(at.frame).with_time(at.time);
         let added = self.work.results.frame(&info, &people);
         self.counts.failed += forgive(terminal, added)?;
         self.counts.frames += 1;
@@ -304,7 +303,7 @@ impl Deliver for ClipWork<'_, '_, '_> {
         self.counts.last = at.time;
         terminal.clip_at(at.time, self.counts.frames);
         let Some(annotator) = self.annotator else { return Ok(true) };
-        match annotator.push(photo, people, at.time, self.clip.options.patience()) {
+        match annotator.push(picture, people, at.time, self.clip.options.patience()) {
             Ok(()) => Ok(true),
             // A window that is closed ends what would go on for ever.
             Err(Refused::WindowClosed) => Ok(!self.live),

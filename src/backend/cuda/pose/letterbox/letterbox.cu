@@ -13,8 +13,12 @@
 // The output is [in_h / 2, in_w / 2, 16]: the 2x2 pixels of a cell, each B, G, R, then four zeros. The network's first
 // layer, a 6x6 convolution of stride 2, is a 3x3 one of stride 1 on it.
 //
+// A photo is BGR, or NV12 (vision/nv12.rs), whose pixels are converted as they are read, by the rule of the host: the input is
+// the same as from the converted photo.
+//
 // One thread a cell. All its table entries are loaded together, then all photo pixels, so that it waits three times:
-// for the frame, the tables, and the photo. Two neighbours come as the three words that their six bytes touch.
+// for the frame, the tables, and the photo. Two neighbours come as the three words that their six bytes touch; of NV12 as two
+// bytes and two pairs.
 #include "letterbox.params.cuh"
 
 constexpr int BORDER = 114;
@@ -23,7 +27,7 @@ struct ResizeTap { unsigned first, second; int weights[2]; };
 
 // Pixels have their three bytes in the lowest 24 bits; what is above belongs to others.
 struct Pair { unsigned left, right; };
-struct Photo {
+struct Bgr {
   const unsigned* words;
   int width, height;
   // The pixels x and x + 1 of a row inside the photo; a pixel outside has any value.
@@ -37,11 +41,34 @@ struct Photo {
     return {x > first ? high : low, x < first ? low : high};
   }
 };
+struct Nv12 {
+  const unsigned char *luma, *chroma;
+  int width, height;
+  int black, gain, u_blue, u_green, v_green, v_red;
+  DEVICE Nv12(const Frame& f, const unsigned char* base)
+      : luma(base + f.photo), chroma(base + f.chroma), width(f.width), height(f.height), black(f.yuv_black),
+        gain(f.yuv_luma), u_blue(f.u_blue), u_green(f.u_green), v_green(f.v_green), v_red(f.v_red) {}
+  DEVICE static unsigned byte(int sum) { return (unsigned)min(max(sum >> 8, 0), 255); }
+  DEVICE unsigned pixel(int y, int x) const {
+    const int pairs = (width + 1) / 2;
+    const unsigned pair = *reinterpret_cast<const unsigned short*>(
+        chroma + ((unsigned)(y >> 1) * (unsigned)pairs + (unsigned)(x >> 1)) * 2u);
+    const int v = gain * (luma[(unsigned)y * (unsigned)width + (unsigned)x] - black) + 128;
+    const int blue = (int)(pair & 255u) - 128, red = (int)(pair >> 8) - 128;
+    return byte(v + u_blue * blue) | byte(v - u_green * blue - v_green * red) << 8 | byte(v + v_red * red) << 16;
+  }
+  DEVICE Pair at(int y, int x) const {
+    const int first = max(min(x, width - 2), 0);
+    const unsigned low = pixel(y, first), high = pixel(y, min(first + 1, width - 1));
+    return {x > first ? high : low, x < first ? low : high};
+  }
+};
 DEVICE int channel(unsigned pixel, int c) { return (int)(pixel >> (8 * c) & 255u); }
 
 // One cell's pixels, row by row.
 typedef int Cell[4][3];
 
+template <class Photo>
 DEVICE void warp(const Frame& f, const Photo& photo, const unsigned char* base, int x, int y, Cell& v) {
   const WarpRow* rows = reinterpret_cast<const WarpRow*>(base + f.rows) + y;
   const int* columns = reinterpret_cast<const int*>(base + f.columns) + x;
@@ -77,6 +104,7 @@ DEVICE void warp(const Frame& f, const Photo& photo, const unsigned char* base, 
   }
 }
 
+template <class Photo>
 DEVICE void resize(const Frame& f, const Photo& photo, const unsigned char* base, int x, int y, Cell& v) {
   const ResizeTap *columns = reinterpret_cast<const ResizeTap*>(base + f.columns),
                   *rows = reinterpret_cast<const ResizeTap*>(base + f.rows);
@@ -108,6 +136,7 @@ DEVICE void resize(const Frame& f, const Photo& photo, const unsigned char* base
   }
 }
 
+template <class Photo>
 DEVICE void halve(const Frame& f, const Photo& photo, int x, int y, Cell& v) {
   Pair pair[4][2];
 #pragma unroll
@@ -124,6 +153,14 @@ DEVICE void halve(const Frame& f, const Photo& photo, int x, int y, Cell& v) {
                    2;
 }
 
+template <class Photo>
+DEVICE void sample(const Frame& f, const Photo& photo, const unsigned char* base, int x, int y, Cell& v) {
+  if (f.sampler == SAMPLER_WARP) return warp(f, photo, base, x, y, v);
+  if (x >= f.fit_w || y >= f.fit_h) return;   // border
+  if (f.sampler == SAMPLER_RESIZE) resize(f, photo, base, x, y, v);
+  else halve(f, photo, x, y, v);
+}
+
 // A block does 32 x 4 cells. Seven at a time on each multiprocessor, all of 640 x 640 pixels run at once on an H100.
 KERNEL(letterbox, LetterboxLaunch, 128, 7) {
   const int w = p.in_w / 2, h = p.in_h / 2, image = (int)blockIdx.z;
@@ -133,13 +170,11 @@ KERNEL(letterbox, LetterboxLaunch, 128, 7) {
   if (cx >= w || cy >= h) return;
   const unsigned char* base = reinterpret_cast<const unsigned char*>(p.frames);
   const Frame f = p.frames[image];
-  const Photo photo = {reinterpret_cast<const unsigned*>(base + f.photo), f.width, f.height};
   const int x = cx * 2, y = cy * 2;
   Cell v;
-  if (f.sampler == SAMPLER_WARP) warp(f, photo, base, x, y, v);
-  else {
-    if (f.sampler == SAMPLER_RESIZE && x < f.fit_w && y < f.fit_h) resize(f, photo, base, x, y, v);
-    else if (x < f.fit_w && y < f.fit_h) halve(f, photo, x, y, v);
+  if (f.chroma) sample(f, Nv12(f, base), base, x, y, v);
+  else sample(f, Bgr{reinterpret_cast<const unsigned*>(base + f.photo), f.width, f.height}, base, x, y, v);
+  if (f.sampler != SAMPLER_WARP) {
 #pragma unroll
     for (int cell = 0; cell < 4; cell++)
       if (x + (cell & 1) >= f.fit_w || y + (cell >> 1) >= f.fit_h) v[cell][0] = v[cell][1] = v[cell][2] = BORDER;
