@@ -1,10 +1,8 @@
 #!/usr/bin/env bash
 # Compiles every CUDA kernel for every architecture and reports registers and spills. No GPU needed.
 #
-#   tools/nvcc_ci.sh [12|13]      12 or 13: with the compiler of CUDA 12.9 or 13.0, from Python packages that are kept in
-#                                 target/nvcc12 or target/nvcc13. Without either: nvcc in NVCC, CUDA_HOME or PATH, else 13
-#
-# The packages of CUDA 12 have no nvcc; tools/nvrtc.py calls their compiler instead.
+#   tools/nvcc_ci.sh [12|13]      12 or 13: with the compiler of CUDA 12.9 or 13.0, which tools/nvcc_fetch.sh fetches.
+#                                 Without either: nvcc in NVCC, CUDA_HOME or PATH, else 13
 #
 # The build script itself does it (build/main.rs, which has the list of architectures), into target/nvcc-ci-13 (or -12); what has not changed
 # since the last time is not compiled again. Fails if a kernel does not compile, spills registers to memory, or if ptxas says that it
@@ -21,23 +19,10 @@ if [ -z "$version" ]; then
   [ -n "$nvcc" ] || nvcc=$(command -v nvcc || true)
   version=13
 fi
-# A folder and packages that belong into it.
-install() {
-  [ -d "$1" ] && return
-  echo "installing the compiler into $1"
-  python3 -m pip install --quiet --disable-pip-version-check --target "$1.partial" "${@:2}"
-  mv "$1.partial" "$1"
-}
-if [ -n "$nvcc" ]; then
-  :
-elif [ "$version" = 12 ]; then
-  install target/nvcc12 nvidia-cuda-{nvrtc,runtime,cccl}-cu12==12.9.*
-  NVRTC=$(realpath target/nvcc12/nvidia)
-  export NVRTC
-  nvcc=tools/nvrtc.py
-else
-  install target/nvcc13 nvidia-{cuda-nvcc,cuda-crt,nvvm,cuda-runtime,cuda-cccl}==13.0.*
-  nvcc=target/nvcc13/nvidia/cu13/bin/nvcc
+if [ -z "$nvcc" ]; then
+  found=$(tools/nvcc_fetch.sh "$version")
+  while IFS='=' read -r name value; do export "$name=$value"; done <<< "$found"
+  nvcc=$NVCC
 fi
 nvcc=$(realpath "$nvcc")
 "$nvcc" --version | tail -2
