@@ -18,6 +18,7 @@
 //! that may be rounded runs on it, and none needs an algorithm with fewer products.
 
 use super::direct::Shape;
+use super::winograd::Partition;
 use super::winograd::scheme::{F33, F43, F43Stride2, F53, F53Stride2, Scheme};
 use crate::backend::cpu::element::Element;
 use crate::backend::cpu::memory::Map;
@@ -150,19 +151,58 @@ impl Layer<'_> {
     }
 
     fn winograd<W: Scheme, T: Element>(&self) -> f64 {
+        let patches = self.patches::<W>();
+        patches as f64 * self.inputs::<W, T>() + self.outputs::<W, T>(patches)
+    }
+
+    fn patches<W: Scheme>(&self) -> usize {
+        self.dst.h.div_ceil(W::OUT) * self.dst.w.div_ceil(W::OUT)
+    }
+
+    /// Time to transform a patch of the input.
+    fn inputs<W: Scheme, T: Element>(&self) -> f64 {
+        let operations = W::WINDOW * W::WINDOW + (W::WINDOW + W::POINTS) * W::OPERATIONS.0;
+        (operations as f64 + (W::POINTS * W::POINTS) as f64 * store::<T>()) * self.vectors(self.src.c)
+    }
+
+    /// Time to read the weights, multiply, and transform the output of so many patches.
+    fn outputs<W: Scheme, T: Element>(&self, patches: usize) -> f64 {
         let groups = self.shape.groups;
         let (cin, cout) = (self.src.c / groups, self.dst.c / groups);
-        let patches = self.dst.h.div_ceil(W::OUT) * self.dst.w.div_ceil(W::OUT);
         let positions = W::POINTS * W::POINTS;
         let sums = positions * cin.div_ceil(T::GROUP) * cout.div_ceil(self.lanes) * groups;
-        let (input, output) = W::OPERATIONS;
-        let input = (W::WINDOW * W::WINDOW + (W::WINDOW + W::POINTS) * input) as f64
-            + positions as f64 * store::<T>();
-        let output = (positions + (W::POINTS + W::OUT) * output + W::OUT * W::OUT) as f64;
-        let transforms = input * self.vectors(self.src.c) + output * self.vectors(cout) * groups as f64;
-        patches as f64 * (sums as f64 * multiply::<T>() + transforms)
+        let output = positions + (W::POINTS + W::OUT) * W::OPERATIONS.1 + W::OUT * W::OUT;
+        let output = output as f64 * self.vectors(cout) * groups as f64;
+        patches as f64 * (sums as f64 * multiply::<T>() + output)
             + self.tiles(patches * positions, 1)
             + (W::DISTINCT * W::DISTINCT * cin * self.dst.c * size_of::<T>()) as f64 * BYTE
+    }
+
+    /// How many patches a block and how many ranges of output channels keep `threads` busy.
+    ///
+    /// Up to four threads, a layer's weights are read once for each block, which is as large as [`Scheme::BLOCK`] says. Of maps of few
+    /// patches one block is all, and each thread has its own output channels and reads only their weights. More threads take the cut of
+    /// the least estimated time: small maps have too few patches for all, and threads that share a block all transform its input.
+    pub fn cut<W: Scheme, T: Element>(&self, threads: usize) -> Partition {
+        let patches = self.patches::<W>();
+        let vectors = (self.dst.c / self.shape.groups).div_ceil(self.lanes) * self.shape.groups;
+        if threads <= 4 {
+            if patches <= 25 {
+                return Partition { patches, ranges: threads.min(self.dst.c / 32).max(1) };
+            }
+            let blocks = patches.div_ceil(W::BLOCK).next_multiple_of(threads);
+            return Partition { patches: patches.div_ceil(blocks), ranges: 1 };
+        }
+        let time = |cut: &Partition| {
+            let items = patches.div_ceil(cut.patches) * cut.ranges;
+            let item = cut.patches as f64 * self.inputs::<W, T>()
+                + self.outputs::<W, T>(cut.patches) / cut.ranges as f64;
+            items.div_ceil(threads) as f64 * item
+        };
+        (1..=vectors.min(threads))
+            .flat_map(|ranges| (1..=patches.min(W::BLOCK)).map(move |patches| Partition { patches, ranges }))
+            .min_by(|a, b| time(a).total_cmp(&time(b)))
+            .unwrap_or(Partition { patches, ranges: 1 })
     }
 
     /// Time of the tiles of so many rows, of all panels, beyond their products.

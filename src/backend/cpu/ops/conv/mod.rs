@@ -105,7 +105,9 @@ impl<S: Simd> Builder<'_, S> {
 
     fn winograd<Q: Simd, W: Scheme, T: Element>(&mut self, simd: Q, layer: Unpacked, name: &'static str) {
         let Unpacked { step, src, shape, weight, bias, epilogue } = layer;
-        let partition = self.winograd_partition::<W>(&epilogue.dst);
+        let dst = &epilogue.dst;
+        let layer = Layer { src: &src, dst, shape, lanes: S::LANES, panel: S::PANEL };
+        let partition = layer.cut::<W, T>(self.threads);
         let make =
             move || Winograd::<Q, W, T>::new(simd, src, shape.groups, &weight, &bias, epilogue, partition);
         self.push_later(step, name, make);
@@ -124,17 +126,6 @@ impl<S: Simd> Builder<'_, S> {
         let partition = self.direct_partition(&epilogue.dst, weight.len() * size_of::<T>());
         let make = move || Direct::<Q, T>::new(simd, src, shape, &weight, &bias, epilogue, partition);
         self.push_later(step, name, make);
-    }
-
-    /// A layer's weights are read once for each block. Of maps of few patches one block is all, and each thread has its own output
-    /// channels and reads only their weights.
-    fn winograd_partition<W: Scheme>(&self, dst: &Map) -> winograd::Partition {
-        let patches = dst.h.div_ceil(W::OUT) * dst.w.div_ceil(W::OUT);
-        if patches <= 25 {
-            return winograd::Partition { patches, ranges: self.threads.min(dst.c / 32).max(1) };
-        }
-        let blocks = patches.div_ceil(W::BLOCK).next_multiple_of(self.threads);
-        winograd::Partition { patches: patches.div_ceil(blocks), ranges: 1 }
     }
 
     fn direct_partition(&self, dst: &Map, weight_bytes: usize) -> direct::Partition {
