@@ -1,5 +1,6 @@
 //! The Python package's native module: arguments in, arrays out. What Python users see is in `python/rtmo_engine`.
 
+mod cuda;
 mod dlpack;
 mod engine;
 mod errors;

@@ -1,10 +1,13 @@
-//! The input of a run, which the host writes as one block: a `Frame` for each image, sampling tables, photos.
+//! The input of a run, one block: a `Frame` for each image, sampling tables, photos. The host writes it, but for photos that are in
+//! the device's memory: these are copied there.
 
 use super::params::{Frame as Header, Sampler, Survivor};
 use crate::backend::cpu::pool::Pool;
+use crate::backend::cuda::gpu::Fetch;
 use crate::backend::{Frame, SelectParams};
 use crate::error::{Error, Result};
 use crate::pose::letterbox::Geometry;
+use crate::vision::ChannelOrder;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,6 +17,8 @@ pub(in crate::backend::cuda) struct Layout {
     parts: Vec<[usize; 4]>,
     /// Bytes in all.
     pub bytes: usize,
+    /// Bytes that the host writes, from the beginning on.
+    pub uploaded: usize,
 }
 
 const ALIGN: usize = 16;
@@ -31,7 +36,10 @@ impl Layout {
         };
         let mut tables = Vec::with_capacity(frames.len());
         for frame in frames {
-            frame.check(input_size)?;
+            frame.check_letterbox(input_size)?;
+            if frame.device.is_none() {
+                frame.photo.check()?;
+            }
             let photo = frame.photo;
             // Kernels count a photo's bytes in 32 bits.
             let bytes = photo.plane_sizes().map(|(row, rows)| row * rows).iter().sum::<usize>();
@@ -50,12 +58,22 @@ impl Layout {
         if i32::try_from(end).is_err() {
             return Err(Error::Usage(format!("{end} bytes of sampling tables in one batch: 2 GiB or more")));
         }
-        for (frame, [columns, rows]) in frames.iter().zip(tables) {
-            let planes = frame.photo.plane_sizes().map(|(row, rows)| row * rows);
-            let [photo, chroma] = planes.map(&mut take);
+        let mut planes = vec![[0; 2]; frames.len()];
+        let mut uploaded = end;
+        for device in [false, true] {
+            for (frame, planes) in frames.iter().zip(&mut planes) {
+                if frame.device.is_some() == device {
+                    *planes = frame.photo.plane_sizes().map(|(row, rows)| take(row * rows));
+                }
+            }
+            if !device {
+                uploaded = take(0);
+            }
+        }
+        for ([columns, rows], [photo, chroma]) in tables.into_iter().zip(planes) {
             parts.push([columns, rows, photo, chroma]);
         }
-        Ok(Layout { parts, bytes: at })
+        Ok(Layout { parts, bytes: at, uploaded })
     }
 
     /// Writes the block; large photos with several threads, since one copies slower than a GPU takes the bytes.
@@ -98,12 +116,23 @@ impl Layout {
                 u_green: yuv.u_green,
                 v_green: yuv.v_green,
                 v_red: yuv.v_red,
-                reserved: 0,
+                swap: frame.device.is_some_and(|image| image.order() == ChannelOrder::Rgb).into(),
             };
             let bytes = bytemuck::bytes_of(&header);
             block[i * bytes.len()..(i + 1) * bytes.len()].copy_from_slice(bytes);
         }
         copy_photos(frames, self.parts.iter().map(|part| [part[2], part[3]]), block, team);
+    }
+
+    /// How photos in the device's memory come into the block, whose address is `block`.
+    pub fn fetches(&self, frames: &[Frame<'_>], block: u64) -> Vec<Fetch> {
+        let of = |(frame, part): (&Frame<'_>, &[usize; 4])| {
+            let image = frame.device?;
+            let (from, stride) = image.place();
+            let [(row, rows), _] = frame.photo.plane_sizes();
+            Some(Fetch { from, stride, to: block + part[2] as u64, row, rows, stream: image.stream() })
+        };
+        frames.iter().zip(&self.parts).filter_map(of).collect()
     }
 }
 
@@ -121,7 +150,7 @@ fn copy_photos(
     const ALONE: usize = 8 << 20;
     let (mut rest, mut at) = (block, 0);
     let mut parts = Vec::new();
-    for (frame, places) in frames.iter().zip(places) {
+    for (frame, places) in frames.iter().zip(places).filter(|(frame, _)| frame.device.is_none()) {
         for (plane, (place, (row, rows))) in places.into_iter().zip(frame.photo.plane_sizes()).enumerate() {
             if rows == 0 {
                 continue;

@@ -13,7 +13,7 @@
 // The output is [in_h / 2, in_w / 2, 16]: the 2x2 pixels of a cell, each B, G, R, then four zeros. The network's first
 // layer, a 6x6 convolution of stride 2, is a 3x3 one of stride 1 on it.
 //
-// A photo is BGR, or NV12 (vision/nv12.rs), whose pixels are converted as they are read, by the rule of the host: the input is
+// A photo is BGR or RGB, or NV12 (vision/nv12.rs), whose pixels are converted as they are read, by the rule of the host: the input is
 // the same as from the converted photo.
 //
 // One thread a cell. All its table entries are loaded together, then all photo pixels, so that it waits three times:
@@ -174,6 +174,14 @@ KERNEL(letterbox, LetterboxLaunch, 128, 7) {
   Cell v;
   if (f.chroma) sample(f, Nv12(f, base), base, x, y, v);
   else sample(f, Bgr{reinterpret_cast<const unsigned*>(base + f.photo), f.width, f.height}, base, x, y, v);
+  // Sampling treats all channels alike, so that they change places afterwards.
+  if (f.swap) {
+#pragma unroll
+    for (int cell = 0; cell < 4; cell++) {
+      const int first = v[cell][0];
+      v[cell][0] = v[cell][2], v[cell][2] = first;
+    }
+  }
   if (f.sampler != SAMPLER_WARP) {
 #pragma unroll
     for (int cell = 0; cell < 4; cell++)
