@@ -615,6 +615,18 @@ mod tests {
     use crate::Variant;
     use crate::vision::{Nv12, YuvColours};
 
+    #[test]
+    fn a_cpu_refuses_pictures_in_gpu_memory() {
+        let options =
+            EngineOptions::default().with_device(Device::Cpu).with_threads(1).with_input_size(64, 32);
+        let mut engine = Engine::from_checkpoint(&model::random(Variant::T, 17, 2, 0), options).unwrap();
+        // SAFETY: the engine reads none.
+        let image = unsafe { DeviceImage::new(4096, 40, 30, crate::ChannelOrder::Bgr) }.unwrap();
+        let error = engine.infer_device(&[image]).unwrap_err().to_string();
+        assert!(error.contains("expected an engine on a GPU, this one computes on the CPU"), "{error}");
+        assert_eq!(engine.device_stream(), None);
+    }
+
     /// A CPU takes NV12 by way of the photo that it means, whether it is inferred, or submitted and collected.
     #[test]
     fn a_cpu_converts_nv12_first() {

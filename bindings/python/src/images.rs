@@ -128,7 +128,7 @@ impl<'py> Given<'py> {
         };
         let Some(gpu) = gpu else {
             let hint = "copy it there, for example by tensor.cpu()";
-            return elsewhere("the computer's memory, where pictures are worked on here".into(), hint);
+            return elsewhere("the computer's memory, where this is computed".into(), hint);
         };
         if place.is_some_and(|place| place.cuda() != Some(gpu.ordinal)) {
             let expected = format!("the memory of GPU {} (CUDA), where this engine is, or in the computer's", gpu.ordinal);
@@ -287,6 +287,15 @@ impl Picture<'_> {
             Picture::Device(_) => Err(Error::Usage("image: expected one in the computer's memory".into())),
             Picture::File(path) => Photo::open(path),
         }
+    }
+}
+
+/// For tests: what an engine on GPU `ordinal`, whose stream has this handle, makes of an array in GPU memory.
+#[pyfunction]
+pub fn device_image(image: &Bound<'_, PyAny>, rgb: bool, ordinal: i32, stream: u64) -> PyResult<String> {
+    match Given::new(image, rgb, Some(Gpu { ordinal, stream }))?.picture()? {
+        Picture::Device(image) => Ok(format!("{image:?}")),
+        _ => Err(usage("image: expected one in GPU memory")),
     }
 }
 

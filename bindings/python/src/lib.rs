@@ -21,6 +21,8 @@ mod _native {
     #[pymodule_export]
     use crate::evaluate::evaluate;
     #[pymodule_export]
+    use crate::images::device_image;
+    #[pymodule_export]
     use crate::people::{plot, skeleton, to_coco, to_json};
     #[pymodule_export]
     use crate::track::{Smoother, Tracker};

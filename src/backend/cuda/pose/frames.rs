@@ -62,12 +62,16 @@ impl Layout {
         let mut uploaded = end;
         for device in [false, true] {
             for (frame, planes) in frames.iter().zip(&mut planes) {
-                if frame.device.is_some() == device {
-                    *planes = frame.photo.plane_sizes().map(|(row, rows)| take(row * rows));
+                if frame.device.is_some() != device {
+                    continue;
                 }
-            }
-            if !device {
-                uploaded = take(0);
+                *planes = frame.photo.plane_sizes().map(|(row, rows)| {
+                    let place = take(row * rows);
+                    if !device {
+                        uploaded = place + row * rows;
+                    }
+                    place
+                });
             }
         }
         for ([columns, rows], [photo, chroma]) in tables.into_iter().zip(planes) {
@@ -212,7 +216,7 @@ pub(in crate::backend::cuda) const SURVIVOR_BYTES: usize = size_of::<Survivor>()
 mod tests {
     use super::*;
     use crate::pose::Letterbox;
-    use crate::vision::{ChannelOrder, Image, Photo, YuvColours, YuvMatrix};
+    use crate::vision::{DeviceImage, Image, Photo, YuvColours, YuvMatrix};
 
     /// Photos of all sizes and orders, with gaps between rows, arrive whole whatever the number of threads; nothing else
     /// of the block changes for it.
@@ -285,6 +289,32 @@ mod tests {
             );
             assert!(w < 640 || saved == w * h * 3 / 2, "{w}x{h}: {saved} bytes less");
         }
+    }
+
+    /// Photos in the device's memory have a place behind all that the host writes, and nothing of them is uploaded.
+    #[test]
+    fn photos_on_the_device_are_not_uploaded() {
+        let input = (64, 32);
+        let photo = Photo { width: 40, height: 30, bgr: vec![3; 3600] };
+        let letterbox = Letterbox::new((40, 30), input);
+        // SAFETY: no device is given it.
+        let image =
+            unsafe { DeviceImage::new(4096, 40, 30, ChannelOrder::Rgb).unwrap().with_stride(128).unwrap() };
+        let (host, device) = (Frame::new(&photo, &letterbox), Frame::on_device(image, &letterbox));
+        assert!(host.check(input).is_ok() && device.check(input).is_err(), "a CPU has no pixels to read");
+        let of = |frames: &[Frame<'_>]| Layout::new(frames, input).unwrap();
+        let (alone, both) = (of(&[device]), of(&[device, host]));
+        assert!(alone.uploaded < 3600 && alone.bytes >= alone.uploaded + 3600);
+        assert_eq!(of(&[host]).uploaded, of(&[host]).bytes);
+        assert!(both.parts[1][2] + 3600 <= both.uploaded && both.parts[0][2] >= both.uploaded);
+        let fetches = both.fetches(&[device, host], 1 << 20);
+        assert_eq!(fetches.len(), 1);
+        let Fetch { from, stride, to, row, rows, .. } = fetches[0];
+        assert_eq!((from, stride, to, row, rows), (4096, 128, (1 << 20) + both.parts[0][2] as u64, 120, 30));
+        let mut block = vec![7; both.bytes];
+        both.write(&[device, host], &SelectParams::default(), &mut block, &mut Pool::new(1).unwrap());
+        assert!(block[both.uploaded..].iter().all(|&byte| byte == 7));
+        assert!(block[both.parts[1][2]..][..3600].iter().all(|&byte| byte == 3));
     }
 
     #[test]
