@@ -67,7 +67,8 @@ impl Layer {
     }
 }
 
-/// Where inputs and weights are bf16 numbers, and sums of Winograd's transforms too, there is nothing to round but sums.
+/// Where inputs and weights are bf16 numbers, plain sums have nothing to round. Winograd's algorithms round what they transform, by up to
+/// 3 % of the largest output here; a value in a wrong place is off by more than 100 %.
 #[test]
 fn what_bf16_holds_comes_out_as_in_f32() {
     let mut layers = Vec::new();
@@ -92,7 +93,7 @@ fn what_bf16_holds_comes_out_as_in_f32() {
         layers.extend([layer, Layer { margin: 2, ..layer }]);
     }
     // Channels and pixels enough for Winograd's algorithms.
-    for size in [(13, 13), (10, 20), (11, 30), (26, 31)] {
+    for size in [(13, 13), (10, 20), (11, 30), (26, 31), (40, 72)] {
         for channels in [(64, 64), (48, 65), (33, 129), (63, 15), (20, 40)] {
             for stride in [1, 2] {
                 layers.push(Layer { margin: 2, ..Layer::new(size, channels, (3, stride)) });
@@ -106,18 +107,18 @@ fn what_bf16_holds_comes_out_as_in_f32() {
     let mut rng = Rng::new(1);
     let mut kernels = BTreeSet::new();
     for layer in layers {
-        // Patches add up to four inputs: 32 at most; filters half of three weights in each direction, multiples of
-        // four. Eight bits hold both.
         let (mut inputs, mut weights) = (Rng::new(rng.bits()), Rng::new(rng.bits()));
         let case = layer.case(|| inputs.below(17) as f32 - 8.0, || 4.0 * (weights.below(7) as f32 - 3.0));
         for isa in isas() {
-            kernels.extend(case.prepare(isa, 1).kernels(0));
+            let kernel = case.prepare(isa, 1).kernels(0)[0];
+            kernels.insert(kernel);
+            // Plain sums: all integers, below 2^24 in every partial sum: exact.
+            let tolerance = if kernel.starts_with("winograd") { 0.06 } else { f64::MIN_POSITIVE };
+            case.check_all(&[isa], &[1, 3], tolerance, &mut report);
         }
-        // All integers, below 2^24 in every partial sum: exact.
-        case.check_all(&isas(), &[1, 3], f64::MIN_POSITIVE, &mut report);
     }
     report.finish();
-    let vectors = ["1x1 bf16", "direct bf16", "grouped bf16", "winograd 2 bf16", "winograd 2 s2 bf16"];
+    let vectors = ["1x1 bf16", "direct bf16", "grouped bf16", "winograd 3 bf16", "winograd s2 bf16"];
     let tiles = ["1x1 amx bf16", "direct amx bf16", "grouped amx bf16"];
     for kernel in [&vectors[..], &tiles[..]].concat() {
         let tested = isas().iter().any(|isa| isa.tile_unit().is_some() == tiles.contains(&kernel));
@@ -165,13 +166,13 @@ fn rounding_errors_are_those_of_the_factors() {
     let mut rng = Rng::new(2);
     let large = (24, 26);
     let layers = [
-        // With what the algorithm may add: on inputs of mean zero Winograd's nearly doubles the error.
+        // With what the algorithm may add: on inputs of mean zero Winograd's triples the error.
         (Layer::new(large, (64, 64), (1, 1)), 1.0),
         (Layer::new(large, (512, 32), (1, 1)), 1.0),
-        (Layer { groups: 4, ..Layer::new(large, (72, 72), (3, 1)) }, 2.0),
+        (Layer { groups: 4, ..Layer::new(large, (72, 72), (3, 1)) }, 3.0),
         (Layer::new(large, (3, 32), (6, 2)), 1.0),
-        (Layer::new((20, 20), (256, 64), (3, 1)), 2.0),
-        (Layer::new((20, 20), (64, 64), (3, 2)), 2.0),
+        (Layer::new((20, 20), (256, 64), (3, 1)), 3.0),
+        (Layer::new((40, 40), (64, 64), (3, 2)), 3.0),
     ];
     for (layer, amplification) in layers {
         let (mut inputs, mut weights) = (Rng::new(rng.bits()), Rng::new(rng.bits()));
@@ -202,7 +203,7 @@ fn rounding_errors_are_those_of_the_factors() {
 
 /// Generated weights amplify rounding as trained ones do not: from 1e-3 of a layer to 3e-2 of the last maps, and random
 /// pixels' worth of it for people a hundred wide. The authors' PyTorch, itself in bf16, is twice as far off: 6.1e-2 at p5
-/// of rtmo-t, where vectors and tiles have 3.1e-2 to 3.3e-2. Mean keypoints of rtmo-t are off by 1.2 to 1.4 px with vectors,
+/// of rtmo-t, where vectors and tiles have 3.1e-2 to 3.4e-2. Mean keypoints of rtmo-t are off by 1.2 to 1.8 px with vectors,
 /// by 1.5 to 1.7 with tiles, whose sums the emulations order differently.
 const GENERATED: Tolerance = Tolerance {
     overlap: 0.0,

@@ -194,6 +194,7 @@ impl<'a> Image<'a> {
     }
 
     /// Bytes of a row and rows of each plane, as [`Image::copy_plane_rows`] copies them; no rows where there is no second one.
+    #[cfg(feature = "cuda")]
     pub(crate) fn plane_sizes(&self) -> [(usize, usize); 2] {
         let mut sizes = self.planes().map(|plane| (plane.row, plane.rows));
         [sizes.next().unwrap_or((0, 0)), sizes.next().unwrap_or((0, 0))]
@@ -203,6 +204,7 @@ impl<'a> Image<'a> {
     ///
     /// # Panics
     /// If there are not so many.
+    #[cfg(feature = "cuda")]
     pub(crate) fn copy_plane_rows(&self, plane: usize, first: usize, bytes: &mut [u8]) {
         if !self.is_nv12() {
             return self.copy_rows(first, bytes);

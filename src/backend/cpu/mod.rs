@@ -12,6 +12,8 @@
 
 pub mod activation;
 pub mod amx;
+#[cfg(test)]
+mod balance;
 mod cores;
 pub mod element;
 pub mod isa;

@@ -17,9 +17,15 @@ pub struct Panel {
 
 /// Splits `channels` into panels of nearly equal numbers of vectors, at most the instruction set's [`Simd::PANEL`] or one more.
 pub fn panels<S: Simd>(channels: usize) -> Vec<Panel> {
+    panels_for::<S>(channels, 1)
+}
+
+/// As [`panels`], at least one for each of `ranges`, while there are so many vectors.
+pub fn panels_for<S: Simd>(channels: usize, ranges: usize) -> Vec<Panel> {
     let vectors = channels.div_ceil(S::LANES);
     // With panels of two, an odd vector over makes one panel of three. Wider panels are split evenly.
-    let count = if S::PANEL == 2 { vectors / 2 } else { vectors.div_ceil(S::PANEL) }.max(1);
+    let widest = if S::PANEL == 2 { vectors / 2 } else { vectors.div_ceil(S::PANEL) }.max(1);
+    let count = widest.max(ranges.min(vectors));
     let mut v0 = 0;
     (0..count)
         .map(|i| {

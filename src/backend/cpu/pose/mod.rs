@@ -10,7 +10,6 @@ use super::matrix::Matrix;
 use super::memory::{Block, Map};
 use super::prepare::Builder;
 use super::simd::Simd;
-use crate::backend::Precision;
 use crate::plan::{Conv, GridLevel, Op, Plan, Pose, View};
 use bins::BinDecode;
 use gau::Gau;
@@ -26,10 +25,10 @@ impl<S: Simd> Builder<'_, S> {
             _ => None,
         });
         let (h, w) = plan.hw(view);
-        // In bf16 the reader's sums of pairs are faster than Winograd's algorithm in f32.
+        // A tile unit is faster than Winograd's algorithm in f32.
         let cells = matches!(reader, Some(Conv { kernel: 6, stride: 2, pad: 2, groups: 1, .. }))
             && (h % 2, w % 2) == (0, 0);
-        let (layout, h, w, c) = if cells && self.precision == Precision::Fp32 {
+        let (layout, h, w, c) = if cells && self.unit.is_none() {
             (Layout::Cells, h / 2, w / 2, 12)
         } else {
             // With the reader's padding as a border, the reader takes whole rows of taps as segments.

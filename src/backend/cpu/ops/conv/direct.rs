@@ -8,7 +8,7 @@ use super::epilogue::{Addition, Epilogue, Region};
 use crate::backend::cpu::element::{Convert, Element};
 use crate::backend::cpu::memory::{Block, Map};
 use crate::backend::cpu::microkernel::{MAX_ROWS, Microkernels, SHARES, Tile, max_rows, share};
-use crate::backend::cpu::pack::{Panel, pack, panels, tiles};
+use crate::backend::cpu::pack::{Panel, pack, panels_for, tiles};
 use crate::backend::cpu::phase::{Context, Scratch, ScratchSize, Work};
 use crate::backend::cpu::prefetch;
 use crate::backend::cpu::simd::Simd;
@@ -157,9 +157,10 @@ impl<S: Simd, T: Element> Direct<S, T> {
         }
         assert!(segments.len() <= MAX_SEGMENTS, "a kernel of {kernel}x{kernel}");
         let depth = if whole_rows { kernel * cin } else { cin };
+        let ranges = partition.ranges.div_ceil(groups);
         let outputs: Vec<Panel> = (0..groups)
             .flat_map(|group| {
-                panels::<S>(cout).into_iter().map(move |p| Panel { c0: group * cout + p.c0, ..p })
+                panels_for::<S>(cout, ranges).into_iter().map(move |p| Panel { c0: group * cout + p.c0, ..p })
             })
             .collect();
         let (weights, starts) =

@@ -18,7 +18,7 @@ use direct::{Direct, Shape};
 use epilogue::{Addend, Epilogue};
 use half::bf16;
 use winograd::Winograd;
-use winograd::scheme::{F23, F23Stride2, F43, F43Stride2, F53, F53Stride2, Scheme};
+use winograd::scheme::{F33, F43, F43Stride2, F53, F53Stride2, Scheme};
 
 impl<S: Simd> Builder<'_, S> {
     /// Adds the phase of a convolution.
@@ -51,8 +51,13 @@ impl<S: Simd> Builder<'_, S> {
             _ => self.map(plan, conv.src),
         };
         let dtype = plan.buffer_of(conv.dst).dtype;
-        let kernel = self.choose(&Layer { src: &src, dst: &dst, shape, lanes: S::LANES }, dtype);
         let input = self.input.is_some_and(|input| input.view.buffer == conv.src.buffer);
+        let layer = Layer { src: &src, dst: &dst, shape, lanes: S::LANES, panel: S::PANEL };
+        let kernel = match self.input {
+            // Pixels of up to 255 would lose most by rounding, and patches of five take 0.75 of the time of sums in bf16.
+            Some(NetworkInput { layout: Layout::Cells, .. }) if input => Kernel::F32(layer.f32()),
+            _ => self.choose(&layer, dtype),
+        };
         if input && self.precision == Precision::Bf16 && !matches!(kernel, Kernel::F32(_)) {
             for filter in weight.chunks_exact_mut(shape.kernel * shape.kernel * src.c) {
                 for channel in 0..src.c {
@@ -67,11 +72,11 @@ impl<S: Simd> Builder<'_, S> {
         match kernel {
             // S::BF16 is a constant, so that bf16 kernels are compiled only for instruction sets with bf16.
             Kernel::Tiles(unit) if S::BF16 => self.tiles(layer, unit),
-            Kernel::Bf16(Algorithm::F23) if S::BF16 => {
-                self.winograd::<S, F23, bf16>(self.simd, layer, "winograd 2 bf16");
+            Kernel::Bf16(Algorithm::F33) if S::BF16 => {
+                self.winograd::<S, F33, bf16>(self.simd, layer, "winograd 3 bf16");
             }
-            Kernel::Bf16(Algorithm::F23Stride2) if S::BF16 => {
-                self.winograd::<S, F23Stride2, bf16>(self.simd, layer, "winograd 2 s2 bf16");
+            Kernel::Bf16(Algorithm::F43Stride2) if S::BF16 => {
+                self.winograd::<S, F43Stride2, bf16>(self.simd, layer, "winograd s2 bf16");
             }
             Kernel::Bf16(_) if S::BF16 => {
                 self.direct::<S, bf16>(self.simd, layer, ["1x1 bf16", "direct bf16", "grouped bf16"]);
@@ -100,7 +105,9 @@ impl<S: Simd> Builder<'_, S> {
 
     fn winograd<Q: Simd, W: Scheme, T: Element>(&mut self, simd: Q, layer: Unpacked, name: &'static str) {
         let Unpacked { step, src, shape, weight, bias, epilogue } = layer;
-        let partition = self.winograd_partition::<W>(&epilogue.dst);
+        let dst = &epilogue.dst;
+        let layer = Layer { src: &src, dst, shape, lanes: S::LANES, panel: S::PANEL };
+        let partition = layer.cut::<W, T>(self.threads);
         let make =
             move || Winograd::<Q, W, T>::new(simd, src, shape.groups, &weight, &bias, epilogue, partition);
         self.push_later(step, name, make);
@@ -119,17 +126,6 @@ impl<S: Simd> Builder<'_, S> {
         let partition = self.direct_partition(&epilogue.dst, weight.len() * size_of::<T>());
         let make = move || Direct::<Q, T>::new(simd, src, shape, &weight, &bias, epilogue, partition);
         self.push_later(step, name, make);
-    }
-
-    /// A layer's weights are read once for each block. Of maps of few patches one block is all, and each thread has its own output
-    /// channels and reads only their weights.
-    fn winograd_partition<W: Scheme>(&self, dst: &Map) -> winograd::Partition {
-        let patches = dst.h.div_ceil(W::OUT) * dst.w.div_ceil(W::OUT);
-        if patches <= 25 {
-            return winograd::Partition { patches, ranges: self.threads.min(dst.c / 32).max(1) };
-        }
-        let blocks = patches.div_ceil(W::BLOCK).next_multiple_of(self.threads);
-        winograd::Partition { patches: patches.div_ceil(blocks), ranges: 1 }
     }
 
     fn direct_partition(&self, dst: &Map, weight_bytes: usize) -> direct::Partition {

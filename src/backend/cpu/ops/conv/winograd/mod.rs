@@ -22,7 +22,7 @@ use super::epilogue::Epilogue;
 use crate::backend::cpu::element::Element;
 use crate::backend::cpu::memory::{Block, Map};
 use crate::backend::cpu::microkernel::{MAX_ROWS, Microkernels, SHARES, Tile, max_rows, share};
-use crate::backend::cpu::pack::{Panel, panels, place, tiles};
+use crate::backend::cpu::pack::{Panel, panels_for, place, tiles};
 use crate::backend::cpu::phase::{Context, Scratch, ScratchSize, Work};
 use crate::backend::cpu::simd::Simd;
 use scheme::{MAX, Scheme};
@@ -106,7 +106,7 @@ impl<S: Simd, W: Scheme, T: Element> Winograd<S, W, T> {
         let depth = cin.next_multiple_of(T::GROUP);
         let (mut columns, mut len, mut bias_len) = (Vec::new(), 0, 0);
         for group in 0..groups {
-            for panel in panels::<S>(cout) {
+            for panel in panels_for::<S>(cout, partition.ranges.div_ceil(groups)) {
                 let panel = Panel { c0: group * cout + panel.c0, ..panel };
                 columns.push(Column { panel, weights: len, bias: bias_len, shift: group * cin });
                 len += depth * panel.vectors * S::LANES;
