@@ -291,7 +291,7 @@ def test_cuda_array_interface(fields, expected):
         ({"strides": (1, 4, 24)}, ValueError, "got distances of 1, 4 and 24 bytes.*not rearranged"),
         ({"strides": (-12, 3, 1)}, ValueError, "not rearranged"),
         ({"typestr": "<f4"}, TypeError, "expected an array of uint8, got float32; values"),
-        ({"shape": (3, 6, 4)}, ValueError, r"got \(3, 6, 4\); image.transpose"),
+        ({"shape": (3, 6, 5)}, ValueError, r"got \(3, 6, 5\); image.transpose"),
         ({"shape": (0, 4, 3)}, ValueError, "4x0 pixels"),
         ({"shape": (2, 1 << 30, 3)}, ValueError, "pixels: expected 1 to 1048576"),
     ],
