@@ -41,6 +41,13 @@ struct Bgr {
     return {x > first ? high : low, x < first ? low : high};
   }
 };
+struct Rgb : Bgr {
+  DEVICE static unsigned swapped(unsigned pixel) { return (pixel & 0xFF00u) | (pixel >> 16 & 255u) | (pixel & 255u) << 16; }
+  DEVICE Pair at(int y, int x) const {
+    const Pair pair = Bgr::at(y, x);
+    return {swapped(pair.left), swapped(pair.right)};
+  }
+};
 struct Nv12 {
   const unsigned char *luma, *chroma;
   int width, height;
@@ -173,14 +180,11 @@ KERNEL(letterbox, LetterboxLaunch, 128, 7) {
   const int x = cx * 2, y = cy * 2;
   Cell v;
   if (f.chroma) sample(f, Nv12(f, base), base, x, y, v);
-  else sample(f, Bgr{reinterpret_cast<const unsigned*>(base + f.photo), f.width, f.height}, base, x, y, v);
-  // Sampling treats all channels alike, so that they change places afterwards.
-  if (f.swap) {
-#pragma unroll
-    for (int cell = 0; cell < 4; cell++) {
-      const int first = v[cell][0];
-      v[cell][0] = v[cell][2], v[cell][2] = first;
-    }
+  else {
+    const Bgr photo{reinterpret_cast<const unsigned*>(base + f.photo), f.width, f.height};
+    // A type of its own: a flag that lives as long as the samples does not find a register.
+    if (f.swap) sample(f, Rgb{photo}, base, x, y, v);
+    else sample(f, photo, base, x, y, v);
   }
   if (f.sampler != SAMPLER_WARP) {
 #pragma unroll
