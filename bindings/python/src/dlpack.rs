@@ -173,7 +173,9 @@ impl Tensor {
         };
         let (expected, here) = match gpu {
             None => ("the computer's memory".to_string(), tensor.place.is_host()),
-            Some(gpu) => (format!("the memory of GPU {}", gpu.ordinal), tensor.place.cuda() == Some(gpu.ordinal)),
+            Some(gpu) => {
+                (format!("the memory of GPU {}", gpu.ordinal), tensor.place.cuda() == Some(gpu.ordinal))
+            }
         };
         if !here {
             return Err(PyTypeError::new_err(format!(

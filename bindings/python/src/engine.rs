@@ -7,7 +7,9 @@ use crate::people::{Arrays, arrays};
 use crate::weights::{self, Request};
 use pyo3::prelude::*;
 use rtmo_engine::weights::{is_demo, score_thr};
-use rtmo_engine::{Compat, Device, DeviceImage, EngineOptions, Error, Image, People, Photo, Precision, Result};
+use rtmo_engine::{
+    Compat, Device, DeviceImage, EngineOptions, Error, Image, People, Photo, Precision, Result,
+};
 use std::ffi::OsString;
 use std::mem::ManuallyDrop;
 use std::process;
@@ -254,7 +256,8 @@ impl Engine {
         if let Some((score_thr, nms_thr)) = thresholds {
             engine.set_thresholds(score_thr.or(own.0), nms_thr.or(own.1))?;
         }
-        let people = if on_device.is_empty() { engine.infer(&images) } else { engine.infer_device(&on_device) };
+        let people =
+            if on_device.is_empty() { engine.infer(&images) } else { engine.infer_device(&on_device) };
         if thresholds.is_some() {
             engine.set_thresholds(own.0, own.1)?;
         }
@@ -267,11 +270,7 @@ impl Engine {
 }
 
 /// Pictures of a list; an error says which of them it is about.
-fn all_given<'py>(
-    images: &[Bound<'py, PyAny>],
-    rgb: bool,
-    gpu: Option<Gpu>,
-) -> PyResult<Vec<Given<'py>>> {
+fn all_given<'py>(images: &[Bound<'py, PyAny>], rgb: bool, gpu: Option<Gpu>) -> PyResult<Vec<Given<'py>>> {
     let one = |(i, image)| {
         Given::new(image, rgb, gpu).map_err(|error| match images.len() {
             1 => error,

@@ -20,8 +20,12 @@ pub enum Given<'py> {
     Tensor(Tensor, Layout),
     /// Pixels that were copied to rows without gaps, since they were in another layout.
     Copied(Vec<u8>, Layout),
-    /// Pixels in the memory of the engine's GPU, and their owner, if DLPack has handed them over.
-    Device(DeviceImage, Option<Tensor>),
+    /// Pixels in the memory of the engine's GPU.
+    Device {
+        image: DeviceImage,
+        /// Keeps them, if DLPack has handed them over.
+        _owner: Option<Tensor>,
+    },
     /// A file.
     File(PathBuf),
 }
@@ -131,7 +135,10 @@ impl<'py> Given<'py> {
             return elsewhere("the computer's memory, where this is computed".into(), hint);
         };
         if place.is_some_and(|place| place.cuda() != Some(gpu.ordinal)) {
-            let expected = format!("the memory of GPU {} (CUDA), where this engine is, or in the computer's", gpu.ordinal);
+            let expected = format!(
+                "the memory of GPU {} (CUDA), where this engine is, or in the computer's",
+                gpu.ordinal
+            );
             return elsewhere(expected, "copy it, for example by tensor.to('cuda:N') or tensor.cpu()");
         }
         // Of the two protocols DLPack is the one by which the owner always makes the reader wait for pixels.
@@ -159,7 +166,7 @@ impl<'py> Given<'py> {
         // a GPU, and that `stream` exists. It keeps them as long as the object, which the caller's list holds, or the tensor.
         // The documentation forbids to write to them meanwhile. That it is the engine's GPU the engine asks the driver.
         let image = unsafe { layout.device_image(address, stream) }?;
-        Ok(Given::Device(image, tensor))
+        Ok(Given::Device { image, _owner: tensor })
     }
 
     fn tensor(tensor: Tensor, order: ChannelOrder) -> PyResult<Given<'py>> {
@@ -194,7 +201,7 @@ impl<'py> Given<'py> {
     pub fn picture(&self) -> PyResult<Picture<'_>> {
         match self {
             Given::File(path) => Ok(Picture::File(path)),
-            Given::Device(image, _) => Ok(Picture::Device(*image)),
+            Given::Device { image, .. } => Ok(Picture::Device(*image)),
             Given::Copied(bytes, layout) => {
                 let image = Image::new(layout.width, layout.height, layout.order, bytes);
                 Ok(Picture::Memory(image.or_raise()?))
