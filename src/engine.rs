@@ -10,7 +10,7 @@ use crate::plan::Plan;
 use crate::pose::model;
 use crate::pose::people::rtmlib_nms;
 use crate::pose::{self, Letterbox, People};
-use crate::vision::{Image, Photo, Picture};
+use crate::vision::{DeviceImage, Image, Photo, Picture};
 use crate::weights::{Architecture, Checkpoint};
 use std::collections::VecDeque;
 use std::path::Path;
@@ -195,7 +195,7 @@ pub type Detections = (Vec<Photo>, Vec<People>);
 /// let options = EngineOptions::default().with_input_size(96, 64);
 /// let mut engine = Engine::from_checkpoint(&checkpoint, options)?;
 ///
-/// // Photo::open("family.jpg")? reads JPEG, PNG, WebP and BMP.
+/// // Photo::open("family.jpg")? reads JPEG, PNG, WebP, BMP, TIFF, GIF and PNM.
 /// let photo = Photo::filled(200, 150, [114, 120, 90]);
 /// for people in engine.infer(&[photo])? {
 ///     for person in people {
@@ -263,6 +263,53 @@ impl Engine {
         Image<'a>: From<&'a T>,
     {
         self.infer_with(&images(photos), |executor, frames, run| executor.run(frames, run))
+    }
+
+    /// As [`Engine::infer`], for pictures in the memory of the engine's GPU: of a decoder, or of another library. They are read
+    /// there, after what was enqueued before in their streams, and are free again when the call returns. The context that is
+    /// current in the calling thread stays current.
+    ///
+    /// ```no_run
+    /// # use rtmo_engine::{ChannelOrder, Device, DeviceImage, DeviceStream, Engine, EngineOptions};
+    /// # let (address, stream) = (0, 0);
+    /// let options = EngineOptions::default().with_device(Device::Cuda(0));
+    /// let mut engine = Engine::load("weights/rtmo-s.safetensors", options)?;
+    /// // SAFETY: 1080 rows of 1920 RGB pixels begin at `address`, 5888 bytes apart, and are written in `stream`.
+    /// let frame = unsafe {
+    ///     DeviceImage::new(address, 1920, 1080, ChannelOrder::Rgb)?
+    ///         .with_stride(5888)?
+    ///         .with_stream(DeviceStream::Handle(stream))
+    /// };
+    /// let people = engine.infer_device(&[frame])?;
+    /// # rtmo_engine::Result::Ok(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the engine is not on a GPU, or a picture is not in memory that its GPU can read; else as
+    /// [`Engine::infer`].
+    pub fn infer_device(&mut self, images: &[DeviceImage]) -> Result<Vec<People>> {
+        if !self.executor.takes_device_images() {
+            return Err(Error::Usage(
+                "pictures in GPU memory: expected an engine on a GPU, this one computes on the CPU".into(),
+            ));
+        }
+        self.nothing_submitted()?;
+        self.forget_letterboxes();
+        let places: Vec<usize> = images.iter().map(|image| self.letterbox_of(image.size())).collect();
+        let letterboxes = &self.letterboxes;
+        let frames: Vec<Frame<'_>> = images
+            .iter()
+            .zip(&places)
+            .map(|(image, &place)| Frame::on_device(*image, &letterboxes[place]))
+            .collect();
+        let survivors = self.executor.run(&frames, &self.run)?;
+        Ok(survivors.iter().zip(places).map(|(s, place)| self.people(s, &self.letterboxes[place])).collect())
+    }
+
+    /// The handle (`CUstream`) of the stream in which [`Engine::infer_device`] reads pictures; `None` on a CPU. Whoever writes
+    /// pictures may make it wait for them, as DLPack's `stream` has it; then they are [`DeviceStream::Ready`](crate::DeviceStream::Ready).
+    pub fn device_stream(&self) -> Option<u64> {
+        self.executor.device_stream()
     }
 
     /// Batches that can be submitted before the first is collected: 2 on a GPU, which uploads one while it computes the
@@ -412,8 +459,13 @@ impl Engine {
         photos: &[Image<'_>],
         run: impl FnOnce(&mut dyn Executor, &[Frame<'_>], &RunOptions) -> Result<Vec<Survivors>>,
     ) -> Result<Vec<People>> {
+        self.nothing_submitted()?;
+        self.people_of(photos, run)
+    }
+
+    fn nothing_submitted(&self) -> Result<()> {
         match self.submitted.len() {
-            0 => self.people_of(photos, run),
+            0 => Ok(()),
             n => Err(Error::Usage(format!("{n} batches are submitted: collect them first"))),
         }
     }
@@ -440,10 +492,7 @@ impl Engine {
         photos: &[Image<'_>],
         run: impl FnOnce(&mut dyn Executor, &[Frame<'_>], &RunOptions) -> Result<T>,
     ) -> Result<T> {
-        // A letterbox is kept for later photos of the same size, up to 64 of them.
-        if self.letterboxes.len() > 64 {
-            self.letterboxes.clear();
-        }
+        self.forget_letterboxes();
         let places = photos.iter().map(|photo| self.letterbox(photo)).collect::<Result<Vec<usize>>>()?;
         let letterboxes = &self.letterboxes;
         let convert = |photo: &Image<'_>| photo.is_nv12() && !self.executor.takes_nv12();
@@ -464,16 +513,26 @@ impl Engine {
     /// Index of the letterbox for a photo's size, made if there is none yet.
     fn letterbox(&mut self, photo: &Image<'_>) -> Result<usize> {
         photo.check()?;
-        let size = photo.size();
+        Ok(self.letterbox_of(photo.size()))
+    }
+
+    /// A letterbox is kept for later photos of the same size, up to 64 of them.
+    fn forget_letterboxes(&mut self) {
+        if self.letterboxes.len() > 64 {
+            self.letterboxes.clear();
+        }
+    }
+
+    fn letterbox_of(&mut self, size: (usize, usize)) -> usize {
         if let Some(place) = self.letterboxes.iter().position(|l| l.photo_size() == size) {
-            return Ok(place);
+            return place;
         }
         let input = self.input_size();
         self.letterboxes.push(match self.options.compat {
             Compat::Mmpose => Letterbox::new(size, input),
             Compat::Rtmlib => Letterbox::rtmlib(size, input),
         });
-        Ok(self.letterboxes.len() - 1)
+        self.letterboxes.len() - 1
     }
 
     /// Survivors as people in the photo's pixels.
@@ -512,10 +571,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Usage`] if one is not from 0 to 1, or if batches are submitted and not collected. Nothing is changed then.
     pub fn set_thresholds(&mut self, score_thr: Option<f32>, nms_thr: Option<f32>) -> Result<()> {
-        if !self.submitted.is_empty() {
-            let n = self.submitted.len();
-            return Err(Error::Usage(format!("{n} batches are submitted: collect them first")));
-        }
+        self.nothing_submitted()?;
         let options = EngineOptions { score_thr, nms_thr, ..self.options };
         self.run = options.run_options()?;
         self.options = options;
@@ -558,6 +614,18 @@ mod tests {
     use super::*;
     use crate::Variant;
     use crate::vision::{Nv12, YuvColours};
+
+    #[test]
+    fn a_cpu_refuses_pictures_in_gpu_memory() {
+        let options =
+            EngineOptions::default().with_device(Device::Cpu).with_threads(1).with_input_size(64, 32);
+        let mut engine = Engine::from_checkpoint(&model::random(Variant::T, 17, 2, 0), options).unwrap();
+        // SAFETY: the engine reads none.
+        let image = unsafe { DeviceImage::new(4096, 40, 30, crate::ChannelOrder::Bgr) }.unwrap();
+        let error = engine.infer_device(&[image]).unwrap_err().to_string();
+        assert!(error.contains("expected an engine on a GPU, this one computes on the CPU"), "{error}");
+        assert_eq!(engine.device_stream(), None);
+    }
 
     /// A CPU takes NV12 by way of the photo that it means, whether it is inferred, or submitted and collected.
     #[test]

@@ -140,4 +140,6 @@ pub use output::draw::{DrawOptions, draw_people};
 pub use pose::{Bone, Heatmaps, Keypoint, People, Person, Rgb, Side, Skeleton};
 pub use track::{Smoother, SmootherOptions, Tracker, TrackerOptions};
 pub use variant::Variant;
-pub use vision::{ChannelOrder, Image, Nv12, Photo, Picture, YuvColours, YuvMatrix};
+pub use vision::{
+    ChannelOrder, DeviceImage, DeviceStream, Image, Nv12, Photo, Picture, YuvColours, YuvMatrix,
+};

@@ -65,6 +65,16 @@ pub trait Executor: Send {
         false
     }
 
+    /// Whether frames of [`Executor::run`] may be pictures in the memory of a GPU.
+    fn takes_device_images(&self) -> bool {
+        false
+    }
+
+    /// The handle of the stream in which [`Executor::run`] reads such pictures.
+    fn device_stream(&self) -> Option<u64> {
+        None
+    }
+
     /// Measures where the time of a run goes.
     fn profiler(&mut self) -> &mut dyn Profiler;
 

@@ -2,7 +2,7 @@
 
 use super::Letterbox;
 use crate::error::{Error, Result};
-use crate::vision::Image;
+use crate::vision::{DeviceImage, Image};
 
 /// One photo and how it is laid into the network input.
 #[derive(Clone, Copy, Debug)]
@@ -11,12 +11,19 @@ pub struct Frame<'a> {
     pub photo: Image<'a>,
     /// Sampling geometry.
     pub letterbox: &'a Letterbox,
+    /// The pixels, if they are in the memory of a GPU: `photo` has the size only then.
+    pub(crate) device: Option<DeviceImage>,
 }
 
 impl<'a> Frame<'a> {
     /// A photo, and a letterbox for its size.
     pub fn new(photo: impl Into<Image<'a>>, letterbox: &'a Letterbox) -> Frame<'a> {
-        Frame { photo: photo.into(), letterbox }
+        Frame { photo: photo.into(), letterbox, device: None }
+    }
+
+    /// A picture in the memory of a GPU, for its backend alone: [`Frame::check`] refuses it.
+    pub(crate) fn on_device(image: DeviceImage, letterbox: &'a Letterbox) -> Frame<'a> {
+        Frame { photo: image.outline(), letterbox, device: Some(image) }
     }
 
     /// That the letterbox was made for this photo and for a network input of `input_size`, width and height, and that
@@ -25,6 +32,15 @@ impl<'a> Frame<'a> {
     /// # Errors
     /// [`Error::Usage`] if not.
     pub fn check(&self, input_size: (usize, usize)) -> Result<()> {
+        self.check_letterbox(input_size)?;
+        self.photo.check()
+    }
+
+    /// The same, but for the photo's pixels.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if not.
+    pub(crate) fn check_letterbox(&self, input_size: (usize, usize)) -> Result<()> {
         let (wanted, made) = (input_size, self.letterbox.input_size());
         if made != wanted {
             return Err(Error::Usage(format!(
@@ -39,7 +55,7 @@ impl<'a> Frame<'a> {
                 expected.0, expected.1
             )));
         }
-        self.photo.check()
+        Ok(())
     }
 }
 

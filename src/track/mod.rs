@@ -33,6 +33,10 @@ const MOST_TRACKS: usize = 4096;
 
 /// Doubtful people must be so much more alike than `min_iou` asks for: most that are doubtful are no person.
 const DOUBT: f64 = 0.2;
+/// People below this score are doubted, too, the more the lower it is: up to [`DOUBTED`] at `min_score`. Where people are often
+/// missed, what is no person would take over their ids.
+const SURE: f32 = 0.6;
+const DOUBTED: f64 = 0.15;
 
 /// How a camera has moved is told by so many people, the best.
 const WITNESSES: usize = 50;
@@ -142,12 +146,17 @@ impl Tracker {
         let mut seen: Vec<Option<Seen>> = people.iter().map(|&i| Some(frame.seen(i))).collect();
         let max_unseen = self.options.max_unseen;
         let mut sigmas = Sigmas { given: self.options.sigmas.as_deref(), made: Vec::new() };
-        let places: Vec<(Place, Joints)> =
-            seen.iter().flatten().map(|seen| (seen.place, Joints::new(&seen.keypoints))).collect();
+        let asked = |i: usize| least + doubt(frame.people[i].score, self.options.min_score);
+        let places: Vec<(Place, Joints, f64)> = people
+            .iter()
+            .zip(seen.iter().flatten())
+            .map(|(&i, seen)| (seen.place, Joints::new(&seen.keypoints), asked(i)))
+            .collect();
         let mut candidates = Vec::new();
         for (row, &t) in tracks.iter().enumerate() {
             let expected = self.tracks[t].expect(frame.time, frame.passed, max_unseen, |n| sigmas.of(n));
-            let gains = places.iter().map(|(place, joints)| expected.similarity(place, joints) - least);
+            let gains =
+                places.iter().map(|(place, joints, asked)| expected.similarity(place, joints) - asked);
             candidates.extend(above_zero(row, gains));
         }
         let pairs = assign(tracks.len(), people.len(), &candidates);
@@ -218,6 +227,14 @@ impl Frame<'_> {
     fn seen(&self, i: usize) -> Seen {
         Seen::new(&self.people[i], self.time)
     }
+}
+
+/// How much more alike than others somebody of this score must be. People below `min_score` are matched apart.
+fn doubt(score: f32, min_score: f32) -> f64 {
+    if score < min_score || score >= SURE {
+        return 0.0;
+    }
+    DOUBTED * f64::from((SURE - score) / (SURE - min_score))
 }
 
 /// The candidates of a row: those whose gain is above 0.

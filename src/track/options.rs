@@ -21,8 +21,8 @@ pub struct TrackerOptions {
     /// How alike a person and what is expected of a track must at least be, 0 to 1 (0.1): the mean of the overlap (IoU) of their
     /// boxes and of the similarity of their keypoints (OKS). Boxes are widened by 0.3 of their size on each side, and by more
     /// where frames are far apart. Where joints are hidden it is the overlap; without keypoints it is half the overlap, so that
-    /// from 0.5 on people without keypoints are not tracked. People below [`TrackerOptions::min_score`] must be more alike by 0.2, and
-    /// people who were out of sight by up to 0.25.
+    /// from 0.5 on people without keypoints are not tracked. People below [`TrackerOptions::min_score`] must be more alike by 0.2,
+    /// others of scores below 0.6 by up to 0.15, and people who were out of sight by up to 0.25.
     pub min_iou: f32,
     /// Seconds that a person may be out of sight and still keep the id, 0 to 3600 (2). With few frames a second it must be
     /// longer than the time between two of them.

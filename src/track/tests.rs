@@ -333,3 +333,17 @@ fn a_stranger_does_not_take_over_the_id_of_one_who_left() {
     let ids = track(&mut tracker(), frames);
     assert_eq!((&ids[19][..], &ids[89][..]), (&[Some(2), Some(1)][..], &[Some(2), Some(3)][..]));
 }
+
+/// Where a person is missed in a frame, somebody doubtful beside the place does not take over the id; somebody sure does.
+#[test]
+fn the_less_sure_must_be_more_alike() {
+    let after = |score: f32| {
+        let frames = (0..4).map(|i| {
+            let t = i as f64 / 10.0;
+            (t, vec![if i < 3 { person(100.0, 50.0, 0.9) } else { person(150.0, 75.0, score) }])
+        });
+        track(&mut tracker(), frames).pop().unwrap()
+    };
+    assert_eq!(after(0.9), [Some(1)]);
+    assert_eq!(after(0.35), [None]);
+}

@@ -124,6 +124,12 @@ impl<'a> Image<'a> {
         Ok(image)
     }
 
+    /// An image without pixels, which [`Image::check`] refuses: what is in a GPU's memory has a size only.
+    pub(crate) fn outline(width: usize, height: usize) -> Image<'a> {
+        let (stride, order) = (width * 3, ChannelOrder::Bgr);
+        Image { width, height, stride, order, data: &[], colours: None, surplus: false }
+    }
+
     /// That the sides are possible and all rows lie within the bytes. [`Photo`]'s fields are public, so that a picture
     /// made from one may be broken.
     ///

@@ -1,6 +1,7 @@
 //! Arrays of other libraries by DLPack (<https://dmlc.github.io/dlpack/>): torch, jax, cupy and others hand over where their numbers
 //! are, without a copy. Both forms of the protocol are taken: capsules named `dltensor`, and `dltensor_versioned` of version 1.
 
+use crate::cuda::Gpu;
 use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -76,6 +77,11 @@ impl Place {
         matches!(self.kind, 1 | 3 | 11)
     }
 
+    /// The number of the GPU whose memory it is, if CUDA reads it: its own, and managed memory.
+    pub fn cuda(self) -> Option<i32> {
+        matches!(self.kind, 2 | 13).then_some(self.id)
+    }
+
     /// For people.
     pub fn name(self) -> String {
         let kind = match self.kind {
@@ -119,38 +125,45 @@ impl Drop for Owner {
     }
 }
 
-/// An array in the computer's memory that another library owns.
+/// An array that another library owns.
 pub struct Tensor {
     /// Keeps `data` alive.
     _owner: Owner,
-    /// The first element.
+    /// The first element, in the computer's memory or a GPU's.
     data: *const u8,
     /// Elements each way.
-    pub shape: Vec<i64>,
+    shape: Vec<i64>,
     /// Elements from one index to the next, each way.
-    pub strides: Vec<i64>,
+    strides: Vec<i64>,
     element: Element,
 }
 
 impl Tensor {
-    /// Takes an object's array over.
+    /// Takes over an object's array in the computer's memory, or, with `gpu`, in that GPU's. Whoever has written it then makes
+    /// the GPU's stream wait for the numbers.
     ///
     /// # Errors
     /// What the object raises; `BufferError` if its capsule is none, has been used, or is of another version; `TypeError` if the
-    /// array is not in the computer's memory.
-    pub fn take(object: &Bound<'_, PyAny>) -> PyResult<Tensor> {
+    /// array is elsewhere.
+    pub fn take(object: &Bound<'_, PyAny>, gpu: Option<Gpu>) -> PyResult<Tensor> {
         let py = object.py();
         let options = PyDict::new(py);
-        options.set_item("max_version", VERSION)?;
-        let capsule = match object.call_method("__dlpack__", (), Some(&options)) {
-            // Older libraries do not know the argument.
-            Err(error) if error.is_instance_of::<PyTypeError>(py) => object.call_method0("__dlpack__")?,
+        if let Some(gpu) = gpu {
+            options.set_item("stream", gpu.stream)?;
+        }
+        let newer = options.copy()?;
+        newer.set_item("max_version", VERSION)?;
+        let capsule = match object.call_method("__dlpack__", (), Some(&newer)) {
+            // Older libraries do not know max_version.
+            Err(error) if error.is_instance_of::<PyTypeError>(py) => {
+                object.call_method("__dlpack__", (), Some(&options))?
+            }
             capsule => capsule?,
         };
-        Tensor::new(own(&capsule)?)
+        Tensor::new(own(&capsule)?, gpu)
     }
 
-    fn new(owner: Owner) -> PyResult<Tensor> {
+    fn new(owner: Owner, gpu: Option<Gpu>) -> PyResult<Tensor> {
         // SAFETY: the owner's tensor is alive, and of a version whose layout is known: `own` has seen to it.
         let tensor = unsafe {
             match &owner {
@@ -158,9 +171,15 @@ impl Tensor {
                 Owner::Versioned(tensor) => &tensor.as_ref().tensor,
             }
         };
-        if !tensor.place.is_host() {
+        let (expected, here) = match gpu {
+            None => ("the computer's memory".to_string(), tensor.place.is_host()),
+            Some(gpu) => {
+                (format!("the memory of GPU {}", gpu.ordinal), tensor.place.cuda() == Some(gpu.ordinal))
+            }
+        };
+        if !here {
             return Err(PyTypeError::new_err(format!(
-                "image: expected an array in the computer's memory, got one in that of {}",
+                "image: expected an array in {expected}, got one in that of {}",
                 tensor.place.name()
             )));
         }
@@ -186,6 +205,12 @@ impl Tensor {
             usize::try_from(tensor.byte_offset).map_err(|_| wrong("with an offset beyond memory"))?;
         let data = tensor.data.cast::<u8>().cast_const().wrapping_add(offset);
         Ok(Tensor { data, shape, strides, element: tensor.element, _owner: owner })
+    }
+
+    /// Elements each way, and from one index to the next; as many as fit this computer's numbers.
+    pub fn sides(&self) -> (Vec<usize>, Vec<isize>) {
+        let shape = self.shape.iter().map(|&n| n.try_into().unwrap_or(usize::MAX)).collect();
+        (shape, self.strides.iter().filter_map(|&n| n.try_into().ok()).collect())
     }
 
     /// The first element.

@@ -1,12 +1,15 @@
 //! The engine: one for a process, locked during a call.
 
+use crate::cuda::Gpu;
 use crate::errors::{OrRaise, of_class, usage};
-use crate::images::{Given, Picture};
+use crate::images::{Given, Picture, in_gpu_memory};
 use crate::people::{Arrays, arrays};
 use crate::weights::{self, Request};
 use pyo3::prelude::*;
 use rtmo_engine::weights::{is_demo, score_thr};
-use rtmo_engine::{Compat, Device, EngineOptions, Image, People, Photo, Precision, Result};
+use rtmo_engine::{
+    Compat, Device, DeviceImage, EngineOptions, Error, Image, People, Photo, Precision, Result,
+};
 use std::ffi::OsString;
 use std::mem::ManuallyDrop;
 use std::process;
@@ -20,6 +23,8 @@ pub struct Engine {
     process: u32,
     /// Whether the CPU computes: one picture after another.
     cpu: bool,
+    /// The GPU whose memory pictures may be in.
+    gpu: Option<Gpu>,
     #[pyo3(get)]
     name: String,
     #[pyo3(get)]
@@ -99,8 +104,15 @@ impl Engine {
             Ok((engine, checkpoint.path().as_os_str().to_os_string()))
         })?;
         let placement = engine.options().placement;
+        let gpu = match placement.device {
+            Device::Cuda(ordinal) => engine
+                .device_stream()
+                .map(|stream| Gpu { ordinal: ordinal.try_into().unwrap_or(i32::MAX), stream }),
+            _ => None,
+        };
         Ok(Engine {
             process: process::id(),
+            gpu,
             cpu: placement.device == Device::Cpu,
             name: engine.name().into(),
             weights,
@@ -126,7 +138,7 @@ impl Engine {
         nms_thr: Option<f32>,
     ) -> PyResult<Vec<Arrays<'py>>> {
         self.check_process()?;
-        let given = all_given(&images, rgb)?;
+        let given = all_given(&images, rgb, self.gpu)?;
         let pictures = given.iter().map(Given::picture).collect::<PyResult<Vec<_>>>()?;
         let thresholds = (score_thr.is_some() || nms_thr.is_some()).then_some((score_thr, nms_thr));
         let mut found = Vec::with_capacity(pictures.len());
@@ -138,10 +150,16 @@ impl Engine {
         Ok(self.arrays(py, &found))
     }
 
-    /// Starts a batch.
+    /// Whether a picture is in the memory of a GPU. Those are not submitted: there is nothing to upload.
+    #[staticmethod]
+    fn in_gpu_memory(images: Vec<Bound<'_, PyAny>>) -> bool {
+        images.iter().any(in_gpu_memory)
+    }
+
+    /// Starts a batch of pictures in the computer's memory.
     fn submit(&self, py: Python<'_>, images: Vec<Bound<'_, PyAny>>, rgb: bool) -> PyResult<()> {
         self.check_process()?;
-        let given = all_given(&images, rgb)?;
+        let given = all_given(&images, rgb, None)?;
         let pictures = given.iter().map(Given::picture).collect::<PyResult<Vec<_>>>()?;
         py.detach(|| {
             let photos = pictures.iter().map(Picture::to_photo).collect::<Result<Vec<_>>>()?;
@@ -206,10 +224,21 @@ impl Engine {
         batch: &[Picture<'_>],
         thresholds: Option<(Option<f32>, Option<f32>)>,
     ) -> Result<Found> {
+        let on_device: Vec<DeviceImage> = batch
+            .iter()
+            .filter_map(|picture| if let Picture::Device(image) = picture { Some(*image) } else { None })
+            .collect();
+        if !on_device.is_empty() && on_device.len() < batch.len() {
+            return Err(Error::Usage(format!(
+                "images: {} of {} are in GPU memory: expected all or none",
+                on_device.len(),
+                batch.len()
+            )));
+        }
         // Files are read before the engine is locked.
         let photos = batch.iter().map(|picture| match picture {
             Picture::File(path) => Photo::open(path).map(Some),
-            Picture::Memory(_) => Ok(None),
+            Picture::Memory(_) | Picture::Device(_) => Ok(None),
         });
         let photos = photos.collect::<Result<Vec<Option<Photo>>>>()?;
         let images: Vec<Image<'_>> = batch
@@ -218,18 +247,21 @@ impl Engine {
             .filter_map(|(picture, photo)| match picture {
                 Picture::Memory(image) => Some(*image),
                 Picture::File(_) => photo.as_ref().map(Image::from),
+                Picture::Device(_) => None,
             })
             .collect();
+        let sizes = images.iter().map(Image::size).chain(on_device.iter().map(DeviceImage::size));
         let mut engine = self.lock();
         let own = (engine.options().score_thr, engine.options().nms_thr);
         if let Some((score_thr, nms_thr)) = thresholds {
             engine.set_thresholds(score_thr.or(own.0), nms_thr.or(own.1))?;
         }
-        let people = engine.infer(&images);
+        let people =
+            if on_device.is_empty() { engine.infer(&images) } else { engine.infer_device(&on_device) };
         if thresholds.is_some() {
             engine.set_thresholds(own.0, own.1)?;
         }
-        Ok(people?.into_iter().zip(&images).map(|(people, image)| (people, image.size())).collect())
+        Ok(people?.into_iter().zip(sizes).collect())
     }
 
     fn arrays<'py>(&self, py: Python<'py>, found: &Found) -> Vec<Arrays<'py>> {
@@ -238,9 +270,9 @@ impl Engine {
 }
 
 /// Pictures of a list; an error says which of them it is about.
-fn all_given<'py>(images: &[Bound<'py, PyAny>], rgb: bool) -> PyResult<Vec<Given<'py>>> {
+fn all_given<'py>(images: &[Bound<'py, PyAny>], rgb: bool, gpu: Option<Gpu>) -> PyResult<Vec<Given<'py>>> {
     let one = |(i, image)| {
-        Given::new(image, rgb).map_err(|error| match images.len() {
+        Given::new(image, rgb, gpu).map_err(|error| match images.len() {
             1 => error,
             n => numbered(image.py(), &error, i, n),
         })

@@ -1,13 +1,15 @@
-//! Pictures from Python: arrays of numpy and of others by DLPack, PIL images, paths.
+//! Pictures from Python: arrays of numpy, and of others by DLPack and `__cuda_array_interface__`, PIL images, paths.
 
+use crate::cuda::{Gpu, Interface, has_interface};
 use crate::dlpack::{Place, Tensor};
 use crate::errors::{OrRaise, usage};
 use numpy::ndarray::Array3;
 use numpy::{PyArray3, PyArrayMethods, PyReadonlyArray3, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 use rtmo_engine::vision::MAX_SIDE;
-use rtmo_engine::{ChannelOrder, Image, Photo, Result};
+use rtmo_engine::{ChannelOrder, DeviceImage, DeviceStream, Error, Image, Photo, Result};
 use std::path::PathBuf;
 
 /// A picture that Python gave. Pixels in an array stay where they are.
@@ -18,6 +20,12 @@ pub enum Given<'py> {
     Tensor(Tensor, Layout),
     /// Pixels that were copied to rows without gaps, since they were in another layout.
     Copied(Vec<u8>, Layout),
+    /// Pixels in the memory of the engine's GPU.
+    Device {
+        image: DeviceImage,
+        /// Keeps them, if DLPack has handed them over.
+        _owner: Option<Tensor>,
+    },
     /// A file.
     File(PathBuf),
 }
@@ -38,16 +46,19 @@ pub struct Layout {
 pub enum Picture<'a> {
     /// Pixels in memory.
     Memory(Image<'a>),
+    /// Pixels in the memory of the engine's GPU.
+    Device(DeviceImage),
     /// A file.
     File(&'a PathBuf),
 }
 
 impl<'py> Given<'py> {
-    /// A picture from an object; `rgb` says the order of an array's channels.
+    /// A picture from an object; `rgb` says the order of an array's channels. With `gpu` the picture may be in that GPU's
+    /// memory.
     ///
     /// # Errors
-    /// `TypeError` if it is nothing that pictures are made of, `ValueError` if it has another shape.
-    pub fn new(object: &Bound<'py, PyAny>, rgb: bool) -> PyResult<Given<'py>> {
+    /// `TypeError` if it is nothing that pictures are made of, or in other memory; `ValueError` if it has another shape.
+    pub fn new(object: &Bound<'py, PyAny>, rgb: bool, gpu: Option<Gpu>) -> PyResult<Given<'py>> {
         let order = if rgb { ChannelOrder::Rgb } else { ChannelOrder::Bgr };
         if let Ok(array) = object.cast::<PyUntypedArray>() {
             return Given::array(array, order);
@@ -56,12 +67,8 @@ impl<'py> Given<'py> {
             return Ok(Given::File(path));
         }
         let place = Place::of(object);
-        if place.map_or_else(|| has_cuda_interface(object), |place| !place.is_host()) {
-            let place = place.map_or("a GPU (CUDA)".into(), Place::name);
-            return Err(PyTypeError::new_err(format!(
-                "image: this array is in the memory of {place}, which is not taken yet: expected an array in the \
-                 computer's memory; copy it there, for example by tensor.cpu()"
-            )));
+        if place.map_or_else(|| has_interface(object), |place| !place.is_host()) {
+            return Given::device(object, place, gpu, order);
         }
         let numpy = object.py().import("numpy")?;
         if is_pil(object)? {
@@ -75,7 +82,7 @@ impl<'py> Given<'py> {
             return Given::array(pixels.cast()?, ChannelOrder::Rgb);
         }
         if place.is_some() {
-            match Tensor::take(object) {
+            match Tensor::take(object, None) {
                 Ok(tensor) => return Given::tensor(tensor, order),
                 // Some arrays cannot be handed over, but copied.
                 Err(error)
@@ -110,10 +117,61 @@ impl<'py> Given<'py> {
         Ok(Given::Copied(bytes, Layout::tight([height, width], order)))
     }
 
+    /// A picture in the memory of a GPU.
+    fn device(
+        object: &Bound<'py, PyAny>,
+        place: Option<Place>,
+        gpu: Option<Gpu>,
+        order: ChannelOrder,
+    ) -> PyResult<Given<'py>> {
+        let elsewhere = |expected: String, hint: &str| {
+            let place = place.map_or("a GPU (CUDA)".into(), Place::name);
+            Err(PyTypeError::new_err(format!(
+                "image: this array is in the memory of {place}: expected an array in {expected}; {hint}"
+            )))
+        };
+        let Some(gpu) = gpu else {
+            let hint = "copy it there, for example by tensor.cpu()";
+            return elsewhere("the computer's memory, where this is computed".into(), hint);
+        };
+        if place.is_some_and(|place| place.cuda() != Some(gpu.ordinal)) {
+            let expected = format!(
+                "the memory of GPU {} (CUDA), where this engine is, or in the computer's",
+                gpu.ordinal
+            );
+            return elsewhere(expected, "copy it, for example by tensor.to('cuda:N') or tensor.cpu()");
+        }
+        // Of the two protocols DLPack is the one by which the owner always makes the reader wait for pixels.
+        let (tensor, Interface { address, shape, strides, dtype, stream }) = match place {
+            Some(_) => {
+                let tensor = Tensor::take(object, Some(gpu))?;
+                let (shape, strides) = tensor.sides();
+                let (address, dtype) = (tensor.data().addr() as u64, tensor.dtype());
+                let stream = DeviceStream::Ready;
+                (Some(tensor), Interface { address, shape, strides, dtype, stream })
+            }
+            None => (None, Interface::of(object)?),
+        };
+        let (&[height, width, 3], &[row, pixel, channel], "uint8") = (&*shape, &*strides, &*dtype) else {
+            return Err(unsuitable(&dtype, &shape));
+        };
+        let Some(layout) = Layout::new([height, width], [row, pixel, channel], order)? else {
+            return Err(usage(format!(
+                "image: expected rows of pixels of three bytes that lie side by side, got distances of {row}, {pixel} and \
+                 {channel} bytes from row to row, pixel to pixel and channel to channel; in GPU memory pixels are not \
+                 rearranged: copy them, for example by tensor.contiguous()"
+            )));
+        };
+        // SAFETY: the owner promises by its protocol that the pixels are at these distances from the address, in the memory of
+        // a GPU, and that `stream` exists. It keeps them as long as the object, which the caller's list holds, or the tensor.
+        // The documentation forbids to write to them meanwhile. That it is the engine's GPU the engine asks the driver.
+        let image = unsafe { layout.device_image(address, stream) }?;
+        Ok(Given::Device { image, _owner: tensor })
+    }
+
     fn tensor(tensor: Tensor, order: ChannelOrder) -> PyResult<Given<'py>> {
-        let shape: Vec<usize> = tensor.shape.iter().map(|&n| n.try_into().unwrap_or(usize::MAX)).collect();
+        let (shape, strides) = tensor.sides();
         let dtype = tensor.dtype();
-        let strides: Vec<isize> = tensor.strides.iter().filter_map(|&n| n.try_into().ok()).collect();
         let (&[height, width, 3], &[row, pixel, channel]) = (&*shape, &*strides) else {
             return Err(unsuitable(&dtype, &shape));
         };
@@ -143,6 +201,7 @@ impl<'py> Given<'py> {
     pub fn picture(&self) -> PyResult<Picture<'_>> {
         match self {
             Given::File(path) => Ok(Picture::File(path)),
+            Given::Device { image, .. } => Ok(Picture::Device(*image)),
             Given::Copied(bytes, layout) => {
                 let image = Image::new(layout.width, layout.height, layout.order, bytes);
                 Ok(Picture::Memory(image.or_raise()?))
@@ -194,6 +253,21 @@ impl Layout {
         self.stride * (self.height - 1) + 3 * self.width
     }
 
+    /// The picture whose first value is at `address` in GPU memory, written in `stream`.
+    ///
+    /// # Safety
+    /// As [`DeviceImage::new`], for these rows.
+    unsafe fn device_image(&self, address: u64, stream: DeviceStream) -> PyResult<DeviceImage> {
+        let address = address.wrapping_add_signed(self.offset as i64);
+        // SAFETY: the caller's promise.
+        let image = unsafe {
+            DeviceImage::new(address, self.width, self.height, self.order)
+                .and_then(|image| image.with_stride(self.stride))
+                .map(|image| image.with_stream(stream))
+        };
+        image.or_raise()
+    }
+
     /// The picture whose first value is at `first`.
     ///
     /// # Safety
@@ -217,8 +291,18 @@ impl Picture<'_> {
     pub fn to_photo(&self) -> Result<Photo> {
         match self {
             Picture::Memory(image) => Ok(image.to_photo()),
+            Picture::Device(_) => Err(Error::Usage("image: expected one in the computer's memory".into())),
             Picture::File(path) => Photo::open(path),
         }
+    }
+}
+
+/// For tests: what an engine on GPU `ordinal`, whose stream has this handle, makes of an array in GPU memory.
+#[pyfunction]
+pub fn device_image(image: &Bound<'_, PyAny>, rgb: bool, ordinal: i32, stream: u64) -> PyResult<String> {
+    match Given::new(image, rgb, Some(Gpu { ordinal, stream }))?.picture()? {
+        Picture::Device(image) => Ok(format!("{image:?}")),
+        _ => Err(usage("image: expected one in GPU memory")),
     }
 }
 
@@ -253,9 +337,13 @@ fn unsuitable(dtype: &str, shape: &[usize]) -> PyErr {
     usage(format!("image: expected shape (height, width, 3), got ({}){hint}", shape.join(", ")))
 }
 
-/// Whether an object speaks of memory of CUDA's.
-fn has_cuda_interface(object: &Bound<'_, PyAny>) -> bool {
-    object.hasattr("__cuda_array_interface__").unwrap_or(false)
+/// Whether an object's numbers are in the memory of a GPU.
+pub fn in_gpu_memory(object: &Bound<'_, PyAny>) -> bool {
+    // The question costs numpy's arrays and paths nothing.
+    if object.cast::<PyUntypedArray>().is_ok() || object.is_instance_of::<PyString>() {
+        return false;
+    }
+    Place::of(object).map_or_else(|| has_interface(object), |place| !place.is_host())
 }
 
 /// Whether an object is an image of PIL, which need not be installed.

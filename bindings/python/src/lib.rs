@@ -1,5 +1,6 @@
 //! The Python package's native module: arguments in, arrays out. What Python users see is in `python/rtmo_engine`.
 
+mod cuda;
 mod dlpack;
 mod engine;
 mod errors;
@@ -19,6 +20,8 @@ mod _native {
     use crate::engine::Engine;
     #[pymodule_export]
     use crate::evaluate::evaluate;
+    #[pymodule_export]
+    use crate::images::device_image;
     #[pymodule_export]
     use crate::people::{plot, skeleton, to_coco, to_json};
     #[pymodule_export]

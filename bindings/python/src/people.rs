@@ -173,7 +173,7 @@ pub fn plot<'py>(
         )));
     }
     let py = image.py();
-    let given = Given::new(image, rgb)?;
+    let given = Given::new(image, rgb, None)?;
     let picture = given.picture()?;
     let people = people.to_people()?;
     let photo = py.detach(|| {

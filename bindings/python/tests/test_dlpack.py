@@ -211,15 +211,19 @@ def test_a_stream_and_threads_give_all_back(quick, picture):
     assert all(image.deleted == 1 for image in images)
 
 
-def test_images_in_gpu_memory_are_refused_by_name(quick):
+def test_a_cpu_refuses_images_in_gpu_memory_by_name(quick):
     class Interface:
-        __cuda_array_interface__ = {"shape": (4, 4, 3), "typestr": "|u1", "data": (0, False), "version": 3}
+        __cuda_array_interface__ = {"shape": (4, 4, 3), "typestr": "|u1", "data": (4096, False), "version": 3}
 
-    with pytest.raises(TypeError, match=r"in the memory of a GPU \(CUDA\), which is not taken yet"):
-        quick.infer(Interface())
+    refused = "expected an array in the computer's memory, where this is computed; copy it there"
+    for infer in (quick.infer, lambda image: list(quick.stream([image]))):
+        with pytest.raises(TypeError, match=r"in the memory of a GPU \(CUDA\): " + refused):
+            infer(Interface())
+    with pytest.raises(TypeError, match=refused):
+        quick.infer(np.zeros((4, 4, 3), np.uint8)).plot(Interface())
     for device, name in [((CUDA, 1), r"GPU 1 \(CUDA\)"), ((8, 0), r"GPU 0 \(Metal\)"), ((99, 5), "DLPack's type 99, number 5")]:
         image = Foreign(np.zeros((4, 4, 3), np.uint8), device=device)
-        with pytest.raises(TypeError, match=f"in the memory of .*{name}.*expected an array in the computer's memory"):
+        with pytest.raises(TypeError, match=f"in the memory of .*{name}: " + refused):
             quick.infer(image)
         assert not image.capsules, "nothing is asked for that would have to be given back"
     # One that says something else of its capsule than of itself.
@@ -230,6 +234,96 @@ def test_images_in_gpu_memory_are_refused_by_name(quick):
             quick.infer(image)
     finally:
         Foreign.__dlpack_device__ = honest
+    assert taken_once(image)
+
+
+class Interface:
+    """An array of a library that knows __cuda_array_interface__ and nothing else."""
+
+    def __init__(self, **fields):
+        self.__cuda_array_interface__ = {"shape": (6, 4, 3), "typestr": "|u1", "data": (4096, False), "version": 3, **fields}
+
+
+def on_gpu(image, rgb=False):
+    """What an engine on GPU 1 makes of an array; its stream has the handle 77."""
+    return rtmo_engine._native.device_image(image, rgb, 1, 77)
+
+
+def described(address=4096, width=4, height=6, stride=12, order="Bgr", stream="Ready"):
+    return (
+        f"DeviceImage {{ address: {address}, width: {width}, height: {height}, stride: {stride}, order: {order}, stream: {stream} }}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, {}),
+        ({"version": 2}, {}),
+        ({"strides": None, "stream": None, "mask": None}, {}),
+        ({"strides": (20, 3, 1)}, {"stride": 20}),
+        # Channels that run backwards: the first byte of a pixel is two before the first value.
+        ({"strides": (20, 3, -1), "data": (4098, True)}, {"stride": 20, "order": "Rgb"}),
+        ({"shape": (1, 4, 3), "strides": (5, 3, 1)}, {"height": 1}),
+        ({"stream": 1}, {"stream": "Legacy"}),
+        ({"stream": 2}, {"stream": "PerThread"}),
+        ({"stream": 0x7F00_0000_1000}, {"stream": "Handle(139637976731648)"}),
+    ],
+)
+def test_cuda_array_interface(fields, expected):
+    assert on_gpu(Interface(**fields)) == described(**expected)
+    swapped = {**expected, "order": "Bgr" if expected.get("order") == "Rgb" else "Rgb"}
+    assert on_gpu(Interface(**fields), rgb=True) == described(**swapped)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "text"),
+    [
+        ({"stream": 0}, TypeError, "'stream': expected None, 1, 2 or a stream's handle"),
+        ({"stream": "x"}, TypeError, "'stream': expected"),
+        ({"mask": Foreign}, TypeError, "'mask': expected None"),
+        ({"data": None}, TypeError, "'data' is missing"),
+        ({"data": 4096}, TypeError, "'data': expected an address and a truth value"),
+        ({"data": (0, False)}, ValueError, "expected an address, got 0"),
+        ({"data": (-1, False)}, TypeError, "'data': expected"),
+        ({"shape": 4}, TypeError, "'shape': expected"),
+        ({"strides": (3, 1)}, TypeError, "2 strides for 3 sides"),
+        ({"strides": (1, 4, 24)}, ValueError, "got distances of 1, 4 and 24 bytes.*not rearranged"),
+        ({"strides": (-12, 3, 1)}, ValueError, "not rearranged"),
+        ({"typestr": "<f4"}, TypeError, "expected an array of uint8, got float32; values"),
+        ({"shape": (3, 6, 5)}, ValueError, r"got \(3, 6, 5\); image.transpose"),
+        ({"shape": (0, 4, 3)}, ValueError, "4x0 pixels"),
+        ({"shape": (2, 1 << 30, 3)}, ValueError, "pixels: expected 1 to 1048576"),
+    ],
+)
+def test_cuda_array_interface_that_is_no_picture(fields, error, text):
+    with pytest.raises(error, match=text):
+        on_gpu(Interface(**fields))
+
+
+@pytest.mark.parametrize("version", [None, (1, 0)])
+@pytest.mark.parametrize("kind", [CUDA, 13])
+def test_dlpack_of_a_gpu(picture, version, kind):
+    """The owner is told the engine's stream, and makes it wait."""
+
+    class Owner(Foreign):
+        def __dlpack__(self, *, stream, **options):
+            capsule = super().__dlpack__(**options)
+            self.asked[-1] = {"stream": stream, **options}
+            return capsule
+
+    image = Owner(picture[:6, :4], device=(kind, 1), version=version)
+    expected = described(picture.ctypes.data, 4, 6, picture.strides[0])
+    assert on_gpu(image) == expected and taken_once(image)
+    assert image.asked[-1]["stream"] == 77
+    with pytest.raises(TypeError, match=r"of GPU 2 \(CUDA.*\): expected an array in the memory of GPU 1 \(CUDA\), where this engine is"):
+        on_gpu(Owner(picture, device=(kind, 2), version=version))
+    # One whose capsule is of another place than it says.
+    image = Owner(picture, device=(kind, 1), version=version)
+    image.__class__ = type("Liar", (Owner,), {"__dlpack_device__": lambda self: (CUDA, 1)})
+    image.device = (CPU, 0)
+    with pytest.raises(TypeError, match="expected an array in the memory of GPU 1, got one in that of"):
+        on_gpu(image)
     assert taken_once(image)
 
 

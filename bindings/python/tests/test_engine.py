@@ -182,6 +182,20 @@ class TwoAtOnce:
         self.waiting.clear()
         self.native.discard()
 
+    def in_gpu_memory(self, images):
+        return any(isinstance(image, OnDevice) for image in images)
+
+    def infer(self, images, *options):
+        assert not self.waiting, "an engine that is busy refuses"
+        return self.native.infer([image.array for image in images], *options)
+
+
+class OnDevice:
+    """Stands for an array in GPU memory."""
+
+    def __init__(self, array):
+        self.array = array
+
 
 def test_a_stream_keeps_two_batches_under_way(picture, monkeypatch):
     engine = Engine("rtmo-n-demo", device="cpu", threads=1, size=64, score_thr=0.0, max_people=5)
@@ -202,6 +216,11 @@ def test_a_stream_keeps_two_batches_under_way(picture, monkeypatch):
         next(engine.stream(pictures))
     stream.close()
     assert not native.waiting, "what was under way is dropped"
+    # Pictures in GPU memory are not submitted, and come after those before them.
+    mixed = [OnDevice(image) if 2 <= i < 5 else image for i, image in enumerate(pictures)]
+    pairs = list(engine.stream(mixed))
+    assert all(image is given for (image, _), given in zip(pairs, mixed)) and len(pairs) == 7
+    assert all(same(people, one) for (_, people), one in zip(pairs, expected))
     stream, seen = engine.stream([picture, picture, 3]), []
     with pytest.raises(TypeError, match="got int"):
         seen.extend(people for _, people in stream)

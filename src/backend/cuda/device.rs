@@ -1,13 +1,14 @@
 //! A GPU behind the CUDA driver: memory, modules, streams. The driver is loaded at run time; a machine without one gets
 //! an error, not a crash.
 
-use super::gpu::{Caps, Gpu, GraphRecipe, Program, Purpose, STREAMS, Upload};
+use super::gpu::{Caps, Fetch, Gpu, GraphRecipe, Program, Purpose, STREAMS, Upload};
 use super::graph::Graph;
 use super::images::{self, IMAGES};
 use super::launch::{Kernel, Launch, launch};
 use super::ops::conv::trial;
 use crate::backend::device::Kernels;
 use crate::error::{Error, Result};
+use crate::vision::DeviceStream;
 use cudarc::driver::{result, sys};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -114,6 +115,19 @@ pub(super) struct Entered {
     of_this_thread: PhantomData<*const ()>,
 }
 
+impl Entered {
+    /// # Errors
+    /// What the driver says.
+    ///
+    /// # Safety
+    /// The context lives until the guard is dropped.
+    unsafe fn new(context: sys::CUcontext) -> Result<Entered> {
+        // SAFETY: the caller's promise.
+        unsafe { sys::cuCtxPushCurrent_v2(context) }.result().map_err(failed("entering the context"))?;
+        Ok(Entered { of_this_thread: PhantomData })
+    }
+}
+
 impl Drop for Entered {
     fn drop(&mut self) {
         let mut context = std::ptr::null_mut();
@@ -178,8 +192,7 @@ impl Device {
     /// so that a program that uses CUDA itself keeps its own context.
     pub fn enter(&self) -> Result<Entered> {
         // SAFETY: the context is retained for as long as `self` lives.
-        unsafe { sys::cuCtxPushCurrent_v2(self.context) }.result().map_err(failed("entering the context"))?;
-        Ok(Entered { of_this_thread: PhantomData })
+        unsafe { Entered::new(self.context) }
     }
 
     pub fn function(&self, kernel: Kernel) -> Result<sys::CUfunction> {
@@ -265,6 +278,99 @@ impl Device {
     }
 }
 
+impl Device {
+    /// Makes a stream of this device wait for what was enqueued in one of the caller's. The host waits for nothing. The
+    /// calling thread's context must be the caller's, or none.
+    ///
+    /// # Errors
+    /// What the driver says, for instance while the caller's stream is being captured.
+    ///
+    /// # Safety
+    /// A [`DeviceStream::Handle`] is the handle of a stream that exists.
+    pub unsafe fn follow(&self, theirs: DeviceStream, stream: usize) -> Result<()> {
+        let theirs = match theirs {
+            DeviceStream::Ready => return Ok(()),
+            DeviceStream::Legacy => 1,
+            DeviceStream::PerThread => 2,
+            DeviceStream::Handle(handle) => handle,
+        } as usize as sys::CUstream;
+        let (mut current, mut context) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: writes one handle.
+        unsafe { sys::cuCtxGetCurrent(&mut current) }.result().map_err(failed("the caller's context"))?;
+        let _primary = if current.is_null() { Some(self.enter()?) } else { None };
+        // SAFETY: the stream exists, and writes one handle. For default streams it is the context that is current.
+        unsafe { sys::cuStreamGetCtx(theirs, &mut context) }
+            .result()
+            .map_err(failed("the context of the caller's stream"))?;
+        // An event is recorded in the context that it was made in.
+        // SAFETY: a context lives at least as long as its streams, and as long as it is current.
+        let _theirs = unsafe { Entered::new(context) }?;
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+            .map_err(failed("an event for the caller's stream"))?;
+        // SAFETY: event and stream belong to the context just entered.
+        let recorded = unsafe { result::event::record(event, theirs) }.map_err(failed("the caller's stream"));
+        let waiting = recorded.and_then(|()| {
+            let _entered = self.enter()?;
+            // SAFETY: an event of any context may be waited for; the stream lives as long as `self`.
+            unsafe { sys::cuStreamWaitEvent(self.streams[stream], event, 0) }
+                .result()
+                .map_err(failed("waiting for the caller's stream"))
+        });
+        // SAFETY: its context is current; the driver keeps what the stream still needs of it.
+        let _ = unsafe { result::event::destroy(event) };
+        waiting
+    }
+
+    /// Enqueues a copy of a picture on the device.
+    ///
+    /// # Safety
+    /// 1. The context is current.
+    /// 2. Until the copy is done, the rows on both sides are memory that the device can reach, and nothing but what the
+    ///    stream waits for writes to them.
+    pub unsafe fn enqueue_fetch(&self, fetch: &Fetch, stream: usize) -> Result<()> {
+        let Fetch { from, stride, to, row, rows, .. } = *fetch;
+        let stream = self.streams[stream];
+        let done = if stride == row || rows == 1 {
+            // SAFETY: the caller's promise; the stream belongs to the context.
+            unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, row * rows, stream) }
+        } else {
+            let copy = sys::CUDA_MEMCPY2D {
+                srcXInBytes: 0,
+                srcY: 0,
+                // The driver finds out where it is: device memory or managed memory.
+                srcMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_UNIFIED,
+                srcHost: std::ptr::null(),
+                srcDevice: from,
+                srcArray: std::ptr::null_mut(),
+                srcPitch: stride,
+                dstXInBytes: 0,
+                dstY: 0,
+                dstMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
+                dstHost: std::ptr::null_mut(),
+                dstDevice: to,
+                dstArray: std::ptr::null_mut(),
+                dstPitch: row,
+                WidthInBytes: row,
+                Height: rows,
+            };
+            // SAFETY: as above; the description is read before the call returns.
+            unsafe { sys::cuMemcpy2DAsync_v2(&copy, stream) }
+        };
+        done.result()
+            .map_err(failed(format!("copying a picture of {rows} rows of {row} bytes, {stride} apart")))
+    }
+
+    /// An attribute of a pointer of the caller's.
+    fn pointer_attribute(&self, address: u64, attribute: sys::CUpointer_attribute) -> Result<u32> {
+        let mut value = 0u32;
+        // SAFETY: the attributes that are asked for have at most 4 bytes; the driver looks addresses up and reads none.
+        unsafe { sys::cuPointerGetAttribute((&raw mut value).cast(), attribute, address) }.result().map_err(
+            |_| Error::Usage(format!("a photo in GPU memory: at {address:#x} there is no memory of CUDA's")),
+        )?;
+        Ok(value)
+    }
+}
+
 impl Drop for Device {
     fn drop(&mut self) {
         if let Ok(_entered) = self.enter() {
@@ -314,6 +420,30 @@ impl Gpu for CudaGpu {
 
     fn trial(&self) -> Option<Command> {
         trial::command(self.0.info.ordinal)
+    }
+
+    fn stream(&self, index: usize) -> Option<u64> {
+        Some(self.0.streams[index] as u64)
+    }
+
+    fn reaches(&self, address: u64) -> Result<()> {
+        use sys::CUpointer_attribute as A;
+        let _entered = self.0.enter()?;
+        let of = |attribute| self.0.pointer_attribute(address, attribute);
+        let kind = of(A::CU_POINTER_ATTRIBUTE_MEMORY_TYPE)?;
+        // Managed and pinned memory is within reach of every GPU.
+        if kind != sys::CUmemorytype::CU_MEMORYTYPE_DEVICE as u32
+            || of(A::CU_POINTER_ATTRIBUTE_IS_MANAGED)? != 0
+        {
+            return Ok(());
+        }
+        let (owner, own) = (of(A::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL)?, self.0.info.ordinal);
+        if owner as usize != own {
+            return Err(Error::Usage(format!(
+                "a photo in the memory of GPU {owner}: this engine computes on GPU {own}"
+            )));
+        }
+        Ok(())
     }
 
     fn alloc(&self, bytes: usize, _: Purpose) -> Result<u64> {

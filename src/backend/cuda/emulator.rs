@@ -1,6 +1,6 @@
 //! The kernels under the host emulator of `tests/cuda_emu/`, compiled by the system's C++ compiler at test time.
 
-use super::gpu::{Caps, Gpu, GraphRecipe, Program, Purpose, Upload};
+use super::gpu::{Caps, Fetch, Gpu, GraphRecipe, Program, Purpose, Upload};
 use super::launch::Launch;
 use crate::error::{Error, Result};
 use libloading::Library;
@@ -314,9 +314,9 @@ impl Gpu for Emulator {
 
     unsafe fn compile(&self, recipe: GraphRecipe) -> Result<Box<dyn Program>> {
         let Emulator { library, caps, seed } = self;
-        let (in_flight, upload) = (AtomicBool::new(false), Mutex::new(None));
+        let (in_flight, copies) = (AtomicBool::new(false), Mutex::default());
         let (library, sm90, seed) = (library.clone(), caps.sm90, *seed);
-        Ok(Box::new(Emulated { library, sm90, seed, recipe, in_flight, upload }))
+        Ok(Box::new(Emulated { library, sm90, seed, recipe, in_flight, copies }))
     }
 }
 
@@ -327,7 +327,7 @@ struct Emulated {
     recipe: GraphRecipe,
     in_flight: AtomicBool,
     /// What is still to be copied before the kernels run.
-    upload: Mutex<Option<Upload>>,
+    copies: Mutex<(Option<Upload>, Vec<Fetch>)>,
 }
 
 impl Emulated {
@@ -339,9 +339,9 @@ impl Emulated {
 }
 
 impl Program for Emulated {
-    unsafe fn start(&self, upload: Option<Upload>) -> Result<()> {
+    unsafe fn start(&self, upload: Option<Upload>, fetches: &[Fetch]) -> Result<()> {
         assert!(!self.in_flight.swap(true, Ordering::Relaxed), "started before it was waited for");
-        *self.upload.lock().unwrap_or_else(|e| e.into_inner()) = upload;
+        *self.copies.lock().unwrap_or_else(|e| e.into_inner()) = (upload, fetches.to_vec());
         if self.eager() { self.run_timed().map(|_| ()) } else { Ok(()) }
     }
 
@@ -358,10 +358,17 @@ impl Program for Emulated {
     }
 
     fn run_timed(&self) -> Result<Vec<Duration>> {
-        let given = self.upload.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let (given, fetches) = std::mem::take(&mut *self.copies.lock().unwrap_or_else(|e| e.into_inner()));
         for Upload { from, to, bytes } in given.into_iter().chain(self.recipe.upload) {
             // SAFETY: both blocks belong to the executor and have at least that many bytes.
             unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
+        }
+        for Fetch { from, stride, to, row, rows, .. } in fetches {
+            for y in 0..rows {
+                let (from, to) = (from as usize + y * stride, to as usize + y * row);
+                // SAFETY: the test's picture, which has these rows; the executor's block has room for them.
+                unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, row) };
+            }
         }
         let run = |item: &Launch| {
             let special = |s: &Source| s.file == item.kernel.file && s.only.is_some();

@@ -3,6 +3,7 @@
 
 use super::launch::Launch;
 use crate::error::Result;
+use crate::vision::DeviceStream;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +45,20 @@ pub(super) struct Upload {
     pub bytes: usize,
 }
 
+/// A copy of a picture's rows within the device's memory, where they follow one another then.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fetch {
+    pub from: u64,
+    /// Bytes from one row to the next there.
+    pub stride: usize,
+    pub to: u64,
+    /// Bytes of a row.
+    pub row: usize,
+    pub rows: usize,
+    /// The stream in which they are written.
+    pub stream: DeviceStream,
+}
+
 /// What a [`Program`] does each time it runs: an upload, then kernels in order. On a GPU it becomes a CUDA graph.
 #[derive(Debug, Default)]
 pub(super) struct GraphRecipe {
@@ -61,21 +76,23 @@ pub(super) struct GraphRecipe {
 
 /// A [`GraphRecipe`] ready to run. Dropping it waits for the end of its last run.
 pub(super) trait Program: Send {
-    /// Enqueues an upload and the kernels, and returns at once. Until [`Program::wait`] has returned:
+    /// Enqueues an upload, copies of pictures on the device, and the kernels, and returns at once. The copies wait for the streams
+    /// in which the pictures are written. Until [`Program::wait`] has returned:
     ///
     /// 1. nothing that the program reads or writes may be touched (see [`Gpu::compile`]);
     /// 2. it must not be started again.
     ///
     /// # Safety
-    /// Until [`Program::wait`] has returned, both addresses of the upload have `bytes` bytes, the host's bytes are
-    /// initialised, and nothing writes to them.
-    unsafe fn start(&self, upload: Option<Upload>) -> Result<()>;
+    /// 1. Until [`Program::wait`] has returned, both addresses of the upload have `bytes` bytes, the host's bytes are
+    ///    initialised, and nothing writes to them.
+    /// 2. The same holds of the rows of each fetch, but for what was enqueued in its stream before; the stream exists.
+    unsafe fn start(&self, upload: Option<Upload>, fetches: &[Fetch]) -> Result<()>;
     /// Waits until everything in its stream has run.
     fn wait(&self) -> Result<()>;
     /// Runs it, without an upload, and waits for its end.
     fn run(&self) -> Result<()> {
-        // SAFETY: there is no upload.
-        unsafe { self.start(None) }?;
+        // SAFETY: nothing is copied.
+        unsafe { self.start(None, &[]) }?;
         self.wait()
     }
     /// Runs it and waits for its end; the device's time of each stage.
@@ -95,6 +112,17 @@ pub(super) trait Gpu: Send + Sync {
     /// none.
     fn trial(&self) -> Option<Command> {
         None
+    }
+    /// The handle of a stream, for others that write what it reads.
+    fn stream(&self, _index: usize) -> Option<u64> {
+        None
+    }
+    /// That its kernels can read memory at an address of the caller's.
+    ///
+    /// # Errors
+    /// If the memory is not CUDA's, or another GPU's.
+    fn reaches(&self, _address: u64) -> Result<()> {
+        Ok(())
     }
     /// At least 256-byte aligned.
     fn alloc(&self, bytes: usize, purpose: Purpose) -> Result<u64>;

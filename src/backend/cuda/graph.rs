@@ -1,8 +1,9 @@
 //! A graph recipe as a CUDA graph.
 
 use super::device::{Device, failed};
-use super::gpu::{GraphRecipe, Program, Upload};
+use super::gpu::{Fetch, GraphRecipe, Program, Upload};
 use crate::error::Result;
+use crate::vision::DeviceStream;
 use cudarc::driver::{result, sys};
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,20 +134,38 @@ impl Events {
 }
 
 impl Program for Graph {
-    unsafe fn start(&self, upload: Option<Upload>) -> Result<()> {
+    unsafe fn start(&self, upload: Option<Upload>, fetches: &[Fetch]) -> Result<()> {
+        let stream = self.recipe.stream;
+        // Before the device's own context is entered: the caller's default streams are those of the caller's context.
+        let mut followed: Vec<DeviceStream> = Vec::new();
+        for fetch in fetches {
+            if !followed.contains(&fetch.stream) {
+                // SAFETY: the caller's promise.
+                unsafe { self.device.follow(fetch.stream, stream) }?;
+                followed.push(fetch.stream);
+            }
+        }
         let _entered = self.device.enter()?;
-        if let Some(upload) = upload {
-            // SAFETY: entered; the caller's promise.
-            unsafe { self.device.enqueue_upload(upload, self.recipe.stream) }?;
+        let start = || {
+            if let Some(upload) = upload {
+                // SAFETY: entered; the caller's promise.
+                unsafe { self.device.enqueue_upload(upload, stream) }?;
+            }
+            for fetch in fetches {
+                // SAFETY: as above.
+                unsafe { self.device.enqueue_fetch(fetch, stream) }?;
+            }
+            // SAFETY: `exec` is valid, its buffers are owned by the executor that owns this program.
+            unsafe { sys::cuGraphLaunch(self.exec, self.device.stream(stream)) }
+                .result()
+                .map_err(failed("launching a graph"))
+        };
+        let started = start();
+        if started.is_err() {
+            // The caller waits only for runs that were started, so copies must end here.
+            let _ = self.device.synchronize(stream);
         }
-        // SAFETY: `exec` is valid, its buffers are owned by the executor that owns this program.
-        let launched =
-            unsafe { sys::cuGraphLaunch(self.exec, self.device.stream(self.recipe.stream)) }.result();
-        if launched.is_err() {
-            // The caller waits only for runs that were launched, so the upload must end here.
-            let _ = self.device.synchronize(self.recipe.stream);
-        }
-        launched.map_err(failed("launching a graph"))
+        started
     }
 
     fn wait(&self) -> Result<()> {

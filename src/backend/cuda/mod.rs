@@ -31,7 +31,7 @@ mod emulator;
 mod tests;
 
 use self::constants::Constants;
-use self::gpu::{Caps, Gpu, GraphRecipe, STREAMS};
+use self::gpu::{Caps, Fetch, Gpu, GraphRecipe, STREAMS};
 use self::launch::Launch;
 use self::lower::{Lowering, WorkspaceAddresses};
 use self::ops::conv::cache::Cache;
@@ -108,6 +108,16 @@ struct InFlight {
     stream: usize,
     /// Its program; `None`: the frames are too many for one, and run in `finish`.
     key: Option<ProgramKey>,
+}
+
+/// Frames that are ready to run.
+struct Prepared {
+    /// Index of their workspace.
+    index: usize,
+    /// Bytes to upload.
+    bytes: usize,
+    /// Photos that are in the device's memory.
+    fetches: Vec<Fetch>,
 }
 
 impl CudaExecutor {
@@ -371,19 +381,22 @@ impl CudaExecutor {
         frames: &[Frame<'_>],
         options: &RunOptions,
     ) -> Result<Vec<Option<Survivors>>> {
-        let (index, bytes) = self.prepare(stream, frames, options)?;
-        self.run_program(index, options, bytes)?;
+        let prepared = self.prepare(stream, frames, options)?;
+        self.run_program(&prepared, options)?;
+        let index = prepared.index;
         if stream == 0 {
             self.resident = Some((frames.len(), *options));
         }
         self.workspaces[index].results(&self.plan, options)
     }
 
-    /// Uploads `bytes` bytes, runs a workspace's program, and waits for its end.
-    fn run_program(&mut self, index: usize, options: &RunOptions, bytes: usize) -> Result<()> {
+    /// Brings frames to the device, runs a workspace's program, and waits for its end.
+    fn run_program(&mut self, prepared: &Prepared, options: &RunOptions) -> Result<()> {
         let key = ProgramKey { heatmaps: options.heatmaps, staged: None };
-        let workspace = &mut self.workspaces[index];
-        workspace.start(&self.gpu, &self.plan, key, bytes)?;
+        let workspace = &mut self.workspaces[prepared.index];
+        // SAFETY: of pictures in the device's memory `DeviceImage::new` has the promise, for as long as the call of the engine
+        // lasts, and the program is waited for here. `Layout` made their places for this workspace.
+        unsafe { workspace.start(&self.gpu, &self.plan, key, prepared.bytes, &prepared.fetches) }?;
         workspace.program(&self.gpu, &self.plan, key)?.wait()
     }
 
@@ -405,14 +418,11 @@ impl CudaExecutor {
         found.into_iter().zip(frames).map(each).collect()
     }
 
-    /// Writes the frames to the staging memory of a stream's workspace; returns the workspace's index and the bytes to
-    /// upload.
-    fn prepare(
-        &mut self,
-        stream: usize,
-        frames: &[Frame<'_>],
-        options: &RunOptions,
-    ) -> Result<(usize, usize)> {
+    /// Writes the frames to the staging memory of a stream's workspace.
+    fn prepare(&mut self, stream: usize, frames: &[Frame<'_>], options: &RunOptions) -> Result<Prepared> {
+        for image in frames.iter().filter_map(|frame| frame.device) {
+            self.gpu.reaches(image.place().0)?;
+        }
         let layout = Layout::new(frames, self.plan.input_size())?;
         self.resident = None;
         let index = self.workspace(frames.len(), stream)?;
@@ -428,7 +438,8 @@ impl CudaExecutor {
         let workspace = &mut self.workspaces[index];
         layout.write(frames, &options.select, workspace.staging.write(), &mut self.copiers);
         self.last = index;
-        Ok((index, layout.bytes))
+        let fetches = layout.fetches(frames, workspace.input.address);
+        Ok(Prepared { index, bytes: layout.uploaded, fetches })
     }
 
     /// Values of a map view in a workspace, see [`Executor::read`].
@@ -528,6 +539,14 @@ impl Executor for CudaExecutor {
         true
     }
 
+    fn takes_device_images(&self) -> bool {
+        true
+    }
+
+    fn device_stream(&self) -> Option<u64> {
+        self.gpu.stream(0)
+    }
+
     fn start(&mut self, frames: &[Frame<'_>], options: &RunOptions) -> Result<()> {
         if self.in_flight.len() >= STREAMS {
             return Err(Error::Usage(format!("{STREAMS} runs are in flight: finish one first")));
@@ -537,9 +556,13 @@ impl Executor for CudaExecutor {
         let stream = self.in_flight.back().map_or(0, |run| (run.stream + 1) % STREAMS);
         let mut run = InFlight { images: frames.len(), stream, key: None };
         if (1..=MAX_BATCH).contains(&frames.len()) {
-            let (index, bytes) = self.prepare(stream, frames, options)?;
+            let Prepared { index, bytes, fetches } = self.prepare(stream, frames, options)?;
+            if !fetches.is_empty() {
+                return Err(Error::Usage("pictures in GPU memory cannot be submitted".into()));
+            }
             let key = ProgramKey { heatmaps: options.heatmaps, staged: None };
-            self.workspaces[index].start(&self.gpu, &self.plan, key, bytes)?;
+            // SAFETY: there are no pictures in the device's memory.
+            unsafe { self.workspaces[index].start(&self.gpu, &self.plan, key, bytes, &[]) }?;
             run.key = Some(key);
         }
         self.in_flight.push_back(run);
@@ -569,7 +592,7 @@ impl Executor for CudaExecutor {
             return self.run(frames, options);
         }
         let index = self.workspace(frames.len(), 0)?;
-        self.run_program(index, options, 0)?;
+        self.run_program(&Prepared { index, bytes: 0, fetches: Vec::new() }, options)?;
         self.last = index;
         match self.workspaces[index].results(&self.plan, options)?.into_iter().collect() {
             Some(people) => Ok(people),
@@ -616,7 +639,7 @@ impl Profiler for CudaExecutor {
         self.idle()?;
         let (mut times, mut all) = (StageTimes::default(), Vec::with_capacity(frames.len()));
         for batch in frames.chunks(MAX_BATCH) {
-            let (index, bytes) = self.prepare(0, batch, options)?;
+            let Prepared { index, bytes, .. } = self.prepare(0, batch, options)?;
             let key = ProgramKey { heatmaps: options.heatmaps, staged: Some(bytes) };
             let stages = self.workspaces[index].program(&self.gpu, &self.plan, key)?.run_staged()?;
             let into = [
@@ -637,7 +660,7 @@ impl Profiler for CudaExecutor {
 
     fn run_timed(&mut self, frame: Frame<'_>, options: &RunOptions) -> Result<(Survivors, Vec<StepTime>)> {
         self.idle()?;
-        let (index, bytes) = self.prepare(0, &[frame], options)?;
+        let Prepared { index, bytes, .. } = self.prepare(0, &[frame], options)?;
         let key = ProgramKey { heatmaps: options.heatmaps, staged: None };
         let workspace = &self.workspaces[index];
         let upload = Some(workspace.upload(bytes));

@@ -1,6 +1,6 @@
 //! Memory and programs for one batch size.
 
-use super::gpu::{Gpu, GraphRecipe, HostMemory, Memory, Program, Purpose, Upload};
+use super::gpu::{Fetch, Gpu, GraphRecipe, HostMemory, Memory, Program, Purpose, Upload};
 use super::launch::Launch;
 use super::lower::WorkspaceAddresses;
 use super::pose::bin_decode::forget_heatmaps;
@@ -167,14 +167,26 @@ impl Workspace {
         Upload { from: self.staging.address(), to: self.input.address, bytes }
     }
 
-    /// Starts a program, made if there is none yet, after an upload of `bytes` bytes; 0: the resident input is used
-    /// again.
-    pub fn start(&mut self, gpu: &Arc<dyn Gpu>, plan: &Plan, key: ProgramKey, bytes: usize) -> Result<()> {
+    /// Starts a program, made if there is none yet, after an upload of `bytes` bytes and these copies of the caller's
+    /// pictures; 0: the resident input is used again.
+    ///
+    /// # Safety
+    /// The rows of the pictures are as [`DeviceImage::new`](crate::DeviceImage::new) has it until the program has been
+    /// waited for, and go to places in this workspace's input.
+    pub unsafe fn start(
+        &mut self,
+        gpu: &Arc<dyn Gpu>,
+        plan: &Plan,
+        key: ProgramKey,
+        bytes: usize,
+        fetches: &[Fetch],
+    ) -> Result<()> {
         let upload = (bytes > 0).then(|| self.upload(bytes));
         let program = self.program(gpu, plan, key)?;
         // SAFETY: both blocks belong to this workspace, have `bytes` bytes, and move only after `forget_launches`; the
         // host's was zeroed when it was made. The executor writes there only while no run is in flight in the stream.
-        unsafe { program.start(upload) }
+        // Pictures are the caller's promise.
+        unsafe { program.start(upload, fetches) }
     }
 
     /// The program of a key, made if there is none yet.

@@ -128,6 +128,8 @@ class Engine:
         - a numpy array of uint8 and shape (height, width, 3) with blue, green, red, as OpenCV has it; red, green, blue with
           ``rgb=True``. Slices, crops and ``image[..., ::-1]`` are read in place; other layouts are copied once.
         - an array of another library in the computer's memory, by DLPack or ``__array__``, of the same dtype and shape.
+        - such an array in the memory of the engine's GPU, by DLPack or ``__cuda_array_interface__``; its three channels side by
+          side. It is not copied to the host, and the caller's stream is waited for. A list has all or none of them there.
         - a PIL image, whose own channel order is known. PIL does not turn photos upright: ``ImageOps.exif_transpose`` does.
         - the path of a JPEG, PNG, WebP, BMP, TIFF, GIF or PNM file, which is turned upright.
 
@@ -168,6 +170,11 @@ class Engine:
         waiting: deque[list[T]] = deque()
         try:
             for chunk in chunks:
+                if native.in_gpu_memory(chunk):
+                    while waiting:
+                        yield from self._collect(waiting)
+                    yield from zip(chunk, self.infer(chunk, rgb=rgb))
+                    continue
                 if len(waiting) == native.queue_depth:
                     yield from self._collect(waiting)
                 try:

@@ -1,10 +1,13 @@
-//! The input of a run, which the host writes as one block: a `Frame` for each image, sampling tables, photos.
+//! The input of a run, one block: a `Frame` for each image, sampling tables, photos. The host writes it, but for photos that are in
+//! the device's memory: these are copied there.
 
 use super::params::{Frame as Header, Sampler, Survivor};
 use crate::backend::cpu::pool::Pool;
+use crate::backend::cuda::gpu::Fetch;
 use crate::backend::{Frame, SelectParams};
 use crate::error::{Error, Result};
 use crate::pose::letterbox::Geometry;
+use crate::vision::ChannelOrder;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,6 +17,8 @@ pub(in crate::backend::cuda) struct Layout {
     parts: Vec<[usize; 4]>,
     /// Bytes in all.
     pub bytes: usize,
+    /// Bytes that the host writes, from the beginning on.
+    pub uploaded: usize,
 }
 
 const ALIGN: usize = 16;
@@ -31,7 +36,10 @@ impl Layout {
         };
         let mut tables = Vec::with_capacity(frames.len());
         for frame in frames {
-            frame.check(input_size)?;
+            frame.check_letterbox(input_size)?;
+            if frame.device.is_none() {
+                frame.photo.check()?;
+            }
             let photo = frame.photo;
             // Kernels count a photo's bytes in 32 bits.
             let bytes = photo.plane_sizes().map(|(row, rows)| row * rows).iter().sum::<usize>();
@@ -50,12 +58,26 @@ impl Layout {
         if i32::try_from(end).is_err() {
             return Err(Error::Usage(format!("{end} bytes of sampling tables in one batch: 2 GiB or more")));
         }
-        for (frame, [columns, rows]) in frames.iter().zip(tables) {
-            let planes = frame.photo.plane_sizes().map(|(row, rows)| row * rows);
-            let [photo, chroma] = planes.map(&mut take);
+        let mut planes = vec![[0; 2]; frames.len()];
+        let mut uploaded = end;
+        for device in [false, true] {
+            for (frame, planes) in frames.iter().zip(&mut planes) {
+                if frame.device.is_some() != device {
+                    continue;
+                }
+                *planes = frame.photo.plane_sizes().map(|(row, rows)| {
+                    let place = take(row * rows);
+                    if !device {
+                        uploaded = place + row * rows;
+                    }
+                    place
+                });
+            }
+        }
+        for ([columns, rows], [photo, chroma]) in tables.into_iter().zip(planes) {
             parts.push([columns, rows, photo, chroma]);
         }
-        Ok(Layout { parts, bytes: at })
+        Ok(Layout { parts, bytes: at, uploaded })
     }
 
     /// Writes the block; large photos with several threads, since one copies slower than a GPU takes the bytes.
@@ -98,12 +120,23 @@ impl Layout {
                 u_green: yuv.u_green,
                 v_green: yuv.v_green,
                 v_red: yuv.v_red,
-                reserved: 0,
+                swap: frame.device.is_some_and(|image| image.order() == ChannelOrder::Rgb).into(),
             };
             let bytes = bytemuck::bytes_of(&header);
             block[i * bytes.len()..(i + 1) * bytes.len()].copy_from_slice(bytes);
         }
         copy_photos(frames, self.parts.iter().map(|part| [part[2], part[3]]), block, team);
+    }
+
+    /// How photos in the device's memory come into the block, whose address is `block`.
+    pub fn fetches(&self, frames: &[Frame<'_>], block: u64) -> Vec<Fetch> {
+        let of = |(frame, part): (&Frame<'_>, &[usize; 4])| {
+            let image = frame.device?;
+            let (from, stride) = image.place();
+            let [(row, rows), _] = frame.photo.plane_sizes();
+            Some(Fetch { from, stride, to: block + part[2] as u64, row, rows, stream: image.stream() })
+        };
+        frames.iter().zip(&self.parts).filter_map(of).collect()
     }
 }
 
@@ -121,7 +154,7 @@ fn copy_photos(
     const ALONE: usize = 8 << 20;
     let (mut rest, mut at) = (block, 0);
     let mut parts = Vec::new();
-    for (frame, places) in frames.iter().zip(places) {
+    for (frame, places) in frames.iter().zip(places).filter(|(frame, _)| frame.device.is_none()) {
         for (plane, (place, (row, rows))) in places.into_iter().zip(frame.photo.plane_sizes()).enumerate() {
             if rows == 0 {
                 continue;
@@ -183,7 +216,7 @@ pub(in crate::backend::cuda) const SURVIVOR_BYTES: usize = size_of::<Survivor>()
 mod tests {
     use super::*;
     use crate::pose::Letterbox;
-    use crate::vision::{ChannelOrder, Image, Photo, YuvColours, YuvMatrix};
+    use crate::vision::{DeviceImage, Image, Photo, YuvColours, YuvMatrix};
 
     /// Photos of all sizes and orders, with gaps between rows, arrive whole whatever the number of threads; nothing else
     /// of the block changes for it.
@@ -247,15 +280,38 @@ mod tests {
                     "{w}x{h}, pairs {y}"
                 );
             }
-            // Header and tables are the same; each plane begins at a multiple of 16.
-            let saved = Layout::new(&bgr, input).unwrap().bytes - layout.bytes;
+            // Header and tables are the same; each plane begins at a multiple of 16, which a single pixel pays for.
+            let saved = Layout::new(&bgr, input).unwrap().bytes as isize - layout.bytes as isize;
             let exact = w * h * 3 - w * h - pairs * h.div_ceil(2);
-            assert!(
-                exact.saturating_sub(ALIGN) <= saved && saved <= exact + ALIGN,
-                "{w}x{h}: {saved} bytes less"
-            );
-            assert!(w < 640 || saved == w * h * 3 / 2, "{w}x{h}: {saved} bytes less");
+            assert!(saved.abs_diff(exact as isize) <= ALIGN, "{w}x{h}: {saved} bytes less");
+            assert!(w < 640 || saved == (w * h * 3 / 2) as isize, "{w}x{h}: {saved} bytes less");
         }
+    }
+
+    /// Photos in the device's memory have a place behind all that the host writes, and nothing of them is uploaded.
+    #[test]
+    fn photos_on_the_device_are_not_uploaded() {
+        let input = (64, 32);
+        let photo = Photo { width: 40, height: 30, bgr: vec![3; 3600] };
+        let letterbox = Letterbox::new((40, 30), input);
+        // SAFETY: no device is given it.
+        let image =
+            unsafe { DeviceImage::new(4096, 40, 30, ChannelOrder::Rgb).unwrap().with_stride(128).unwrap() };
+        let (host, device) = (Frame::new(&photo, &letterbox), Frame::on_device(image, &letterbox));
+        assert!(host.check(input).is_ok() && device.check(input).is_err(), "a CPU has no pixels to read");
+        let of = |frames: &[Frame<'_>]| Layout::new(frames, input).unwrap();
+        let (alone, both) = (of(&[device]), of(&[device, host]));
+        assert!(alone.uploaded < 3600 && alone.bytes >= alone.uploaded + 3600);
+        assert_eq!(of(&[host]).uploaded, of(&[host]).bytes);
+        assert!(both.parts[1][2] + 3600 <= both.uploaded && both.parts[0][2] >= both.uploaded);
+        let fetches = both.fetches(&[device, host], 1 << 20);
+        assert_eq!(fetches.len(), 1);
+        let Fetch { from, stride, to, row, rows, .. } = fetches[0];
+        assert_eq!((from, stride, to, row, rows), (4096, 128, (1 << 20) + both.parts[0][2] as u64, 120, 30));
+        let mut block = vec![7; both.bytes];
+        both.write(&[device, host], &SelectParams::default(), &mut block, &mut Pool::new(1).unwrap());
+        assert!(block[both.uploaded..].iter().all(|&byte| byte == 7));
+        assert!(block[both.parts[1][2]..][..3600].iter().all(|&byte| byte == 3));
     }
 
     #[test]

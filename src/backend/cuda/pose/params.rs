@@ -36,7 +36,7 @@ params! {
         force: i32,                 // negative: off; else the best `force` grids survive in any case
         yuv_black: i32, yuv_luma: i32,      // how NV12 becomes BGR, see vision/nv12.rs
         u_blue: i32, u_green: i32, v_green: i32, v_red: i32,
-        reserved: i32,
+        swap: i32,                  // 1: red and blue have each other's place
     }
 
     /// A person: what select knows of it.

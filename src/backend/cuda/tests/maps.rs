@@ -3,7 +3,7 @@
 use super::common::cases::{self, Row};
 use super::*;
 use crate::backend::{Frame, RunOptions};
-use crate::vision::{Image, YuvColours, YuvMatrix};
+use crate::vision::{ChannelOrder, DeviceImage, Image, YuvColours, YuvMatrix};
 
 /// The rows of the case table that CUDA's kernels take, each alone; two images a batch is in the tests below.
 #[test]
@@ -202,9 +202,53 @@ fn letterboxes_are_the_cpu_s_to_the_bit() {
             let photo = if i % 3 < 2 { converted } else { photo };
             check(&mut x, i, &(photo.clone(), letterbox.clone()));
         }
+        // Photos in the device's memory, of both orders, with and without gaps between rows, and others from the host.
+        let orders = [ChannelOrder::Bgr, ChannelOrder::Rgb];
+        let memory: Vec<(Memory, usize)> = photos
+            .iter()
+            .enumerate()
+            .map(|(i, (photo, _))| {
+                let (row, stride) = (photo.width * 3, photo.width * 3 + i % 4 * 5);
+                let mut bytes = vec![9; stride * photo.height];
+                for (to, from) in bytes.chunks_exact_mut(stride).zip(photo.bgr.chunks_exact(row)) {
+                    to[..row].copy_from_slice(from);
+                    if i % 2 == 1 {
+                        to[..row].chunks_exact_mut(3).for_each(<[u8]>::reverse);
+                    }
+                }
+                let memory = Memory::new(&gpu, bytes.len(), Purpose::Working).unwrap();
+                memory.write(0, &bytes).unwrap();
+                (memory, stride)
+            })
+            .collect();
+        let on_device: Vec<Frame<'_>> = photos
+            .iter()
+            .zip(&memory)
+            .enumerate()
+            .map(|(i, ((photo, letterbox), (memory, stride)))| {
+                // SAFETY: the memory has these rows and outlives the runs; nothing writes to it.
+                let image = unsafe {
+                    DeviceImage::new(memory.address, photo.width, photo.height, orders[i % 2])
+                        .and_then(|image| image.with_stride(*stride))
+                };
+                Frame::on_device(image.unwrap(), letterbox)
+            })
+            .collect();
+        let mixed: Vec<Frame<'_>> =
+            (0..frames.len()).map(|i| if i % 5 == 3 { frames[i] } else { on_device[i] }).collect();
+        for of in [&on_device, &mixed] {
+            x.run(of, &RunOptions::default()).unwrap();
+            for (i, p) in photos.iter().enumerate() {
+                check(&mut x, i, p);
+            }
+        }
         for (i, p) in photos.iter().enumerate() {
             x.run(&frames[i..=i], &RunOptions::default()).unwrap();
             check(&mut x, 0, p);
+            x.run(&on_device[i..=i], &RunOptions::default()).unwrap();
+            check(&mut x, 0, p);
         }
+        let error = x.start(&on_device[..1], &RunOptions::default()).unwrap_err().to_string();
+        assert!(error.contains("cannot be submitted"), "{error}");
     }
 }

@@ -366,7 +366,7 @@ fn photos_of_all_sizes_share_a_program() {
         let sizes = (0..30).map(|i| (16 + i * 37 % 200, 20 + i * 53 % 170));
         let photos: Vec<(Photo, Letterbox)> = sizes.map(|(w, h)| photo(w as u64, w, h, input)).collect();
         for (photo, letterbox) in &photos {
-            let (workspace, _) = x.prepare(0, &[Frame::new(photo, letterbox)], &options).unwrap();
+            let workspace = x.prepare(0, &[Frame::new(photo, letterbox)], &options).unwrap().index;
             let key = ProgramKey { heatmaps: false, staged: None };
             x.workspaces[workspace].program(&x.gpu, &plan, key).unwrap();
         }

@@ -13,7 +13,7 @@
 // The output is [in_h / 2, in_w / 2, 16]: the 2x2 pixels of a cell, each B, G, R, then four zeros. The network's first
 // layer, a 6x6 convolution of stride 2, is a 3x3 one of stride 1 on it.
 //
-// A photo is BGR, or NV12 (vision/nv12.rs), whose pixels are converted as they are read, by the rule of the host: the input is
+// A photo is BGR or RGB, or NV12 (vision/nv12.rs), whose pixels are converted as they are read, by the rule of the host: the input is
 // the same as from the converted photo.
 //
 // One thread a cell. All its table entries are loaded together, then all photo pixels, so that it waits three times:
@@ -39,6 +39,13 @@ struct Bgr {
                    shift = byte % 4 * 8;
     const unsigned low = __funnelshift_r(a, b, shift), high = __funnelshift_r(low, __funnelshift_r(b, c, shift), 24);
     return {x > first ? high : low, x < first ? low : high};
+  }
+};
+struct Rgb : Bgr {
+  DEVICE static unsigned swapped(unsigned pixel) { return (pixel & 0xFF00u) | (pixel >> 16 & 255u) | (pixel & 255u) << 16; }
+  DEVICE Pair at(int y, int x) const {
+    const Pair pair = Bgr::at(y, x);
+    return {swapped(pair.left), swapped(pair.right)};
   }
 };
 struct Nv12 {
@@ -173,7 +180,12 @@ KERNEL(letterbox, LetterboxLaunch, 128, 7) {
   const int x = cx * 2, y = cy * 2;
   Cell v;
   if (f.chroma) sample(f, Nv12(f, base), base, x, y, v);
-  else sample(f, Bgr{reinterpret_cast<const unsigned*>(base + f.photo), f.width, f.height}, base, x, y, v);
+  else {
+    const Bgr photo{reinterpret_cast<const unsigned*>(base + f.photo), f.width, f.height};
+    // A type of its own: a flag that lives as long as the samples does not find a register.
+    if (f.swap) sample(f, Rgb{photo}, base, x, y, v);
+    else sample(f, photo, base, x, y, v);
+  }
   if (f.sampler != SAMPLER_WARP) {
 #pragma unroll
     for (int cell = 0; cell < 4; cell++)
