@@ -18,7 +18,10 @@ KERNEL(max_pool, MaxPoolLaunch, 256, 1) {
   if (y >= p.oh) return;
   auto at = [&](int y, int x) { return *reinterpret_cast<const uint4*>(src + (long long)(y * p.w + x) * p.src_pitch); };
   uint4 v = at(y0, x0);
+  // Three loads at a time, a row of the window: 40 registers. As many as the compiler likes would take 90.
+#pragma unroll 1
   for (int sy = y0; sy < y1; sy++)
+#pragma unroll 3
     for (int sx = x0; sx < x1; sx++) v = max8(v, at(sy, sx));
   *reinterpret_cast<uint4*>(dst + (long long)pixel * p.dst_pitch) = v;
 }

@@ -158,14 +158,21 @@ template <int KS, int NWG, int BN, int BK> DEVICE void conv_pp(const ConvLaunch&
   const uint32_t weights = bar + BARRIER_BYTES, activations = weights + stages * STAGE_BYTES;
   const uint32_t bias_at = activations + NWG * buffers * chunk_bytes - bar;
 
-  // each barrier is initialised by another thread
-  if (tid < stages) {
-    mbar_init(full_w + 8 * tid, 1);
-    mbar_init(empty_w + 8 * tid, NWG);
+  // Two threads initialise all barriers, also those that this launch does not have: constant addresses, no loop, one fence
+  // each. Barriers at addresses that differ from lane to lane would be initialised one after the other in a loop.
+  if (tid == 0) {
+#pragma unroll
+    for (int i = 0; i < PP_STAGES; i++) {
+      mbar_init(full_w + 8 * i, 1);
+      mbar_init(empty_w + 8 * i, NWG);
+    }
     mbar_fence_init();
-  } else if (tid >= 32 && tid < 32 + NWG * buffers) {
-    mbar_init(full_a + 8 * (tid - 32), 32);
-    mbar_init(empty_a + 8 * (tid - 32), 1);
+  } else if (tid == 32) {
+#pragma unroll
+    for (int i = 0; i < PP_BUFFERS; i++) {
+      mbar_init(full_a + 8 * i, 32);
+      mbar_init(empty_a + 8 * i, 1);
+    }
     mbar_fence_init();
   }
   if (l.trigger == TRIGGER_EARLY) pdl_launch();
