@@ -12,6 +12,7 @@ pub struct Frame<'a> {
     /// Sampling geometry.
     pub letterbox: &'a Letterbox,
     /// The pixels, if they are in the memory of a GPU: `photo` has the size only then.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "read by the CUDA backend"))]
     pub(crate) device: Option<DeviceImage>,
 }
 

@@ -118,6 +118,7 @@ impl DeviceImage {
     }
 
     /// Address of the first pixel, and bytes from one row to the next.
+    #[cfg(feature = "cuda")]
     pub(crate) fn place(&self) -> (u64, usize) {
         (self.address, self.stride)
     }
